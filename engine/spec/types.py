@@ -2,8 +2,9 @@
 The language as frozen values, field for field the JSON Schemas in `schemas/`.
 
 `Template` is text with `{{ }}` or a whole `${ }`; `Value` is `${ }` or a literal; `Tree` is any YAML in which scalars
-may be either and `$` keys are directives. A `_` at the end of a field (`else_`) stands for the same key without it. What
-a key means is said in the schema; here is only its shape. Scalars that have units stay text here (`15m`, `1MB`, `120/1m`).
+may be either and `$` keys are directives. A `_` at the end of a field (`else_`) stands for the same key without it.
+What a key means is said in the schema; here is only its shape. Scalars that have units stay text here (`15m`, `1MB`,
+`120/1m`).
 """
 
 from __future__ import annotations
