@@ -1,0 +1,190 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from engine.errors import SecretUnavailable
+from engine.secrets import SecretSources, fingerprint, looks_literal
+
+
+class Refusal(Exception):
+    """As botocore's ClientError carries it."""
+
+    def __init__(self, code: str) -> None:
+        super().__init__(f"secret s3cr3t: {code}")
+        self.response = {"Error": {"Code": code}}
+
+
+class Manager:
+    """A Secrets Manager that holds what the test gives it."""
+
+    def __init__(self, secrets: dict[str, Any]) -> None:
+        self.secrets, self.asked = secrets, 0
+
+    def get_secret_value(self, *, SecretId: str) -> dict[str, Any]:
+        self.asked += 1
+        value = self.secrets[SecretId]
+        if isinstance(value, Exception):
+            raise value
+        return {"SecretBinary": value} if isinstance(value, bytes) else {"SecretString": value}
+
+
+def refusal_of(sources: SecretSources, reference: str) -> str:
+    with pytest.raises(SecretUnavailable) as caught:
+        sources.resolve(reference)
+    assert "s3cr3t" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_an_environment_variable_is_read_when_asked(tmp_path: Path) -> None:
+    env = {"TOKEN": "one"}
+    sources = SecretSources(tmp_path, env)
+    assert sources.resolve("env:TOKEN") == "one"
+    env["TOKEN"] = "two"
+    assert sources.resolve("env:TOKEN") == "two"
+
+
+def test_what_is_missing_is_named_with_what_to_do(tmp_path: Path) -> None:
+    sources = SecretSources(tmp_path, {"EMPTY": ""}, keyring=lambda _service, _user: None)
+    (tmp_path / "dir").mkdir()
+    (tmp_path / "binary").write_bytes(b"\xff\xfe")
+    (tmp_path / "big").write_bytes(b"x" * 70_000)
+    references = ["env:A", "env:EMPTY", "file:a.txt", "file:dir", "file:binary", "file:big", "keyring:crm/ana"]
+    assert [refusal_of(sources, reference) for reference in references] == [
+        "env:A: set the environment variable A",
+        "env:EMPTY: it is empty",
+        "file:a.txt: No such file or directory",
+        "file:dir: it is not a regular file",
+        "file:binary: it is not UTF-8 text",
+        "file:big: it has more than 65536 bytes",
+        "keyring:crm/ana: run `keyring set crm ana`",
+    ]
+
+
+@pytest.mark.parametrize(
+    "literal",
+    ["s3cr3t", "vault:s3cr3t", "env:s3cr3t-x", "env:", "aws-secretsmanager:a#b#s3cr3t", ""],
+)
+def test_a_literal_is_refused_and_never_repeated(tmp_path: Path, literal: str) -> None:
+    assert looks_literal(literal)
+    assert refusal_of(SecretSources(tmp_path, {}), literal) == (
+        "a secret is given as one of env:NAME, file:PATH, keyring:SERVICE/USER, aws-secretsmanager:NAME#FIELD; "
+        "what stands here is none of them"
+    )
+
+
+@pytest.mark.parametrize(
+    "reference",
+    [
+        "env:A_1",
+        "file:secrets/a b.pem",
+        "keyring:crm/ana",
+        "aws-secretsmanager:/connect/crm/a",
+        "aws-secretsmanager:a#b",
+    ],
+)
+def test_a_reference_does_not_look_literal(reference: str) -> None:
+    assert not looks_literal(reference)
+
+
+def test_a_file_loses_its_last_newline_and_nothing_else(tmp_path: Path) -> None:
+    sources = SecretSources(tmp_path, {})
+    for text, value in [("a\n", "a"), ("a\r\n", "a"), ("-a-\nb\n\n", "-a-\nb\n"), (" a ", " a ")]:
+        (tmp_path / "s").write_bytes(text.encode())
+        os.utime(tmp_path / "s", ns=(0, hash(text) % 10**9))
+        assert sources.resolve("file:s") == value
+
+
+def test_a_rotated_file_serves_without_restart(tmp_path: Path) -> None:
+    sources = SecretSources(tmp_path, {})
+    path = tmp_path / "token"
+    path.write_text("old")
+    assert sources.resolve("file:token") == "old"
+    fresh = tmp_path / "fresh"
+    fresh.write_text("new")
+    fresh.rename(path)
+    assert sources.resolve("file:token") == "new"
+
+
+def test_a_file_outside_the_project_needs_leave(tmp_path: Path) -> None:
+    project = tmp_path / "project"
+    project.mkdir()
+    (tmp_path / "out").write_text("value")
+    (project / "link").symlink_to(tmp_path / "out")
+    strict, lenient = SecretSources(project, {}), SecretSources(project, {}, outside=True)
+    for name in ["../out", str(tmp_path / "out"), "link"]:
+        assert refusal_of(strict, f"file:{name}") == (
+            f"file:{name}: it lies outside the project, which has to be allowed"
+        )
+        assert lenient.resolve(f"file:{name}") == "value"
+
+
+def test_a_file_that_everyone_can_read_is_noted(tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    path.write_text("value")
+    path.chmod(0o644)
+    sources = SecretSources(tmp_path, {})
+    assert sources.note("file:s") == "file:s: every user of this machine can read it; chmod 600"
+    path.chmod(0o600)
+    assert [sources.note("file:s"), sources.note("env:A"), sources.note("file:none")] == ["", "", ""]
+
+
+def test_a_keyring_is_asked_with_service_and_user(tmp_path: Path) -> None:
+    sources = SecretSources(tmp_path, {}, keyring=lambda service, user: f"{service}|{user}")
+    assert sources.resolve("keyring:connect/crm/ana") == "connect/crm|ana"
+
+
+def test_a_missing_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "keyring", None)
+    monkeypatch.setitem(__import__("sys").modules, "boto3", None)
+    sources = SecretSources(tmp_path, {})
+    assert refusal_of(sources, "keyring:crm/ana") == "keyring:crm/ana: install daxgo-connect[keyring]"
+    assert refusal_of(sources, "aws-secretsmanager:a#b") == "aws-secretsmanager:a: install daxgo-connect[aws]"
+
+
+def test_aws_secrets_are_fields_of_json_or_whole(tmp_path: Path) -> None:
+    secrets = {"json": '{"user": "ana", "pin": 1.50, "deep": {"s3cr3t": 1}}', "plain": "s3cr3t", "binary": b"whole"}
+    sources = SecretSources(tmp_path, {}, aws=Manager(secrets))
+    fields = ["json#user", "json#pin", "plain", "binary"]
+    assert [sources.resolve(f"aws-secretsmanager:{name}") for name in fields] == ["ana", "1.50", "s3cr3t", "whole"]
+    assert [refusal_of(sources, f"aws-secretsmanager:{name}") for name in ["json#deep", "json#none", "plain#user"]] == [
+        "aws-secretsmanager:json#deep: the secret's JSON has no text deep",
+        "aws-secretsmanager:json#none: the secret's JSON has no text none",
+        "aws-secretsmanager:plain#user: the secret is not a JSON object, so it has no field user",
+    ]
+
+
+def test_aws_is_asked_once_in_five_minutes_for_all_fields(tmp_path: Path) -> None:
+    now = [0.0]
+    manager = Manager({"a": '{"x": "1", "y": "2"}'})
+    sources = SecretSources(tmp_path, {}, aws=manager, clock=lambda: now[0])
+    assert (sources.resolve("aws-secretsmanager:a#x"), sources.resolve("aws-secretsmanager:a#y")) == ("1", "2")
+    manager.secrets["a"] = '{"x": "3"}'
+    now[0] = 299
+    assert (sources.resolve("aws-secretsmanager:a#x"), manager.asked) == ("1", 1)
+    now[0] = 300
+    assert (sources.resolve("aws-secretsmanager:a#x"), manager.asked) == ("3", 2)
+
+
+def test_an_outage_of_aws_serves_the_last_value_and_a_refusal_ends_it(tmp_path: Path) -> None:
+    now = [0.0]
+    manager = Manager({"a": "value"})
+    sources = SecretSources(tmp_path, {}, aws=manager, clock=lambda: now[0])
+    assert sources.resolve("aws-secretsmanager:a") == "value"
+    manager.secrets["a"] = Refusal("ThrottlingException")
+    now[0] = 300
+    assert sources.resolve("aws-secretsmanager:a") == "value"
+    manager.secrets["a"] = Refusal("ResourceNotFoundException")
+    now[0] = 600
+    assert refusal_of(sources, "aws-secretsmanager:a") == "aws-secretsmanager:a: ResourceNotFoundException"
+    manager.secrets["a"] = Refusal("ThrottlingException")
+    assert refusal_of(sources, "aws-secretsmanager:a") == "aws-secretsmanager:a: ThrottlingException"
+
+
+def test_a_fingerprint_changes_with_any_name_or_value_and_not_with_order() -> None:
+    assert fingerprint({"a": "1", "b": "2"}) == fingerprint({"b": "2", "a": "1"}) == "17317778f48072ac"
+    others = [{"a": "1"}, {"a": "1", "b": "3"}, {"a": "1", "c": "2"}, {"a": "1b", "": "2"}, {"a1": "", "b": "2"}, {}]
+    assert len({fingerprint(values) for values in others} | {"17317778f48072ac"}) == 7
