@@ -1,0 +1,273 @@
+"""
+An auth section -> a token that is alive, and what it puts into a request.
+
+Tokens live in the store, shared by all processes. One process renews at a time; the others wait for its result. A
+rotated refresh token is stored before the new access token is used. A token is bound to a fingerprint of the secrets
+it came from, so that newly given secrets win.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from engine.errors import BadValue, ConnectError, EgressRefused
+from engine.mapping import compile_tree
+from engine.names import AUTH, CLIENT, REPLY, WAIT
+from engine.outcomes import Judge, Level
+from engine.records import Outcome, OutcomeKind, TokenRow, Trace
+from engine.retrying import moment
+from engine.sending import NOTHING, NoReply, Placement, Reply, Requester
+from engine.spec import types, units
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from engine.exchange import Wire
+    from engine.expressions import Compiler, Path, Run
+    from engine.sending import Hosts
+
+LOCK_TTL_S = 90.0
+WAIT_STEP_S = 0.2
+SECRET_WORDS = ("token", "secret", "password", "key", "session", "value", "signature")
+
+
+class AuthFailed(ConnectError):
+    """No token can be had now; `outcome` is what that means for the lane: pause, throttle or retry."""
+
+    def __init__(self, outcome: Outcome, trace: Trace | None = None) -> None:
+        super().__init__(outcome.reason)
+        self.outcome, self.trace = outcome, trace
+
+
+class TokenRequest:
+    """One request that yields a token, with what is saved of the reply."""
+
+    def __init__(self, auth: Auth, spec: types.Request, save: dict[str, Any], place: Path) -> None:
+        names = AUTH
+        self.requester = Requester(
+            auth.compiler,
+            spec,
+            names=names,
+            place=(*place, "request"),
+            drop=types.Drop(),
+            http=auth.http,
+            hosts=auth.hosts,
+        )
+        self.save = compile_tree(auth.compiler, save, names | REPLY, (*place, "save"))
+        self.judge = Judge(
+            auth.compiler, auth.levels, [], spec.expect, names | REPLY, (*place, "request")
+        )  # fmt: skip
+
+
+class Auth:
+    """One compiled auth of a connector, for any client."""
+
+    def __init__(
+        self,
+        compiler: Compiler,
+        spec: types.Auth,
+        *,
+        name: str,
+        place: Path,
+        connector: types.Connector,
+        hosts: Hosts,
+    ) -> None:
+        self.compiler, self.spec, self.name, self.http, self.hosts = compiler, spec, name, connector.http, hosts
+        token = spec.token
+        self.levels = [
+            Level(compiler, token.replies if token else None, AUTH | REPLY | WAIT, (*place, "token", "replies")),
+            Level(compiler, connector.replies, CLIENT | REPLY | WAIT, ("replies",)),
+        ]
+        self.base_url = compiler.text(spec.base_url, AUTH, (*place, "base_url"), "must") if spec.base_url else None
+        self.http_base_url = compiler.text(connector.http.base_url, AUTH, ("http", "base_url"), "must")
+        self.request = self.renewal = None
+        if token is not None:
+            if token.request is not None:
+                self.request = TokenRequest(self, token.request, token.save, (*place, "token"))
+            if token.renew is not None:
+                save = token.renew.save or token.save
+                self.renewal = TokenRequest(self, token.renew.request, save, (*place, "token", "renew"))
+            expires = token.expires
+            self.after_s = units.duration(expires.after) if expires.after else None
+            self.margin_s = units.duration(expires.margin)
+            spoken = expires.in_ if expires.in_ is not None else expires.at
+            self.expires = (
+                compiler.value(spoken, AUTH | REPLY, (*place, "token", "expires")) if spoken is not None else None
+            )
+        self.parts: dict[str, dict[str, Run]] = {
+            part: {
+                key: compiler.text(text, AUTH, (*place, "place", part, key), "must")
+                for key, text in getattr(spec.place, part).items()
+            }
+            for part in ("headers", "query", "cookies", "form", "json")
+        }
+        self.url = compiler.text(spec.place.url, AUTH, (*place, "place", "url"), "must") if spec.place.url else None
+        self.cached: TokenRow | None = None
+
+    @property
+    def can_renew(self) -> bool:
+        return self.request is not None
+
+    # --- tokens ---
+
+    def token(self, wire: Wire, *, stale: float | None = None) -> TokenRow | None:
+        """
+        A live token, logging in or renewing where needed; None where this auth has none.
+
+        `stale` is the `obtained_at` of a token that the vendor has refused: only a newer one will do.
+        Raises AuthFailed.
+        """
+        if self.request is None:
+            return None
+        row = self.cached
+        if row is not None and self.serves(row, wire, stale):
+            return row
+        deadline = wire.clock.now() + LOCK_TTL_S
+        lock = f"token:{wire.connector}:{wire.client}:{self.name}"
+        while True:
+            row = wire.store.token(wire.connector, wire.client, self.name)
+            if row is not None and self.serves(row, wire, stale):
+                break
+            if wire.store.lock(lock, owner=wire.owner, ttl_s=LOCK_TTL_S, now=wire.clock.now()):
+                try:
+                    row = wire.store.token(wire.connector, wire.client, self.name)
+                    if row is None or not self.serves(row, wire, stale):
+                        row = self.obtain(wire, row, stale)
+                finally:
+                    wire.store.unlock(lock, owner=wire.owner)
+                break
+            if wire.clock.now() > deadline:
+                raise AuthFailed(
+                    Outcome(OutcomeKind.RETRY, "another process did not finish its log-in", count=False, outage=True)
+                )
+            wire.clock.sleep(WAIT_STEP_S)
+        self.cached = row
+        self.hide(wire, row)
+        return row
+
+    def serves(self, row: TokenRow, wire: Wire, stale: float | None) -> bool:
+        if row.fingerprint != wire.fingerprint or (stale is not None and row.obtained_at <= stale):
+            return False
+        return row.expires_at is None or wire.clock.now() < row.expires_at - self.margin_s
+
+    def obtain(self, wire: Wire, old: TokenRow | None, stale: float | None) -> TokenRow:
+        """A new token, by renewal while the old one lives, else by a new log-in; stored before it is used."""
+        assert self.request is not None
+        if old is not None and old.fingerprint != wire.fingerprint:
+            old = None
+        alive = old is not None and stale is None and (old.expires_at is None or wire.clock.now() < old.expires_at)
+        if self.renewal is not None and old is not None and alive:
+            try:
+                return self.ask(wire, self.renewal, old, "renewed")
+            except AuthFailed as failed:
+                wire.telemetry.event(
+                    "token-refused", connector=wire.connector, client=wire.client, why=failed.outcome.reason
+                )
+        return self.ask(wire, self.request, old, "log-in")
+
+    def ask(self, wire: Wire, wanted: TokenRequest, old: TokenRow | None, how: str) -> TokenRow:
+        scope = {
+            **wire.scope,
+            "secrets": wire.secrets,
+            "token": dict(old.values) if old else {},
+            "now": int(wire.clock.now()),
+        }
+        trace = None
+        try:
+            self.hide(wire, old)
+            base = self.base_url(scope) if self.base_url and wanted.requester.path is not None else ""
+            prepared = wanted.requester.prepare(scope, base or "")
+            now = wire.clock.now()
+            reply = wire.exchange(prepared, action="auth", step=how)
+            if isinstance(reply, Reply):
+                trace = Trace(prepared.method, wire.masker.mask(prepared.url), reply.status)  # never bodies of a log-in
+            judged = {**scope, "now": now, "failures": 0}
+            outcome = wanted.judge.verdict(judged, reply, records=1).outcome or Outcome(OutcomeKind.DELIVERED)
+            if outcome.kind is OutcomeKind.DELIVERED and isinstance(reply, Reply):
+                return self.keep(wire, wanted, scope, reply, old, now, how)
+            raise AuthFailed(self.as_lane(outcome, reply), trace)
+        except EgressRefused as error:
+            raise AuthFailed(Outcome(OutcomeKind.PAUSE, str(error))) from None
+        except BadValue as error:
+            raise AuthFailed(Outcome(OutcomeKind.PAUSE, f"the log-in can't be built or read: {error}"), trace) from None
+
+    def keep(
+        self,
+        wire: Wire,
+        wanted: TokenRequest,
+        scope: dict[str, Any],
+        reply: Reply,
+        old: TokenRow | None,
+        now: float,
+        how: str,
+    ) -> TokenRow:
+        inside = {**scope, "response": reply.scope}
+        saved = wanted.save(inside) or {}
+        if not saved:
+            raise AuthFailed(
+                Outcome(OutcomeKind.RETRY, f"HTTP {reply.status} without a token", otherwise=OutcomeKind.PAUSE)
+            )
+        values = {**(old.values if old else {}), **saved}
+        row = TokenRow(
+            values, obtained_at=now, expires_at=self.expiry(inside, saved, now), fingerprint=wire.fingerprint
+        )
+        self.hide(wire, row)
+        wire.store.save_token(wire.connector, wire.client, self.name, row)
+        wire.telemetry.event("token-renewed", connector=wire.connector, client=wire.client, how=how)
+        return row
+
+    def expiry(self, scope: Mapping[str, Any], saved: Mapping[str, Any], now: float) -> float | None:
+        assert self.spec.token is not None
+        expires = self.spec.token.expires
+        if self.after_s is not None:
+            return now + self.after_s
+        if self.expires is not None:
+            unit = expires.unit
+            return moment(self.expires(scope), unit, now)
+        if expires.jwt:
+            return jwt_expiry(saved.get("value"))
+        return None
+
+    @staticmethod
+    def as_lane(outcome: Outcome, reply: Reply | NoReply) -> Outcome:
+        """A refused log-in is never one record's fault: the lane pauses, waits or tries again."""
+        if outcome.kind in (OutcomeKind.THROTTLE, OutcomeKind.RETRY):
+            return outcome
+        status = f" (HTTP {reply.status})" if isinstance(reply, Reply) else ""
+        return Outcome(OutcomeKind.PAUSE, f"the log-in was refused{status}: {outcome.reason}", outcome.code)
+
+    @staticmethod
+    def hide(wire: Wire, row: TokenRow | None) -> None:
+        if row is not None:
+            wire.masker.add(
+                *(value for name, value in row.values.items() if any(word in name.lower() for word in SECRET_WORDS))
+            )
+
+    # --- placement ---
+
+    def place(self, wire: Wire, row: TokenRow | None) -> tuple[str, Placement]:
+        """(base URL, what goes into the request). AuthFailed where a hole stays empty."""
+        scope = {
+            **wire.scope,
+            "secrets": wire.secrets,
+            "token": row.values if row else {},
+            "now": int(wire.clock.now()),
+        }
+        try:
+            base = (self.url or self.base_url or self.http_base_url)(scope)
+            filled = {part: {key: run(scope) for key, run in runs.items()} for part, runs in self.parts.items()}
+            return base, Placement(**filled) if any(filled.values()) else NOTHING
+        except BadValue as error:
+            raise AuthFailed(Outcome(OutcomeKind.PAUSE, f"auth: {error}")) from None
+
+
+def jwt_expiry(token: Any) -> float | None:
+    """`exp` of a JWT, unverified: it is only a hint of when to renew."""
+    import base64
+    import json
+
+    try:
+        payload = str(token).split(".")[1]
+        return float(json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))["exp"])
+    except (IndexError, KeyError, ValueError, TypeError):
+        return None

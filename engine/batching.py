@@ -1,0 +1,127 @@
+"""Records -> units (folded) -> groups -> batches bounded by count and by encoded bytes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from engine import semantics
+from engine.errors import BadValue
+from engine.mapping import encode_json
+from engine.names import CHECKED
+from engine.spec import types, units
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from engine.expressions import Compiler, Path
+    from engine.records import Delivery
+
+
+class Ready(msgspec.Struct, frozen=True):
+    """A delivery whose record is built."""
+
+    delivery: Delivery
+    scope: dict[str, Any]
+    record: Any
+
+
+class Unit(msgspec.Struct, frozen=True):
+    """One record of a request, with the deliveries that share its outcome."""
+
+    record: Any
+    deliveries: tuple[Delivery, ...]
+    scope: dict[str, Any]
+    keys: dict[str, str] = {}  # look-up -> the key it was found by, to forget it
+
+
+class Batcher:
+    """A compiled `batch` section."""
+
+    def __init__(self, compiler: Compiler, spec: types.Batch | None, place: Path, *, rows: bool) -> None:
+        self.spec = spec
+        limits = spec or types.Batch(records=1)
+        self.records = min(limits.records, limits.max.records or limits.records)
+        self.bytes = min(units.size(limits.bytes), units.size(limits.max.bytes or limits.bytes))
+        self.wait_s = units.duration(limits.wait)
+        self.rows = rows  # records go out as columns and rows: those of unequal columns are kept apart
+        self.group_by = compiler.value(limits.group_by, CHECKED, (*place, "group_by"))
+        fold = limits.fold
+        self.keep = fold.keep if fold else ""
+        self.fold_by = compiler.value(fold.by, CHECKED, (*place, "fold", "by")) if fold else None
+        self.fold_order = (
+            compiler.value(fold.order, CHECKED, (*place, "fold", "order")) if fold and fold.order else None
+        )
+
+    @property
+    def window(self) -> int:
+        """How many deliveries to read at once: more than a batch where some will be folded or sorted apart."""
+        return self.records * (5 if self.fold_by is not None or self.spec is not None and self.spec.group_by else 1)
+
+    def units(self, ready: Sequence[Ready]) -> list[Unit]:
+        """Folded, in the order in which each person was first seen."""
+        if self.fold_by is None:
+            return [Unit(one.record, (one.delivery,), {**one.scope, "record": one.record}) for one in ready]
+        groups: dict[str, list[Ready]] = {}
+        for one in ready:
+            key = stable(self.fold_by, {**one.scope, "record": one.record}) or one.delivery.id
+            groups.setdefault(key, []).append(one)
+        return [self.folded(group) for group in groups.values()]
+
+    def folded(self, group: list[Ready]) -> Unit:
+        if self.fold_order is not None:
+            order = self.fold_order
+            group = sorted(group, key=lambda one: sortable(order({**one.scope, "record": one.record})))
+        record = group[-1].record
+        if self.keep == "merge":
+            record = {}
+            for one in group:
+                record = merge_deep(record, one.record)
+        return Unit(record, tuple(one.delivery for one in group), {**group[-1].scope, "record": record})
+
+    def cut(self, units_: Sequence[Unit]) -> list[tuple[Any, list[Unit]]]:
+        """(group, units) for each batch; a unit above the bytes stands alone, the request will say that it is too big."""
+        groups: dict[str, tuple[Any, list[Unit]]] = {}
+        grouped = self.spec is not None and self.spec.group_by is not None
+        for unit in units_:
+            value = self.group_by(unit.scope) if grouped else None
+            shape = tuple(unit.record) if self.rows and isinstance(unit.record, dict) else ()
+            key = encode_json([value, shape]).decode()
+            groups.setdefault(key, (value, []))[1].append(unit)
+        batches: list[tuple[Any, list[Unit]]] = []
+        for value, members in groups.values():
+            current: list[Unit] = []
+            used = 0
+            for unit in members:
+                size = len(encode_json(unit.record)) + 1 if unit.record is not None else 0
+                if current and (len(current) >= self.records or used + size > self.bytes):
+                    batches.append((value, current))
+                    current, used = [], 0
+                current.append(unit)
+                used += size
+            batches.append((value, current))
+        return batches
+
+
+def stable(run: Any, scope: dict[str, Any]) -> str | None:
+    """A value as a text to compare by, None where it is absent."""
+    value = run(scope)
+    return None if value is None else value if isinstance(value, str) else encode_json(value).decode()
+
+
+def sortable(value: Any) -> tuple[int, Any]:
+    if value is None:
+        return (0, 0)
+    if value.__class__ in semantics.NUMBERS:
+        return (1, value)
+    if value.__class__ is str:
+        return (2, value)
+    raise BadValue("fold.order needs a number or a text")
+
+
+def merge_deep(older: Any, newer: Any) -> Any:
+    """Maps are merged, later wins; lists are replaced."""
+    if not isinstance(older, dict) or not isinstance(newer, dict):
+        return newer
+    return {**older, **{key: merge_deep(older[key], value) if key in older else value for key, value in newer.items()}}

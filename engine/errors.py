@@ -1,0 +1,102 @@
+"""
+The tree of exceptions; each knows the exit code a command ends with.
+
+    ConnectError                   3  our fault, unless a subclass says otherwise
+    ├── SpecErrors                 1  what `validate` found; carries every finding
+    ├── UsageError                 2  the command line or the project is used wrongly
+    ├── SecretUnavailable          1  a secret reference that yields nothing
+    ├── StoreUnavailable           3  the buffer can't be read or written
+    ├── LeaseLost                  3  a lane was settled by one who no longer holds it
+    ├── Refused                    1  an event that intake does not accept
+    └── RecordError                1  one record can't be built, looked up or sent
+        ├── BadValue                  a value of a wrong type or out of range
+        └── EgressRefused             a request to a host the connector does not name
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from engine.records import Fault
+    from engine.spec.findings import Finding
+
+
+class ConnectError(Exception):
+    """Anything this engine raises on purpose."""
+
+    exit_code = 3
+
+
+class SpecErrors(ConnectError):
+    """A connector, client or project file with findings that stop it from being used."""
+
+    exit_code = 1
+
+    def __init__(self, findings: Sequence[Finding]) -> None:
+        super().__init__("\n".join(str(finding) for finding in findings))
+        self.findings = tuple(findings)
+
+
+class UsageError(ConnectError):
+    """A wrong option, an unknown name, a project that is not there."""
+
+    exit_code = 2
+
+
+class SecretUnavailable(ConnectError):
+    """A secret reference that yields nothing; the text names the reference, never a value."""
+
+    exit_code = 1
+
+
+class StoreUnavailable(ConnectError):
+    """The store can't be reached, read or written; no driver's own error leaves an adapter."""
+
+
+class LeaseLost(ConnectError):
+    """The lane has passed to another holder; what this one did is settled by that one."""
+
+
+class Refused(ConnectError):
+    """
+    An event, or a whole request, that intake does not accept.
+
+    `status` is the HTTP status; `faults` name field and reason, one for each thing that is wrong.
+    """
+
+    exit_code = 1
+
+    def __init__(self, status: int, title: str, faults: Sequence[Fault] = ()) -> None:
+        super().__init__("; ".join([title, *(f"{fault.field}: {fault.reason}" for fault in faults)]))
+        self.status = status
+        self.title = title
+        self.faults = tuple(faults)
+
+
+class RecordError(ConnectError):
+    """One record can't go on; it is rejected with this text, its neighbours are not touched."""
+
+    exit_code = 1
+
+
+class BadValue(RecordError):
+    """
+    A value of a wrong type or out of range, met by a function or a directive.
+
+    `at` is the target field in the mapping (`record.Subject`), filled in on the way out.
+    """
+
+    def __init__(self, reason: str, at: str = "") -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.at = at
+
+    def __str__(self) -> str:
+        return f"{self.at}: {self.reason}" if self.at else self.reason
+
+
+class EgressRefused(RecordError):
+    """A request to a host that the connector's `hosts` does not name."""

@@ -1,0 +1,136 @@
+"""One request with its limits and its auth -> a verdict: what every step, look-up, log-in and check goes through."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+from urllib.parse import urlsplit
+
+import msgspec
+
+from engine.auth import AuthFailed
+from engine.limits import Gate
+from engine.outcomes import Verdict
+from engine.records import Outcome, OutcomeKind
+from engine.sending import NoReply, Prepared, Reply
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from engine.auth import Auth
+    from engine.outcomes import Judge
+    from engine.ports import Clock, Store, Telemetry
+    from engine.records import Trace
+    from engine.sending import Masker, Requester, Transport
+
+SHORT_WAIT_S = 1.0
+
+
+class Wire:
+    """What a walk for one client needs of the world: store, transport, clock, secrets; one for each lane walk."""
+
+    def __init__(
+        self,
+        *,
+        connector: str,
+        client: str,
+        scope: dict[str, Any],
+        secrets: dict[str, str],
+        fingerprint: str,
+        store: Store,
+        transport: Transport,
+        clock: Clock,
+        masker: Masker,
+        telemetry: Telemetry,
+        owner: str,
+        keep_alive: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.connector, self.client, self.scope = connector, client, scope
+        self.secrets, self.fingerprint = secrets, fingerprint
+        self.store, self.transport, self.clock = store, transport, clock
+        self.masker, self.telemetry, self.owner, self.keep_alive = masker, telemetry, owner, keep_alive
+
+    def exchange(self, prepared: Prepared, *, action: str, step: str) -> Reply | NoReply:
+        """Send; no answer is a value here, not an exception."""
+        self.keep_alive()
+        began = self.clock.now()
+        try:
+            reply: Reply | NoReply = self.transport.send(prepared)
+        except NoReply as error:
+            reply = error
+        self.telemetry.event(
+            "exchange",
+            connector=self.connector,
+            client=self.client,
+            action=action,
+            step=step,
+            method=prepared.method,
+            host=urlsplit(prepared.url).hostname or "",
+            status=reply.status if isinstance(reply, Reply) else 0,
+            seconds=round(self.clock.now() - began, 6),
+        )
+        return reply
+
+
+class Exchanged(NamedTuple):
+    verdict: Verdict
+    reply: Reply | None
+    trace: Trace | None
+    base_url: str = ""
+    prepared: Prepared | None = None
+
+
+class Call:
+    """One compiled request of the spec with all that stands around it."""
+
+    def __init__(self, requester: Requester, judge: Judge, auth: Auth, gate: Gate, *, action: str, step: str) -> None:
+        self.requester, self.judge, self.auth, self.gate = requester, judge, auth, gate
+        self.action, self.step = action, step
+
+    def run(self, wire: Wire, scope: Mapping[str, Any], *, records: int, failures: int = 0) -> Exchanged:
+        """
+        Limits, token, request, reply, verdict; a refused token buys one new token and one repeat.
+
+        BadValue and EgressRefused pass through: the request can't be built from this scope.
+        """
+        stale: float | None = None
+        for last in (False, True):
+            try:
+                row = self.auth.token(wire, stale=stale)
+                base_url, placed = self.auth.place(wire, row)
+            except AuthFailed as failed:
+                return Exchanged(Verdict(failed.outcome), None, failed.trace)
+            prepared = self.requester.prepare(scope, base_url, placed)
+            reply = self.send(wire, prepared, scope)
+            if isinstance(reply, Outcome):
+                return Exchanged(Verdict(reply), None, None)
+            judged = {**scope, "now": wire.clock.now(), "failures": failures}
+            verdict = self.judge.verdict(judged, reply, records=records)
+            trace = wire.masker.trace(prepared, reply if isinstance(reply, Reply) else None)
+            done = Exchanged(verdict, reply if isinstance(reply, Reply) else None, trace, base_url, prepared)
+            if verdict.outcome is None or verdict.outcome.kind is not OutcomeKind.REAUTH:
+                return done
+            if last or row is None:
+                why = "again after one token renewal" if row is not None else "and nothing to renew"
+                paused = msgspec.structs.replace(
+                    verdict.outcome, kind=OutcomeKind.PAUSE, reason=f"{verdict.outcome.reason} {why}"
+                )
+                return done._replace(verdict=Verdict(paused))
+            stale = row.obtained_at
+        raise AssertionError("unreachable")
+
+    def send(self, wire: Wire, prepared: Prepared, scope: Mapping[str, Any]) -> Reply | NoReply | Outcome:
+        """Through the gate and onto the wire; a wait of at most a second is slept, a longer one is an outcome."""
+        waited = 0.0
+        while True:
+            entered = self.gate.enter(wire.store, scope, owner=wire.owner, now=wire.clock.now())
+            if isinstance(entered, list):
+                break
+            pause = entered.wait_s or 0.0
+            if entered.kind is OutcomeKind.DEFER or waited + pause > SHORT_WAIT_S:
+                return entered
+            wire.clock.sleep(pause)
+            waited += pause
+        try:
+            return wire.exchange(prepared, action=self.action, step=self.step)
+        finally:
+            self.gate.leave(wire.store, entered, wire.owner)

@@ -1,0 +1,312 @@
+"""Keys of many rows -> few requests -> a value for each row, with a cache and an answer for none and for many."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import msgspec
+
+from engine import semantics
+from engine.errors import BadValue, ConnectError, EgressRefused
+from engine.mapping import compile_tree
+from engine.names import CLIENT, REPLY, ROW, WAIT
+from engine.outcomes import Judge, Level
+from engine.records import Outcome, OutcomeKind, Trace
+from engine.sending import Requester
+from engine.spec import types, units
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from engine.exchange import Call, Wire
+    from engine.expressions import Compiler, Path
+
+MAX_CACHED = 100_000
+MAX_PAGES = 1_000
+
+
+class Found(NamedTuple):
+    """What a look-up gives one row: a value (None: absent), or the outcome that ends it."""
+
+    value: Any = None
+    outcome: Outcome | None = None
+    trace: Trace | None = None
+
+
+class Stopped(ConnectError):
+    """The vendor's answer to a look-up is not about one key: the lane waits, pauses or tries again."""
+
+    def __init__(self, outcome: Outcome, trace: Trace | None) -> None:
+        super().__init__(outcome.reason)
+        self.outcome, self.trace = outcome, trace
+
+
+class Source:
+    """One compiled place a look-up asks."""
+
+    def __init__(
+        self,
+        compiler: Compiler,
+        spec: types.Source,
+        *,
+        names: frozenset[str],
+        place: Path,
+        connector: types.Connector,
+        call: Callable[..., Call],
+    ) -> None:
+        self.spec = spec
+        names = names | {"args"}
+        read = names | REPLY
+        self.args = compile_tree(compiler, spec.args, CLIENT, (*place, "args")) if spec.args else None
+        self.when = compiler.condition(spec.when, CLIENT, (*place, "when"))
+        levels = [
+            Level(compiler, spec.replies, read | WAIT, (*place, "replies")),
+            Level(compiler, connector.replies, read | WAIT, ("replies",)),
+        ]
+        judge = Judge(
+            compiler,
+            levels,
+            [],
+            spec.request.expect,
+            read,
+            (*place, "request"),
+            can_renew=True,
+            absent_on=spec.absent_on,
+        )
+        self.call: Call = call(spec.request, names, (*place, "request"), judge)
+        self.rows = compiler.value(spec.rows, read, (*place, "rows"))
+        self.row_key = compiler.value(spec.row_key, read | {"row"}, (*place, "row_key"))
+        self.next = compiler.value(spec.next, read, (*place, "next"))
+        self.add = compile_tree(compiler, spec.add, read | {"row"}, (*place, "add")) if spec.add else None
+        self.chunk_bytes = units.size(spec.chunk["bytes"]) if "bytes" in spec.chunk else None
+        self.chunk_keys = int(spec.chunk.get("keys", 0)) or None
+
+    def ask(self, wire: Wire, scope: dict[str, Any], keys: list[str], failures: int) -> dict[str, list[Any]]:
+        """One request for these keys and the pages that follow: key -> rows. Raises Stopped, BadValue."""
+        inside = {**scope, "args": self.args(scope) or {}} if self.args is not None else {**scope, "args": {}}
+        done = self.call.run(wire, inside, records=len(keys), failures=failures)
+        found: dict[str, list[Any]] = {}
+        for _ in range(MAX_PAGES):
+            outcome = done.verdict.outcome
+            if outcome is not None and outcome.kind is not OutcomeKind.DELIVERED:
+                raise Stopped(outcome, done.trace)
+            if done.reply is None or done.reply.status in self.spec.absent_on:
+                return found
+            read = {**inside, "response": done.reply.scope}
+            listed = self.rows(read)
+            if listed is None:
+                reason = f"HTTP {done.reply.status} without the rows that this look-up reads"
+                raise Stopped(Outcome(OutcomeKind.RETRY, reason, otherwise=OutcomeKind.PAUSE), done.trace)
+            for row in semantics.bounded(listed):
+                self.sort_in(found, {**read, "row": row}, row, keys)
+            link = self.next(read)
+            if not isinstance(link, str) or not link or done.prepared is None:
+                return found
+            following = self.call.requester.follow(link, done.base_url, done.prepared.headers)
+            reply = wire.exchange(following, action=self.call.action, step=self.call.step)
+            judged = {**inside, "now": wire.clock.now(), "failures": failures}
+            verdict = self.call.judge.verdict(judged, reply, records=len(keys))
+            came = reply if hasattr(reply, "status") else None
+            done = done._replace(verdict=verdict, reply=came, trace=wire.masker.trace(following, came))  # type: ignore[arg-type]
+        raise BadValue(f"more than {MAX_PAGES} pages of rows")
+
+    def sort_in(self, found: dict[str, list[Any]], scope: dict[str, Any], row: Any, keys: list[str]) -> None:
+        named = self.row_key(scope) if self.spec.row_key is not None else (keys[0] if len(keys) == 1 else None)
+        if self.add is not None and row.__class__ is dict:
+            row = {**row, **(self.add(scope) or {})}
+        for key in named if isinstance(named, list) else [named]:
+            if key is not None:
+                found.setdefault(semantics.plain(key), []).append(row)
+
+
+class Lookup:
+    """One compiled look-up of a client; its cache is shared by the client's actions."""
+
+    def __init__(
+        self,
+        compiler: Compiler,
+        spec: types.Lookup,
+        *,
+        name: str,
+        place: Path,
+        connector: types.Connector,
+        call: Callable[..., Call],
+        cache: Cache,
+    ) -> None:
+        self.spec, self.name, self.cache = spec, name, cache
+        self.cache_s = units.duration(spec.cache)
+        names = CLIENT
+        self.when = compiler.condition(spec.when, ROW | {"lookups"}, (*place, "when"))
+        key_names = ROW | {"lookups"}
+        self.key = None
+        if spec.keys is not None:
+            names = CLIENT | {"batch"}
+            self.key = compiler.value(spec.keys, key_names, (*place, "keys"))
+        elif spec.key is not None:
+            names = CLIENT | {"key"}
+            self.key = compiler.value(spec.key, key_names, (*place, "key"))
+        sources = spec.sources or ({"request": types.Source(request=spec.request)} if spec.request is not None else {})
+        self.sources = {
+            title: Source(
+                compiler, source, names=names, place=(*place, "sources", title) if spec.sources else place, connector=connector, call=call
+            )
+            for title, source in sources.items()
+        }  # fmt: skip
+        self.value = (
+            compiler.value(spec.value, names | REPLY | {"args"}, (*place, "value")) if spec.value is not None else None
+        )
+
+    def find(self, wire: Wire, scopes: Sequence[dict[str, Any]], *, failures: int = 0) -> list[Found]:
+        """One answer for each row, in order. A row whose key is absent has no answer; Stopped becomes everyone's outcome."""
+        if self.key is None:
+            return self.document(wire, scopes, failures)
+        keys: list[str | None | Found] = [self.key_of(scope) for scope in scopes]
+        wanted = list(dict.fromkeys(key for key in keys if isinstance(key, str)))
+        now = wire.clock.now()
+        known: dict[str, Found] = {}
+        for key in wanted:
+            if (cached := self.cache.get(self.name, key, now)) is not None:
+                known[key] = Found(cached[0])
+        try:
+            self.ask_sources(wire, [key for key in wanted if key not in known], known, failures)
+        except Stopped as stopped:
+            rest = Found(outcome=msgspec.structs.replace(stopped.outcome, everyone=True), trace=stopped.trace)
+            for key in wanted:
+                known.setdefault(key, rest)
+        return [
+            key if isinstance(key, Found) else self.answer(known.get(key) if key is not None else None) for key in keys
+        ]
+
+    def key_of(self, scope: dict[str, Any]) -> str | None | Found:
+        assert self.key is not None
+        try:
+            if not self.when(scope):
+                return Found()
+            value = self.key(scope)
+            return None if value is None or value == "" else semantics.plain(value)
+        except BadValue as error:
+            return Found(outcome=Outcome(OutcomeKind.REJECT, str(error)))
+
+    def ask_sources(self, wire: Wire, keys: list[str], known: dict[str, Found], failures: int) -> None:
+        for source in self.sources.values():
+            missing = [key for key in keys if key not in known]
+            if not missing or not source.when(wire.scope):
+                continue
+            parts = [missing] if self.spec.keys is not None else [[key] for key in missing]
+            if source.chunk_keys is not None:
+                parts = [
+                    part[at : at + source.chunk_keys] for part in parts for at in range(0, len(part), source.chunk_keys)
+                ]
+            while parts:
+                part = parts.pop(0)
+                scope = (
+                    {**wire.scope, "batch": {"keys": part, "size": len(part)}}
+                    if self.spec.keys is not None
+                    else {**wire.scope, "key": part[0]}
+                )
+                if (
+                    len(part) > 1
+                    and source.chunk_bytes is not None
+                    and self.bytes_of(wire, source, scope) > source.chunk_bytes
+                ):
+                    half = len(part) // 2
+                    parts[:0] = [part[:half], part[half:]]
+                    continue
+                try:
+                    rows = source.ask(wire, scope, part, failures)
+                except (BadValue, EgressRefused) as error:
+                    if len(part) > 1:
+                        half = len(part) // 2
+                        parts[:0] = [part[:half], part[half:]]
+                    else:
+                        known[part[0]] = Found(outcome=Outcome(OutcomeKind.REJECT, f"look-up {self.name}: {error}"))
+                    continue
+                except Stopped as stopped:
+                    outcome = stopped.outcome
+                    if outcome.kind is OutcomeKind.SPLIT and len(part) > 1:
+                        half = len(part) // 2
+                        parts[:0] = [part[:half], part[half:]]
+                        continue
+                    if outcome.kind in (OutcomeKind.SPLIT, OutcomeKind.REJECT, OutcomeKind.SKIP, OutcomeKind.DEFER):
+                        kind = OutcomeKind.REJECT if outcome.kind is OutcomeKind.SPLIT else outcome.kind
+                        refused = msgspec.structs.replace(
+                            outcome, kind=kind, reason=f"look-up {self.name}: {outcome.reason}"
+                        )
+                        known.update({key: Found(outcome=refused, trace=stopped.trace) for key in part})
+                        continue
+                    raise
+                self.take(wire, part, rows, known)
+
+    @staticmethod
+    def bytes_of(wire: Wire, source: Source, scope: dict[str, Any]) -> int:
+        """How long the encoded URL would be."""
+        inside = {**scope, "args": (source.args(scope) or {}) if source.args is not None else {}}
+        try:
+            row = source.call.auth.token(wire)
+            base, placed = source.call.auth.place(wire, row)
+            return len(source.call.requester.prepare(inside, base, placed).url)
+        except ConnectError:
+            return 0  # the request itself will say what is wrong
+
+    def take(self, wire: Wire, keys: list[str], rows: dict[str, list[Any]], known: dict[str, Found]) -> None:
+        until = wire.clock.now() + self.cache_s
+        for key in keys:
+            found = rows.get(key)
+            if not found:
+                continue
+            if len(found) > 1 and self.spec.when_many == "reject":
+                reason = f"look-up {self.name}: {len(found)} found, one is needed"
+                known[key] = Found(outcome=Outcome(OutcomeKind.REJECT, reason))
+                continue
+            known[key] = Found(found[0])
+            if self.cache_s > 0:
+                self.cache.put(self.name, key, found[0], until)
+
+    def answer(self, found: Found | None) -> Found:
+        if found is not None:
+            return found
+        if self.spec.when_absent == "continue":
+            return Found()
+        kind = OutcomeKind(self.spec.when_absent)
+        return Found(outcome=Outcome(kind, f"look-up {self.name}: not found", "not-found", expected=True))
+
+    def document(self, wire: Wire, scopes: Sequence[dict[str, Any]], failures: int) -> list[Found]:
+        """One value for the client, asked once and kept for `cache`."""
+        cached = self.cache.get(self.name, "", wire.clock.now())
+        if cached is not None:
+            return [Found(cached[0])] * len(scopes)
+        source = next(iter(self.sources.values()))
+        done = source.call.run(wire, {**wire.scope, "args": {}}, records=1, failures=failures)
+        outcome = done.verdict.outcome
+        if done.reply is None or (outcome is not None and outcome.kind is not OutcomeKind.DELIVERED):
+            stopped = msgspec.structs.replace(outcome or Outcome(OutcomeKind.RETRY, "no reply"), everyone=True)
+            return [Found(outcome=stopped, trace=done.trace)] * len(scopes)
+        read = {**wire.scope, "args": {}, "response": done.reply.scope}
+        value = self.value(read) if self.value is not None else done.reply.body
+        if value is not None and self.cache_s > 0:
+            self.cache.put(self.name, "", value, wire.clock.now() + self.cache_s)
+        return [self.answer(Found(value) if value is not None else None)] * len(scopes)
+
+
+class Cache:
+    """Found values of one client's look-ups, until their time; the oldest go first when it is full."""
+
+    def __init__(self) -> None:
+        self.kept: dict[tuple[str, str], tuple[Any, float]] = {}
+        self.lock = threading.Lock()
+
+    def get(self, lookup: str, key: str, now: float) -> tuple[Any] | None:
+        with self.lock:
+            kept = self.kept.get((lookup, key))
+            return (kept[0],) if kept is not None and kept[1] > now else None
+
+    def put(self, lookup: str, key: str, value: Any, until: float) -> None:
+        with self.lock:
+            while len(self.kept) >= MAX_CACHED:
+                del self.kept[next(iter(self.kept))]
+            self.kept[lookup, key] = (value, until)
+
+    def forget(self, lookup: str, key: str) -> None:
+        with self.lock:
+            self.kept.pop((lookup, key), None)

@@ -1,0 +1,404 @@
+"""
+A tree of YAML -> one generated function that builds the record: structure is keys with a `$`, leaves are expressions.
+
+Absent leaves vanish with their key or list item, and so does a map or list of which nothing is left. A written null is
+sent. What a directive does is one method here, named after it; a new directive is a new method.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from engine import semantics
+from engine.errors import BadValue
+from engine.expressions import Compiler, Emitter, ExpressionError, closest, emit_scalar, is_expression, is_template
+from engine.spec.types import Drop
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+    from engine.expressions import Path, Run
+
+encode_json = msgspec.json.Encoder(decimal_format="number").encode
+
+
+class Null:
+    """A null that was written, on its way to its key."""
+
+    def __bool__(self) -> bool:
+        return False
+
+
+NULL = Null()
+
+
+def plain_null(value: Any) -> Any:
+    return None if value is NULL else value
+
+
+def json_text(value: Any) -> str | None:
+    return None if value is None else encode_json(plain_null(value)).decode()
+
+
+def lines(parts: list[Any]) -> str | None:
+    """Texts joined by newlines, absent ones left out."""
+    found = [semantics.plain(part) for part in parts if part is not None]
+    return "\n".join(found) if found else None
+
+
+def merged(parts: list[Any]) -> dict[str, Any] | None:
+    out: dict[str, Any] = {}
+    for part in parts:
+        if part.__class__ is not dict:
+            raise BadValue(f"$merge needs objects, got {semantics.kind(part)}")
+        out.update(part)
+    return out or None
+
+
+def rest(value: Any, dropped: set[str], only: list[str] | None) -> dict[str, Any] | None:
+    if value is None:
+        return None
+    if value.__class__ is not dict:
+        raise BadValue(f"$rest needs an object, got {semantics.kind(value)}")
+    return {key: entry for key, entry in value.items() if key not in dropped and (only is None or key in only)} or None
+
+
+def entries(value: Any, key: str, name: str, by: Any) -> list[dict[str, Any]] | None:
+    if value is None:
+        return None
+    if value.__class__ is not dict:
+        raise BadValue(f"$entries needs an object, got {semantics.kind(value)}")
+    if by is not None:
+        value = {str(by[found]): entry for found, entry in value.items() if found in by}
+    return [{key: found, name: entry} for found, entry in value.items()] or None
+
+
+def as_object(value: list[Any] | None) -> dict[str, Any] | None:
+    if value is None:
+        return None
+    if any("value" in pair and "key" in pair and pair["key"].__class__ is not str for pair in value):
+        raise BadValue("$object needs texts as keys")
+    return {pair["key"]: pair["value"] for pair in value if "key" in pair and "value" in pair} or None
+
+
+def columns_and_rows(value: Any, columns: str, rows: str) -> dict[str, Any] | None:
+    """Objects with equal keys as one list of names and a list of value lists."""
+    listed = semantics.bounded(value)
+    if not listed:
+        return None
+    if any(row.__class__ is not dict for row in listed):
+        raise BadValue("$rows needs a list of objects")
+    names = list(listed[0])
+    if any(row.keys() != listed[0].keys() for row in listed):
+        raise BadValue("$rows needs objects with the same keys")
+    return {columns: names, rows: [[row[name] for name in names] for row in listed]}
+
+
+def case(value: Any) -> str | None:
+    return None if value is None or isinstance(value, (list, dict)) else semantics.plain(value)
+
+
+def attempt(read: Callable[[], Any]) -> Any:
+    """A condition: a value of a wrong type makes it false."""
+    try:
+        return read()
+    except BadValue:
+        return False
+
+
+HELPERS: dict[str, Any] = {
+    function.__name__: function
+    for function in (plain_null, json_text, lines, merged, rest, entries, as_object, columns_and_rows, case, attempt)
+} | {"NULL": NULL}
+
+ALONE = {"$literal", "$lines", "$json", "$soql", "$all", "$keep", "$merge", "$object", "$entries", "$rest"}
+OPTIONS = {
+    "$if": {"then", "else"}, "$switch": {"cases", "default"}, "$each": {"as", "where", "do"},
+    "$rest": {"except", "only"}, "$entries": {"key", "value", "by"}, "$rows": {"columns", "rows"},
+    "$drop": {"do"}, "$with": set(),
+}  # fmt: skip
+DIRECTIVES = ALONE | set(OPTIONS)
+
+
+class Tree:
+    """Emits one tree into an emitter."""
+
+    def __init__(self, em: Emitter, drop: Drop) -> None:
+        self.em, self.drop = em, drop
+        em.globals.update(HELPERS)
+        self.missing: str | None = None  # inside $all: the flag that a leaf was absent
+
+    def emit(self, node: Any, *keys: str | int) -> str:
+        """Python source of the value of `node`, whose place is the current one plus `keys`; None is absent, NULL null."""
+        outer = self.em.place
+        self.em.place = (*outer, *keys)
+        try:
+            return self.value(node)
+        except ExpressionError as error:
+            self.em.problem(error.rule, error.message, error.hint)
+            return "None"
+        finally:
+            self.em.place = outer
+
+    def value(self, node: Any) -> str:
+        if node is None:
+            return "None" if self.drop.null == "drop" else "NULL"
+        if isinstance(node, dict):
+            return self.object(node)
+        if isinstance(node, list):
+            return self.list(node)
+        code = emit_scalar(self.em, node)
+        kept = self.em.fresh()
+        self.em.line(f"{kept} = {code}")
+        computed = is_expression(node) or is_template(node)
+        tests = [
+            f"{kept} == {empty}"
+            for policy, empty in ((self.drop.text, "''"), (self.drop.list, "[]"), (self.drop.object, "{}"))
+            if policy == "drop" and (computed or node == "")
+        ]
+        if tests:
+            self.em.line(f"if {' or '.join(tests)}: {kept} = None")
+        if self.missing and computed:
+            self.em.line(f"if {kept} is None: {self.missing} = True")
+        return kept
+
+    def object(self, node: dict[str, Any]) -> str:
+        directive = next((key for key in node if key.startswith("$") and not key.startswith("$$")), None)
+        if directive is not None:
+            return self.directive(directive, node)
+        built = self.em.fresh("d")
+        self.em.line(f"{built} = {{}}")
+        for key, child in node.items():
+            name = key[1:] if key.startswith("$$") else key
+            if "{{" in name or "${" in name:
+                self.em.problem("key", f"a key is a literal: {name}", "computed keys: $object: [{key: …, value: …}]")
+                continue
+            code = self.emit(child, key)
+            self.em.place = (*self.em.place, key)
+            if code == "NULL":
+                self.em.line(f"{built}[{name!r}] = None")
+            elif code != "None":
+                self.em.line(f"if {code} is not None: {built}[{name!r}] = plain_null({code})")
+            self.em.place = self.em.place[:-1]
+        if node:
+            self.em.line(f"if not {built}: {built} = None")
+        return built
+
+    def list(self, node: list[Any]) -> str:
+        built = self.items(node)
+        if node:
+            self.em.line(f"if not {built}: {built} = None")
+        return built
+
+    def items(self, node: list[Any], *keys: str | int) -> str:
+        built = self.em.fresh("l")
+        self.em.line(f"{built} = []")
+        for position, child in enumerate(node):
+            code = self.emit(child, *keys, position)
+            if code != "None":
+                self.em.line(f"if {code} is not None: {built}.append(plain_null({code}))")
+        return built
+
+    # --- directives: one method each ---
+
+    def directive(self, name: str, node: dict[str, Any]) -> str:
+        if name not in DIRECTIVES:
+            raise ExpressionError(
+                "directive", f"unknown directive {name}", closest(name, DIRECTIVES) or "$literal keeps a map as it is"
+            )
+        for key in node:
+            if key != name and key not in OPTIONS.get(name, ()):
+                allowed = ", ".join(sorted(OPTIONS.get(name, ()))) or "no other key"
+                raise ExpressionError("directive", f"{key} does not belong beside {name}", f"beside {name}: {allowed}")
+        return str(getattr(self, "on_" + name[1:])(node))
+
+    def on_literal(self, node: dict[str, Any]) -> str:
+        return self.em.const(node["$literal"])
+
+    def condition(self, node: Any, *keys: str | int) -> str:
+        outer = self.em.place
+        self.em.place = (*outer, *keys)
+        code = emit_scalar(self.em, node)
+        self.em.place = outer
+        return f"true(attempt(lambda: {code}))"
+
+    def branch(self, head: str, out: str, node: Any, *keys: str | int) -> None:
+        self.em.line(head)
+        self.em.depth += 1
+        self.em.line(f"{out} = {self.emit(node, *keys)}")
+        self.em.depth -= 1
+
+    def on_if(self, node: dict[str, Any]) -> str:
+        if "then" not in node:
+            raise ExpressionError("directive", "$if needs then")
+        out, test = self.em.fresh("b"), self.em.fresh()
+        self.em.line(f"{out} = None")
+        self.em.line(f"{test} = {self.condition(node['$if'], '$if')}")
+        self.branch(f"if {test}:", out, node["then"], "then")
+        if "else" in node:
+            self.branch("else:", out, node["else"], "else")
+        return out
+
+    def on_switch(self, node: dict[str, Any]) -> str:
+        if not isinstance(node.get("cases"), dict):
+            raise ExpressionError("directive", "$switch needs cases, a map from value to what it gives")
+        out, chosen = self.em.fresh("b"), self.em.fresh()
+        self.em.line(f"{out} = None")
+        self.em.line(f"{chosen} = case({self.emit(node['$switch'], '$switch')})")
+        word = "if"
+        for value, child in node["cases"].items():
+            self.branch(f"{word} {chosen} == {str(value)!r}:", out, child, "cases", value)
+            word = "elif"
+        if "default" in node:
+            self.branch("else:" if node["cases"] else "if True:", out, node["default"], "default")
+        return out
+
+    def on_each(self, node: dict[str, Any]) -> str:
+        if "do" not in node:
+            raise ExpressionError("directive", "$each needs do, what each item gives")
+        name = node.get("as", "item")
+        if not isinstance(name, str) or not name.isidentifier():
+            raise ExpressionError("directive", "as: is a name, such as item")
+        if name in self.em.names:
+            raise ExpressionError("directive", f"as: {name} hides the {name} of the context", "choose another name")
+        listed = self.emit(node["$each"], "$each")
+        out, variable, index = self.em.fresh("l"), self.em.fresh("v"), self.em.fresh("i")
+        self.em.line(f"{out} = []")
+        self.em.line(f"for {index}, {variable} in enumerate(bounded({listed})):")
+        self.em.depth += 1
+        outer, missing = dict(self.em.bound), self.missing
+        self.em.bound.update({name: variable, "index": index})
+        self.missing = None
+        if "where" in node:
+            self.em.line(f"if not {self.condition(node['where'], 'where')}: continue")
+        code = self.emit(node["do"], "do")
+        self.em.line(f"if {code} is not None: {out}.append(plain_null({code}))")
+        self.em.bound, self.missing = outer, missing
+        self.em.depth -= 1
+        self.em.line(f"if not {out}: {out} = None")
+        return out
+
+    def parts(self, name: str, node: dict[str, Any]) -> str:
+        if not isinstance(node[name], list):
+            raise ExpressionError("directive", f"{name} takes a list")
+        return self.items(node[name], name)
+
+    def assigned(self, code: str) -> str:
+        out = self.em.fresh()
+        self.em.line(f"{out} = {code}")
+        return out
+
+    def on_merge(self, node: dict[str, Any]) -> str:
+        return self.assigned(f"merged({self.parts('$merge', node)})")
+
+    def on_lines(self, node: dict[str, Any]) -> str:
+        return self.assigned(f"lines({self.parts('$lines', node)})")
+
+    def on_object(self, node: dict[str, Any]) -> str:
+        if isinstance(node["$object"], dict):
+            return self.assigned(f"as_object({self.emit(node['$object'], '$object')})")
+        return self.assigned(f"as_object({self.parts('$object', node)})")
+
+    def on_json(self, node: dict[str, Any]) -> str:
+        return self.assigned(f"json_text({self.emit(node['$json'], '$json')})")
+
+    def on_soql(self, node: dict[str, Any]) -> str:
+        text = node["$soql"]
+        if not isinstance(text, str):
+            raise ExpressionError("directive", "$soql takes a text")
+        check_query_holes(text)
+        return self.assigned(emit_scalar(self.em, text, "soql"))
+
+    def on_all(self, node: dict[str, Any]) -> str:
+        outer, self.missing = self.missing, self.em.fresh("m")
+        self.em.line(f"{self.missing} = False")
+        code = self.emit(node["$all"], "$all")
+        out = self.assigned(f"None if {self.missing} else {code}")
+        self.missing = outer
+        return out
+
+    def on_keep(self, node: dict[str, Any]) -> str:
+        code = self.emit(node["$keep"], "$keep")
+        empty = "[]" if isinstance(node["$keep"], list) else "{}"
+        return self.assigned(f"{empty} if {code} is None else {code}")
+
+    def on_drop(self, node: dict[str, Any]) -> str:
+        outer = self.drop
+        try:
+            self.drop = msgspec.convert(node["$drop"], Drop)
+        except msgspec.ValidationError:
+            raise ExpressionError("directive", "$drop takes null, text, list, object, each drop or keep") from None
+        try:
+            return self.emit(node.get("do"), "do")
+        finally:
+            self.drop = outer
+
+    def on_rest(self, node: dict[str, Any]) -> str:
+        source = node["$rest"]
+        code = self.emit(source, "$rest")
+        only, dropped = node.get("only"), node.get("except", [])
+        used: set[str] = {name for name in dropped if name != "used"}
+        if "used" in dropped:
+            root = source.strip()[2:-1].strip() if is_expression(source) else ""
+            used_by_root = self.em.root_uses.setdefault(root, set())  # grows while the rest of the record is compiled
+            used_by_root.update(used)
+            used = used_by_root
+        return self.assigned(f"rest({code}, {self.em.const(used)}, {self.em.const(only)})")
+
+    def on_entries(self, node: dict[str, Any]) -> str:
+        code = self.emit(node["$entries"], "$entries")
+        by = self.emit(node["by"], "by") if "by" in node else "None"
+        return self.assigned(f"entries({code}, {node.get('key', 'key')!r}, {node.get('value', 'value')!r}, {by})")
+
+    def on_rows(self, node: dict[str, Any]) -> str:
+        code = self.emit(node["$rows"], "$rows")
+        columns, rows = node.get("columns", "columns"), node.get("rows", "rows")
+        return self.assigned(f"columns_and_rows({code}, {columns!r}, {rows!r})")
+
+    def on_with(self, node: dict[str, Any]) -> str:
+        """A definition used with arguments: `args` stands for them inside it."""
+        inside = node["$with"]
+        args = self.emit(inside.get("args", {}), "$with", "args")
+        outer = dict(self.em.bound)
+        self.em.bound["args"] = args
+        code = self.emit(inside["do"], "$with", "do")
+        self.em.bound = outer
+        return code
+
+
+def check_query_holes(text: str) -> None:
+    """A hole between quotes would be quoted twice, or open the quotes for whoever wrote the value."""
+    quoted = False
+    position = 0
+    while position < len(text):
+        if text.startswith("{{", position):
+            if quoted:
+                raise ExpressionError(
+                    "query-quotes", "a hole inside quotes", "write {{ … }} without quotes; it brings its own"
+                )
+            position = max(text.find("}}", position), position) + 2
+            continue
+        if text[position] == "\\":
+            position += 1
+        elif text[position] == "'":
+            quoted = not quoted
+        position += 1
+
+
+def compile_tree(
+    compiler: Compiler,
+    spec: Any,
+    names: Iterable[str],
+    place: Path,
+    drop: Drop | None = None,
+    args: Mapping[str, Any] | None = None,
+) -> Run:
+    """scope -> the tree's value with all holes filled, or None if nothing is left of it."""
+    em = compiler.emitter(names, place)
+    tree = Tree(em, drop or Drop())
+    if args:
+        em.bound["args"] = tree.emit(dict(args), "args")
+    code = tree.value(spec) if spec is not None else "None"
+    return em.build(f"plain_null({code})")

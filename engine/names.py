@@ -1,0 +1,17 @@
+"""Which context names exist where; what is not in the set of a place is a finding there (docs/language.md, names)."""
+
+from __future__ import annotations
+
+CLIENT = frozenset({"settings", "client", "tables", "derived"})
+ARRIVED = CLIENT | {"event", "received_at"}
+ROW = ARRIVED | {"fields"}
+LOOKED_UP = ROW | {"lookups", "delivery"}
+MAPPED = LOOKED_UP | {"vars"}
+CHECKED = MAPPED | {"record"}
+BATCH = CLIENT | {"batch", "steps", "delivery"}
+SINGLE = CHECKED | {"steps"}  # an action without `batch:` stays with its one row
+LOOKUP = CLIENT | {"batch"}  # sources with `keys:`; those with `key:` see `key`
+AUTH = CLIENT | {"secrets", "token", "now"}
+REPLY = frozenset({"response"})
+WAIT = frozenset({"now", "failures"})
+SANDBOX = frozenset({"request", "path", "calls", "now"})

@@ -1,0 +1,187 @@
+"""Protocols without bodies: what the walk asks of the world. Adapters stand in `stores/`, `secrets.py`, `alerts.py`."""
+
+from __future__ import annotations
+
+from concurrent.futures import Future
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from engine.records import (
+        Accepted,
+        Dead,
+        Delivery,
+        Lane,
+        LaneChange,
+        Lease,
+        Progress,
+        Settled,
+        Stored,
+        TokenRow,
+    )
+
+
+class Clock(Protocol):
+    """Time as an argument: tests run a virtual one."""
+
+    def now(self) -> float:
+        """Unix seconds."""
+
+    def sleep(self, seconds: float) -> None:
+        """Wait that long (a virtual clock jumps)."""
+
+
+class Buffer(Protocol):
+    """
+    The durable lanes. Every method may be called from any thread; each raises StoreUnavailable, never a driver's error.
+
+    A lane is (connector, client). It comes into being with the first event put for it.
+    """
+
+    def put(self, events: Sequence[Accepted], *, now: float, hold_s: float = 0) -> Future[list[Stored]]:
+        """
+        Store events and the deliveries they cause, all in one commit that other callers may share.
+
+        The future is done after that commit (fsync). `hold_s` makes the deliveries due that much later: a `direct`
+        caller holds them itself for so long. An event whose (connector, client, event_id) was accepted within its
+        `dedupe_s` is reported as a duplicate and not stored. An event without drafts counts as accepted and skipped.
+        """
+
+    def due_lanes(self, *, now: float, limit: int = 100) -> list[tuple[str, str]]:
+        """Lanes with something to do at `now`: awake, not paused, not leased, not held back; longest due first."""
+
+    def next_due(self, *, now: float) -> float | None:
+        """When the next lane that is not paused comes due (may be in the past), or None if nothing waits."""
+
+    def lease(self, connector: str, client: str, *, owner: str, ttl_s: float, now: float) -> Lease | None:
+        """
+        Take the lane for `ttl_s` seconds, or None while another holds it.
+
+        The fence rises by one with every lease; `settle` refuses an older one with LeaseLost.
+        """
+
+    def renew(self, lease: Lease, *, ttl_s: float, now: float) -> Lease:
+        """The same lease until now + ttl_s; LeaseLost if the fence has risen."""
+
+    def release(self, lease: Lease, *, wake_at: float | None) -> None:
+        """Give the lane back; it is due again at `wake_at` (None: when something is put). Silent if already lost."""
+
+    def backlog(self, lease: Lease, action: str, *, now: float, cap: int) -> tuple[int, float | None, float | None]:
+        """(due deliveries of the action, counted up to `cap`; received_at of the oldest due; next due_at after now)."""
+
+    def waiting_actions(self, lease: Lease) -> list[str]:
+        """The actions that have deliveries waiting in the lane, due or not."""
+
+    def read(self, lease: Lease, action: str, *, limit: int, now: float) -> list[Delivery]:
+        """
+        Up to `limit` due deliveries of the action in the order (due_at, seq), without writing a claim.
+
+        A delivery with a key stands back while an older one of the same action and key is not due yet.
+        Those of a half-done batch are read by `progress` and not here.
+        """
+
+    def progress(self, lease: Lease, action: str, *, now: float) -> list[tuple[Progress, list[Delivery]]]:
+        """The half-done batches of the action whose deliveries are due, each with its deliveries in order of seq."""
+
+    def save_progress(self, lease: Lease | None, progress: Progress, seqs: Sequence[int], *, now: float) -> None:
+        """Remember how far a batch has come and that these deliveries belong to it."""
+
+    def settle(
+        self, lease: Lease | None, done: Sequence[Settled], *, now: float, change: LaneChange | None = None
+    ) -> None:
+        """
+        One transaction: delivered rows leave, later ones get their due time, rejects move to the dead letters,
+        counters rise, the lane changes. A batch none of whose deliveries is left in it is dropped.
+
+        With `lease` None the caller holds the deliveries by `put(hold_s=…)`; rows that are gone already are passed over.
+        """
+
+    def change_lane(self, connector: str, client: str, change: LaneChange, *, now: float) -> None:
+        """Pause, resume or hold back a lane from outside a lease (operators, direct mode)."""
+
+    def lanes(self) -> list[Lane]:
+        """Every lane that ever held something, with its counters; accepted = delivered + rejected + skipped + waiting."""
+
+    def dead(
+        self,
+        *,
+        connector: str | None = None,
+        client: str | None = None,
+        reason: str | None = None,
+        limit: int = 100,
+        after: int = 0,
+    ) -> list[Dead]:
+        """Dead letters by id, those with id > `after`; `reason` is a part of the reason's text."""
+
+    def dead_letter(self, dead_id: int) -> Dead | None:
+        """One dead letter whole."""
+
+    def requeue(self, dead_ids: Sequence[int], *, now: float) -> int:
+        """Back into their lanes, due now, attempts 0; they count as waiting again and no longer as rejected."""
+
+    def discard(self, dead_ids: Sequence[int], *, reason: str, now: float) -> int:
+        """Gone for good; they stay counted as rejected."""
+
+    def forget(self, subject: str, *, now: float) -> dict[str, int]:
+        """Erase a person (a key or a text value anywhere in a body): {"waiting": n, "dead": n, "dedupe": n}."""
+
+    def close(self) -> None:
+        """Finish what is queued and let go of the store."""
+
+
+class Tokens(Protocol):
+    """Log-ins shared by all processes; one renews while the others wait."""
+
+    def token(self, connector: str, client: str, name: str) -> TokenRow | None:
+        """The stored token of auth `name`."""
+
+    def save_token(self, connector: str, client: str, name: str, row: TokenRow) -> None:
+        """Durable when this returns."""
+
+    def lock(self, name: str, *, owner: str, ttl_s: float, now: float) -> bool:
+        """Take the named lock, or False while another holds it."""
+
+    def unlock(self, name: str, *, owner: str) -> None:
+        """Let go; silent if it is not ours any more."""
+
+
+class Limits(Protocol):
+    """Rates and slots that hold across processes."""
+
+    def take(self, name: str, *, count: int, per_s: float, now: float, cost: int = 1) -> float:
+        """
+        0.0 and one use recorded, if fewer than `count` were recorded within the last `per_s` seconds;
+        else the seconds until there is room, and nothing recorded. No window of `per_s` ever holds more than `count`.
+        """
+
+    def acquire(self, name: str, *, slots: int, owner: str, ttl_s: float, now: float) -> bool:
+        """One of `slots` until released or `ttl_s` is over, or False if all are taken."""
+
+    def release_slot(self, name: str, *, owner: str) -> None:
+        """Give the slot back."""
+
+
+class Store(Buffer, Tokens, Limits, Protocol):
+    """What a store adapter gives."""
+
+
+class Secrets(Protocol):
+    """References like `env:NAME` to values."""
+
+    def resolve(self, reference: str) -> str:
+        """The value; SecretUnavailable names the reference and what to do."""
+
+
+class Alerts(Protocol):
+    """Someone is told."""
+
+    def alert(self, kind: str, *, connector: str, client: str, text: str, facts: Mapping[str, str]) -> None:
+        """`kind` is a stable word (lane-paused, dead-letter, token-refused); never raises, never holds the walk."""
+
+
+class Telemetry(Protocol):
+    """What happened, for logs, metrics and alerts; no secret and no payload is passed in."""
+
+    def event(self, name: str, /, **facts: object) -> None:
+        """A stable name (`delivered`, `lane-paused`, `token-renewed`, `exchange`) with bounded facts."""

@@ -1,0 +1,230 @@
+"""
+The values that walk: an accepted event becomes deliveries, deliveries become units of a batch, a batch gets outcomes.
+
+Times are unix seconds (float), durations are seconds. Everything is frozen; a stage returns new values.
+`None` inside an expression's result means absent; a `None` inside a record is a null that is sent.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Any
+
+import msgspec
+
+
+class Fault(msgspec.Struct, frozen=True):
+    """One thing that is wrong with what a sender sent: which field, and why."""
+
+    field: str
+    reason: str
+    index: int | None = None  # position in the posted list, where a list was posted
+
+
+class Draft(msgspec.Struct, frozen=True):
+    """One delivery to be stored: what one action will do with one event."""
+
+    action: str
+    key: str | None = None  # deliveries of one action and key keep their order
+
+
+class Accepted(msgspec.Struct, frozen=True):
+    """One event that passed intake, with the deliveries it causes; what `Buffer.put` takes."""
+
+    connector: str
+    client: str
+    event_id: str
+    body: bytes  # the event as JSON, UTF-8, nulls taken out
+    received_at: float
+    drafts: tuple[Draft, ...]  # empty: no action wants it; counted as skipped
+    dedupe_s: float = 0  # the same event_id within this time is accepted once; 0: never checked
+
+
+class Stored(msgspec.Struct, frozen=True):
+    """What `put` did with one event."""
+
+    event_id: str
+    duplicate: bool
+    deliveries: tuple[Delivery, ...]  # as stored; empty for a duplicate
+
+
+class Delivery(msgspec.Struct, frozen=True):
+    """One durable row of a lane: one event for one action."""
+
+    seq: int  # the store's row; rises with arrival
+    id: str  # UUID, the same over all attempts: the idempotency key that a vendor may see
+    event_id: str
+    action: str
+    key: str | None
+    body: bytes
+    received_at: float
+    due_at: float
+    attempts: int = 0  # how often it was tried and counted
+    batch: str | None = None  # the half-done batch it belongs to
+
+
+class Lane(msgspec.Struct, frozen=True):
+    """All that waits for one client of one connector, as `status` shows it."""
+
+    connector: str
+    client: str
+    state: str = "idle"  # idle | waiting | throttled | paused
+    waiting: int = 0
+    accepted: int = 0
+    delivered: int = 0
+    rejected: int = 0
+    skipped: int = 0
+    oldest_at: float | None = None  # when the oldest waiting delivery was received
+    not_before: float = 0.0  # throttled or backing off until then
+    reason: str | None = None  # why it is paused, throttled or backing off
+    failures: int = 0  # outages and throttles in a row; sets the next wait
+    failing_since: float | None = None
+
+
+class Lease(msgspec.Struct, frozen=True):
+    """The right to read and settle a lane until `until`; a higher fence takes it away."""
+
+    connector: str
+    client: str
+    owner: str
+    fence: int
+    until: float
+    not_before: float = 0.0
+    paused: bool = False
+    failures: int = 0
+    failing_since: float | None = None
+
+
+class OutcomeKind(StrEnum):
+    """One word for every reply and every record (docs/language.md, outcomes)."""
+
+    DELIVERED = "delivered"
+    RETRY = "retry"
+    DEFER = "defer"
+    THROTTLE = "throttle"
+    SPLIT = "split"
+    REAUTH = "reauth"
+    REJECT = "reject"
+    SKIP = "skip"
+    PAUSE = "pause"
+
+
+class Outcome(msgspec.Struct, frozen=True):
+    """What is to happen to one delivery, or to a whole request, and why."""
+
+    kind: OutcomeKind
+    reason: str = ""  # for people; no secret, no whole payload
+    code: str = ""  # the vendor's code, where it gave one
+    wait_s: float | None = None  # None: the backoff decides
+    count: bool = True  # does this use up an attempt?
+    attempts: int | None = None  # how many attempts before `otherwise`
+    otherwise: OutcomeKind = OutcomeKind.REJECT
+    forget: str | None = None  # the look-up whose cached answer was stale
+    restart: str | None = None  # the step to go back to, or "start"
+    scope: str = "connector"  # of throttle and pause: connector | action
+    expected: bool = False  # a reject that raises no alarm
+    everyone: bool = False  # a verdict over a request with several records that is not split
+    outage: bool = False  # no answer, or 5xx for the whole request: the lane's trouble, not the delivery's
+    doubtful: bool = False  # the request may have been carried out though no answer came
+
+
+class Trace(msgspec.Struct, frozen=True):
+    """One exchange as a person may see it: secrets masked, bodies cut."""
+
+    method: str
+    url: str
+    status: int | None = None
+    request: str = ""
+    reply: str = ""
+
+
+class Settled(msgspec.Struct, frozen=True):
+    """
+    What becomes of one delivery; `Buffer.settle` takes a list of them.
+
+    kind "delivered", "skipped": the row leaves. "rejected": it moves to the dead letters.
+    "later": it stays, due at `due_at` with `attempts`; `batch` None takes it out of its half-done batch.
+    """
+
+    seq: int
+    kind: str
+    due_at: float = 0.0
+    attempts: int = 0
+    batch: str | None = None
+    reason: str = ""
+    code: str = ""
+    trace: Trace | None = None
+    expected: bool = False
+
+
+class LaneChange(msgspec.Struct, frozen=True):
+    """What a settle changes on the lane itself; a field that is None leaves it as it is."""
+
+    not_before: float | None = None
+    reason: str | None = None  # "" clears it
+    pause: bool | None = None
+    failures: int | None = None
+    failing_since: float | None = None  # 0 clears it
+
+
+class Progress(msgspec.Struct, frozen=True):
+    """How far a batch of several steps has come; durable, so that a retry goes on at the step that failed."""
+
+    batch: str
+    action: str
+    step: str  # the step to run next
+    saved: dict[str, Any]  # what earlier steps saved, by step name
+    poll_since: float | None = None  # when the polling of `step` began
+    records: list[Any] = []  # the records as mapped, so that a resumed batch is the same batch
+    members: list[list[int]] = []  # for each record, the seqs of the deliveries folded into it
+    decided: dict[str, str] = {}  # seq -> "delivered", for records that an earlier step settled
+
+
+class Dead(msgspec.Struct, frozen=True):
+    """A delivery that was rejected, kept with what was sent and what came back."""
+
+    id: int
+    connector: str
+    client: str
+    action: str
+    delivery_id: str
+    event_id: str
+    key: str | None
+    body: bytes
+    reason: str
+    code: str
+    attempts: int
+    received_at: float
+    at: float
+    expected: bool = False
+    trace: Trace | None = None
+
+
+class TokenRow(msgspec.Struct, frozen=True):
+    """A token as the store keeps it: what log-in saved, and until when it serves."""
+
+    values: dict[str, Any]  # value, refresh_token and whatever `save` names
+    obtained_at: float
+    expires_at: float | None  # None: not known or never
+    fingerprint: str  # of the secrets it came from; another fingerprint makes it void
+
+
+class Received(msgspec.Struct, frozen=True):
+    """What intake made of one posted body: the good events, each with its place in the list, and what is wrong with the others."""
+
+    total: int
+    accepted: list[tuple[int, Accepted]]
+    faults: list[Fault]
+    status: int = 202  # of the answer where nothing was accepted: 400 | 401 | 403 | 404 | 413 | 415 | 422
+    title: str = ""
+    direct: bool = False  # the caller waits for what the CRM says
+    listed: bool = False  # the body was a list
+
+
+class Answered(msgspec.Struct, frozen=True):
+    """What a caller of a `direct` connector is told about one event."""
+
+    status: int
+    outcome: str  # delivered | waiting | rejected | skipped
+    event_id: str
+    reason: str = ""

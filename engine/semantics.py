@@ -1,0 +1,211 @@
+"""What the generated code calls: reading, comparing and writing values by the rules of docs/language.md, section 1."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+from engine.errors import BadValue
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+MAX_ITEMS = 100_000
+MAX_TEXT = 1_000_000
+NUMBERS = (int, Decimal)
+KINDS = {
+    str: "text",
+    int: "number",
+    Decimal: "number",
+    bool: "boolean",
+    list: "list",
+    dict: "object",
+    type(None): "null",
+}
+
+
+def kind(value: Any) -> str:
+    """text | number | boolean | list | object | null."""
+    return KINDS.get(type(value), "any")
+
+
+def field(value: Any, key: str) -> Any:
+    return value.get(key) if value.__class__ is dict else None
+
+
+def item(value: Any, position: int) -> Any:
+    if value.__class__ is list and -len(value) <= position < len(value):
+        return value[position]
+    return None
+
+
+def cut(value: Any, first: int | None, last: int | None, step: int | None) -> Any:
+    return value[slice(first, last, step)] if value.__class__ is list else None
+
+
+def true(value: Any) -> bool:
+    """Absent, false, "", [] and {} are false; all else, 0 too, is true."""
+    return True if value.__class__ in NUMBERS else bool(value)
+
+
+def same(left: Any, right: Any) -> bool:
+    """Equal, types strict: 1 is not true and not "1"; 1 equals 1.0."""
+    if left.__class__ is right.__class__:
+        return bool(left == right)
+    return left.__class__ in NUMBERS and right.__class__ in NUMBERS and bool(left == right)
+
+
+def ordered(left: Any, operator: str, right: Any) -> bool | None:
+    """An order between numbers; between other things it is absent."""
+    if left.__class__ not in NUMBERS or right.__class__ not in NUMBERS:
+        return None
+    if operator == "lt":
+        return bool(left < right)
+    if operator == "lte":
+        return bool(left <= right)
+    return bool(left > right) if operator == "gt" else bool(left >= right)
+
+
+def compact(value: Any) -> Any:
+    return [entry for entry in value if entry is not None] if value.__class__ is list else None
+
+
+def solid(value: dict[str, Any]) -> dict[str, Any]:
+    return {key: entry for key, entry in value.items() if entry is not None}
+
+
+def project(value: Any, read: Callable[[Any], Any]) -> Any:
+    if value.__class__ is not list:
+        return None
+    return [found for entry in value if (found := read(entry)) is not None]
+
+
+def keep(value: Any, holds: Callable[[Any], Any]) -> Any:
+    return [entry for entry in value if true(holds(entry))] if value.__class__ is list else None
+
+
+def values(value: Any) -> Any:
+    return list(value.values()) if value.__class__ is dict else None
+
+
+def flat(value: Any) -> Any:
+    if value.__class__ is not list:
+        return None
+    out: list[Any] = []
+    for entry in value:
+        out.extend(entry) if entry.__class__ is list else out.append(entry)
+    return out
+
+
+def bounded(value: Any) -> list[Any]:
+    """What a loop goes over: nothing for absent, a list of at most 100,000 items; anything else is a BadValue."""
+    if value is None:
+        return []
+    if value.__class__ is not list:
+        raise BadValue(f"a list is needed, got {kind(value)}")
+    if len(value) > MAX_ITEMS:
+        raise BadValue(f"a list of {len(value)} items; {MAX_ITEMS} is the most")
+    found: list[Any] = value
+    return found
+
+
+def plain(value: Any) -> str:
+    """A number, boolean or text as text: all digits, no exponent, true and false."""
+    if value.__class__ is str:
+        text: str = value
+        return text
+    if value.__class__ is bool:
+        return "true" if value else "false"
+    if value.__class__ is Decimal:
+        return format(value, "f")
+    if value.__class__ is int:
+        return str(value)
+    raise BadValue(f"{kind(value)} can't stand in a text")
+
+
+def text(value: Any, name: str) -> str | None:
+    """One hole of a text; absent stays absent."""
+    if value is None:
+        return None
+    if value.__class__ is str:
+        found: str = value
+        return found
+    try:
+        return plain(value)
+    except BadValue:
+        raise BadValue(f"{name} is {kind(value)} and can't stand in a text") from None
+
+
+def must(value: Any, name: str) -> str:
+    """One hole where absent is not allowed: auth, hosts, methods, query texts."""
+    found = text(value, name)
+    if found is None:
+        raise BadValue(f"{name} is absent")
+    return found
+
+
+def segment(value: Any, name: str) -> str:
+    """One hole of a path: exactly one encoded segment."""
+    found = must(value, name)
+    if found in ("", ".", ".."):
+        raise BadValue(f"{name} is {found!r}, which can't be a part of a path")
+    return quote(found, safe="")
+
+
+def concat(parts: tuple[str | None, ...]) -> str | None:
+    """The parts of a text, or absent if one of them is."""
+    if None in parts:
+        return None
+    whole = "".join(parts)  # type: ignore[arg-type]
+    if len(whole) > MAX_TEXT:
+        raise BadValue(f"a text of {len(whole)} characters; {MAX_TEXT} is the most")
+    return whole
+
+
+class Ready(str):
+    """A text that is already right for where it goes; the hole passes it through."""
+
+    __slots__ = ()
+
+
+_SOQL = str.maketrans(
+    {"\\": "\\\\", "'": "\\'", '"': '\\"', "\n": "\\n", "\r": "\\r", "\t": "\\t", "\b": "\\b", "\f": "\\f", "\0": ""}
+)
+
+
+def soql(value: Any, name: str) -> str:
+    """One hole of a SOQL text: a quoted literal, a number, a boolean, or a list of these in parentheses."""
+    if value.__class__ is Ready:
+        return str(value)
+    if value is None:
+        raise BadValue(f"{name} is absent")
+    if value.__class__ is list:
+        if not value:
+            raise BadValue(f"{name} is an empty list")
+        return "(" + ",".join(soql(entry, name) for entry in value) + ")"
+    if value.__class__ is str:
+        return "'" + value.translate(_SOQL) + "'"
+    return must(value, name)
+
+
+def soql_name(value: Any) -> Ready:
+    """An identifier: letters, digits, `_`, and dots between them."""
+    if value.__class__ is not str or not all(part.isascii() and part.isidentifier() for part in value.split(".")):
+        raise BadValue("a name in a query has letters, digits and _ only")
+    return Ready(value)
+
+
+def soql_like(value: Any) -> Ready:
+    """A pattern for LIKE whose own % and _ are literal, with % around it."""
+    found = must(value, "a pattern").translate(_SOQL).replace("%", "\\%").replace("_", "\\_")
+    return Ready(f"'%{found}%'")
+
+
+HELPERS: dict[str, Any] = {
+    function.__name__: function
+    for function in (
+        field, item, cut, true, same, ordered, compact, solid, project, keep, values, flat, bounded, plain, text, must,
+        segment, concat, soql, soql_name, soql_like,
+    )
+}  # fmt: skip

@@ -1,0 +1,416 @@
+"""
+A request of the spec -> bytes on the wire -> a reply, or NoReply; the only place that builds URLs and encodes bodies.
+
+Hosts are checked here for every request, after all holes are filled. Redirects are not followed: a reply with 3xx is a
+reply like any other.
+"""
+
+from __future__ import annotations
+
+import base64
+import csv
+import io
+import re
+import threading
+from decimal import Decimal
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Protocol
+from urllib.parse import quote, quote_plus, unquote, urlencode, urljoin, urlsplit
+
+import msgspec
+
+from engine import semantics
+from engine.errors import BadValue, ConnectError, EgressRefused
+from engine.mapping import compile_tree, encode_json
+from engine.records import Trace
+from engine.spec import units
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from engine.expressions import Compiler, Path, Run
+    from engine.spec import types
+
+MAX_REPLY = 10_000_000
+SHOWN = 2_000
+_decode_json = msgspec.json.Decoder(float_hook=Decimal).decode
+_HEADER = re.compile(r"[\t\x20-\x7e\xa0-\xff]*\Z")
+
+
+class Prepared(msgspec.Struct, frozen=True):
+    """One HTTP request, ready to go."""
+
+    method: str
+    url: str
+    headers: dict[str, str]
+    content: bytes | None
+    timeout_s: float
+    decoded: Any = None  # the body before encoding, for preview
+
+
+class NoReply(ConnectError):
+    """No answer came. `sent` False: the request surely did not arrive (refused, unknown host)."""
+
+    def __init__(self, reason: str, *, sent: bool) -> None:
+        super().__init__(reason)
+        self.reason, self.sent = reason, sent
+
+
+class Reply:
+    """What came back; parsed when first looked at."""
+
+    def __init__(self, status: int, headers: Mapping[str, str], content: bytes) -> None:
+        self.status = status
+        self.headers = {name.lower(): value for name, value in headers.items()}
+        self.content = content
+
+    @cached_property
+    def text(self) -> str:
+        return self.content.decode("utf-8", "replace")
+
+    @property
+    def content_type(self) -> str:
+        return self.headers.get("content-type", "").split(";")[0].strip().lower()
+
+    @cached_property
+    def body(self) -> Any:
+        """Parsed JSON, exact; None if it is not JSON."""
+        try:
+            return _decode_json(self.content)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            return None
+
+    @cached_property
+    def rows(self) -> list[dict[str, str]] | None:
+        """A CSV reply as a list of objects, by its header line."""
+        if "csv" not in self.content_type:
+            return None
+        try:
+            return [
+                {key: value for key, value in row.items() if key is not None and isinstance(value, str)}
+                for row in csv.DictReader(io.StringIO(self.text, newline=""))
+            ]
+        except csv.Error:
+            return None
+
+    @cached_property
+    def scope(self) -> dict[str, Any]:
+        """`response` as expressions see it."""
+        found = {
+            "status": self.status,
+            "headers": self.headers,
+            "body": self.body,
+            "text": self.text,
+            "content_type": self.content_type,
+            "rows": self.rows,
+        }
+        return {name: value for name, value in found.items() if value is not None}
+
+
+class Transport(Protocol):
+    """How a prepared request gets to the vendor: HTTP, a sandbox, an example's script."""
+
+    def send(self, request: Prepared) -> Reply:
+        """The reply, or NoReply."""
+
+
+class Hosts:
+    """The hosts a connector may speak to: literal names or `*.vendor.com`."""
+
+    def __init__(self, patterns: Iterable[str]) -> None:
+        self.patterns = tuple(pattern.lower() for pattern in patterns)
+
+    def allows(self, host: str) -> bool:
+        host = host.lower()
+        return any(
+            host == pattern or (pattern.startswith("*.") and host.endswith(pattern[1:]) and host != pattern[1:])
+            for pattern in self.patterns
+        )
+
+    def check(self, url: str) -> None:
+        """EgressRefused unless the URL is https to a host that is named, on its usual port."""
+        parts = urlsplit(url)
+        try:
+            host, port = parts.hostname or "", parts.port
+        except ValueError:
+            raise EgressRefused("a URL without a valid host") from None
+        if parts.scheme != "https" or parts.username or parts.password:
+            raise EgressRefused(f"a request to {parts.scheme}://{host} is refused; https to one of `hosts` is allowed")
+        if not self.allows(host) or port not in (None, 443):
+            raise EgressRefused(f"{host}{f':{port}' if port else ''} is not in the connector's hosts")
+
+
+class Masker:
+    """Replaces secrets, also URL- and base64-encoded, by `***` wherever a person may look."""
+
+    def __init__(self, values: Iterable[str] = ()) -> None:
+        self.values: set[str] = set()
+        self.pattern: re.Pattern[str] | None = None
+        self.add(*values)
+
+    def add(self, *values: object) -> None:
+        forms: set[str] = set()
+        for value in values:
+            if isinstance(value, str) and len(value) >= 4:
+                raw = value.encode()
+                encoded = {base64.b64encode(raw).decode(), base64.urlsafe_b64encode(raw).decode()}
+                forms |= {value, quote(value, safe=""), quote_plus(value), quote(value), *encoded}
+                forms |= {form.rstrip("=") for form in encoded} | {encode_json(value).decode()[1:-1]}
+        if forms - self.values:
+            self.values |= forms
+            longest_first = sorted(self.values, key=len, reverse=True)
+            self.pattern = re.compile("|".join(re.escape(form) for form in longest_first))
+
+    def mask(self, text: str) -> str:
+        return self.pattern.sub("***", text) if self.pattern else text
+
+    def deep(self, value: Any) -> Any:
+        """The same JSON value with every text masked."""
+        if isinstance(value, str):
+            return self.mask(value)
+        if isinstance(value, list):
+            return [self.deep(entry) for entry in value]
+        if isinstance(value, dict):
+            return {self.mask(str(key)): self.deep(entry) for key, entry in value.items()}
+        return value
+
+    def trace(self, request: Prepared, reply: Reply | None) -> Trace:
+        """One exchange as it may be shown and stored: masked, bodies cut, headers left out."""
+        sent = (request.content or b"").decode("utf-8", "replace")
+        came = reply.text if reply is not None else ""
+        return Trace(
+            method=request.method,
+            url=self.mask(request.url)[:SHOWN],
+            status=reply.status if reply is not None else None,
+            request=shorten(self.mask(sent)),
+            reply=shorten(self.mask(came)),
+        )
+
+
+def shorten(text: str) -> str:
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}… ({len(text)} characters)"
+
+
+class Placement(msgspec.Struct, frozen=True):
+    """What an auth puts into a request."""
+
+    headers: dict[str, str] = {}
+    query: dict[str, str] = {}
+    cookies: dict[str, str] = {}
+    form: dict[str, str] = {}
+    json: dict[str, str] = {}
+    url: str | None = None
+
+
+NOTHING = Placement()
+
+
+class Requester:
+    """One compiled request: scope (and what auth places) -> Prepared."""
+
+    def __init__(
+        self,
+        compiler: Compiler,
+        spec: types.Request,
+        *,
+        names: frozenset[str],
+        place: Path,
+        drop: types.Drop,
+        http: types.Http,
+        hosts: Hosts,
+    ) -> None:
+        self.spec, self.hosts = spec, hosts
+        self.ascii = http.json.ascii
+        self.timeout_s = units.duration(spec.timeout or http.timeout)
+        self.max_bytes = units.size(spec.max_bytes) if spec.max_bytes else None
+        self.method = compiler.text(spec.method, names, (*place, "method"), "must")
+        self.path = compiler.text(spec.path, names, (*place, "path"), "segment") if spec.path is not None else None
+        self.url = compiler.text(spec.url, names, (*place, "url"), "must") if spec.url is not None else None
+        self.query = self.tree(compiler, spec.query, names, (*place, "query"), drop)
+        self.headers = self.tree(compiler, spec.headers, names, (*place, "headers"), drop)
+        self.body: Run | None = None
+        self.kind = next((kind for kind in ("json", "form", "csv", "text") if getattr(spec, kind) is not None), "none")
+        if self.kind in ("json", "form"):
+            self.body = self.tree(compiler, getattr(spec, self.kind), names, (*place, self.kind), drop)
+        elif self.kind == "csv" and spec.csv is not None:
+            self.body = compile_tree(compiler, spec.csv.rows, names, (*place, "csv", "rows"))
+        elif self.kind == "text":
+            self.body = compiler.text(spec.text, names, (*place, "text"))
+
+    @staticmethod
+    def tree(compiler: Compiler, spec: Any, names: frozenset[str], place: Path, drop: types.Drop) -> Run:
+        return compile_tree(compiler, spec, names, place, drop)
+
+    def prepare(self, scope: Mapping[str, Any], base_url: str, placed: Placement = NOTHING) -> Prepared:
+        """Fill every hole and encode; BadValue or EgressRefused if that can't be."""
+        method = self.method(scope).upper()
+        if not method.isalpha() or not method.isascii():
+            raise BadValue("the method is not a word", "method")
+        url = placed.url or self.address(scope, base_url)
+        query = pairs(self.query(scope) or {}, "query") + list(placed.query.items())
+        if query:
+            url += ("&" if "?" in url else "?") + urlencode(query, quote_via=quote)
+        self.hosts.check(url)
+        headers = {
+            name: header(name, value) for name, value in (self.headers(scope) or {}).items() if value is not None
+        }
+        headers |= {name: header(name, value) for name, value in placed.headers.items()}
+        if placed.cookies:
+            headers["Cookie"] = header("Cookie", "; ".join(f"{name}={value}" for name, value in placed.cookies.items()))
+        body = self.body(scope) if self.body is not None else None
+        content, content_type = self.encode(body, placed)
+        if content_type and not any(name.lower() == "content-type" for name in headers):
+            headers["Content-Type"] = content_type
+        if self.max_bytes is not None and content is not None and len(content) > self.max_bytes:
+            raise BadValue(f"a body of {len(content)} bytes; {self.max_bytes} is the most", "request")
+        decoded = content.decode("utf-8", "replace") if content is not None and self.kind in ("csv", "text") else body
+        return Prepared(method, url, headers, content, self.timeout_s, decoded)
+
+    def address(self, scope: Mapping[str, Any], base_url: str) -> str:
+        if self.url is not None:
+            return checked(str(self.url(scope)))
+        path = str(self.path(scope)) if self.path is not None else ""
+        return join(base_url, path)
+
+    def encode(self, body: Any, placed: Placement) -> tuple[bytes | None, str]:
+        if self.kind == "json" or (placed.json and self.kind == "none"):
+            if placed.json:
+                body = {**(body or {}), **placed.json}
+            raw = encode_json({} if body is None else body)
+            return (ascii_only(raw) if self.ascii else raw), "application/json"
+        if self.kind == "form" or placed.form:
+            fields = pairs(body or {}, "form") + list(placed.form.items())
+            return urlencode(fields).encode(), "application/x-www-form-urlencoded"
+        if self.kind == "csv" and self.spec.csv is not None:
+            return csv_text(body or [], self.spec.csv).encode(), "text/csv; charset=utf-8"
+        if self.kind == "text":
+            return (body or "").encode(), "text/plain; charset=utf-8"
+        return None, ""
+
+    def follow(self, url: str, base_url: str, headers: dict[str, str]) -> Prepared:
+        """A GET of a link that a reply gave (the next page), at the same base."""
+        whole = checked(urljoin(base_url if base_url.endswith("/") else base_url + "/", url))
+        self.hosts.check(whole)
+        return Prepared("GET", whole, headers, None, self.timeout_s)
+
+
+def checked(url: str) -> str:
+    if re.search(r"[\x00-\x20\x7f\\]", url):
+        raise BadValue("a URL with a blank, a backslash or a control character", "url")
+    return url
+
+
+def join(base_url: str, path: str) -> str:
+    """Base URL and path; the path stays below the base."""
+    if not path:
+        return checked(base_url)
+    if not path.startswith("/") or any(unquote(part) in (".", "..") for part in path.split("?")[0].split("/")):
+        raise BadValue(f"the path must begin with / and stay below the base URL: {path[:80]}", "path")
+    return checked(base_url.rstrip("/") + path)
+
+
+def pairs(fields: Mapping[str, Any], where: str) -> list[tuple[str, str]]:
+    """Names and texts; a list repeats its name; a null is an empty text."""
+    out = []
+    for name, value in fields.items():
+        for entry in value if isinstance(value, list) else [value]:
+            if isinstance(entry, (dict, list)):
+                raise BadValue(
+                    f"{semantics.kind(entry)} can't stand in a {where}; $json makes it a text", f"{where}.{name}"
+                )
+            out.append((name, "" if entry is None else semantics.plain(entry)))
+    return out
+
+
+def header(name: str, value: Any) -> str:
+    text = semantics.must(value, name)
+    if not _HEADER.match(text):
+        raise BadValue("a header can't carry a line break or this character", f"headers.{name}")
+    return text
+
+
+_OUTSIDE = re.compile(r"[^\x00-\x7f]")
+
+
+def ascii_only(raw: bytes) -> bytes:
+    """The same JSON with every character beyond ASCII as `\\uXXXX`."""
+
+    def escape(match: re.Match[str]) -> str:
+        units_ = match[0].encode("utf-16-be")
+        return "".join(f"\\u{units_[at] << 8 | units_[at + 1]:04x}" for at in range(0, len(units_), 2))
+
+    return _OUTSIDE.sub(escape, raw.decode()).encode("ascii")
+
+
+def csv_text(rows: Any, spec: types.Csv) -> str:
+    """RFC 4180 with a header line; an absent cell is empty, a null is `clear`."""
+    listed = semantics.bounded(rows)
+    if any(row.__class__ is not dict for row in listed):
+        raise BadValue("csv needs a list of objects", "csv.rows")
+    columns = spec.columns or list(dict.fromkeys(name for row in listed for name in row))
+    out = io.StringIO(newline="")
+    writer = csv.writer(out, lineterminator="\r\n" if spec.line_ending == "CRLF" else "\n")
+    writer.writerow(columns)
+    for row in listed:
+        writer.writerow(
+            [
+                spec.clear if name in row and row[name] is None else semantics.plain(row.get(name, ""))
+                for name in columns
+            ]
+        )
+    return out.getvalue()
+
+
+class HttpTransport:
+    """
+    Real HTTP by httpx: one synchronous client for each thread, one TLS context for all.
+
+    `via` sends everything to one loopback address instead, Host and path unchanged (a sandbox).
+    """
+
+    def __init__(self, via: str | None = None) -> None:
+        import ssl
+
+        self.via = via.rstrip("/") if via else None
+        self.local = threading.local()
+        self.context = ssl.create_default_context()
+        self.clients: list[Any] = []
+
+    def client(self) -> Any:
+        import httpx
+
+        if not hasattr(self.local, "client"):
+            self.local.client = httpx.Client(verify=self.context, follow_redirects=False, trust_env=self.via is None)
+            self.clients.append(self.local.client)
+        return self.local.client
+
+    def send(self, request: Prepared) -> Reply:
+        import httpx
+
+        url, headers = request.url, {"User-Agent": "daxgo-connect", **request.headers}
+        if self.via:
+            parts = urlsplit(url)
+            headers["Host"] = parts.netloc
+            url = self.via + (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+        try:
+            with self.client().stream(
+                request.method, url, headers=headers, content=request.content, timeout=request.timeout_s
+            ) as response:
+                content = bytearray()
+                for chunk in response.iter_bytes():
+                    content += chunk
+                    if len(content) > MAX_REPLY:
+                        raise NoReply(f"a reply of more than {MAX_REPLY} bytes", sent=True)
+                return Reply(response.status_code, response.headers, bytes(content))
+        except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:
+            raise NoReply(
+                f"no connection to {urlsplit(request.url).hostname}: {type(error).__name__}", sent=False
+            ) from None
+        except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError) as error:
+            raise NoReply(
+                f"no reply from {urlsplit(request.url).hostname}: {type(error).__name__}", sent=True
+            ) from None
+
+    def close(self) -> None:
+        for client in self.clients:
+            client.close()
