@@ -1,4 +1,4 @@
-"""Someone is told: by log, webhook (Slack and its kin too) or SNS; once for one trouble, never in the way of the walk."""
+"""Someone is told, by log, webhook (Slack and its kin too) or SNS: once for one trouble, never in the walk's way."""
 
 from __future__ import annotations
 
