@@ -84,7 +84,8 @@ class Node:
         return isinstance(self.value, dict)
 
     def get(self, key: str) -> Node | None:
-        return self.value.get(key) if isinstance(self.value, dict) else None
+        found: Node | None = self.value.get(key) if isinstance(self.value, dict) else None
+        return found
 
     def plain(self) -> Any:
         value = self.value

@@ -1,0 +1,169 @@
+"""A located file -> schema check -> long form -> the frozen types; or findings that say what to change."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+
+from engine.errors import SpecErrors
+from engine.spec.expand import expand
+from engine.spec.findings import Finding, errors_in, in_file_order
+from engine.spec.located import Located, read_file
+from engine.spec.types import Client, Connector
+from engine.spec.violations import bundled, schema_fault, violations
+
+T = TypeVar("T")
+
+_AT = re.compile(r" - at `\$(.*)`\Z")
+_PART = re.compile(r"\.([^.\[]+)|\[(\d+)\]|\[(\.\.\.)\]")
+
+
+def load_connector(located: Located, *, strict_schema: bool = True) -> tuple[Connector | None, list[Finding], Located]:
+    """
+    The connector (None where a finding is an error), all findings, and the file in its long form.
+
+    The returned Located has the paths of the types: `actions.view.steps.request.request.path`.
+    """
+    found = list(located.findings)
+    if strict_schema:
+        found += violations(located, "connector")
+    if errors_in(found):
+        return None, in_file_order(found), located
+    grown, unexpanded = expand(located)
+    found += unexpanded
+    connector = None if unexpanded else _converted(grown, Connector, found)
+    if connector is not None:
+        found += _unusable_schemas(connector, grown)
+    return (None if errors_in(found) else connector), in_file_order(found), grown
+
+
+def load_client(located: Located, *, strict_schema: bool = True) -> tuple[Client | None, list[Finding], Located]:
+    """As load_connector; a client file has no short forms."""
+    found = list(located.findings)
+    if strict_schema:
+        found += violations(located, "client")
+    client = None if errors_in(found) else _converted(located, Client, found)
+    return (None if errors_in(found) else client), in_file_order(found), located
+
+
+def load_schema_ref(
+    located: Located, connector: Connector, *, root: Path | None = None
+) -> tuple[dict[str, Any] | None, list[Finding]]:
+    """
+    The event schema that `receive.schema` gives or refers to; None where there is none.
+
+    A reference is taken from the connector's own folder, then from the schemas that come with the engine, and never
+    from outside of `root`, the project's directory.
+    """
+    schema = connector.receive.schema
+    path = ("receive", "schema")
+    if schema is None:
+        return None, []
+    reference = schema.get("$ref")
+    if not isinstance(reference, str) or reference.startswith("#"):
+        return _usable(schema, located, path)
+    if len(schema) > 1:
+        return None, [located.finding(path, "schema", "beside $ref nothing else can stand here")]
+    try:
+        target = _schema_file(reference, Path(located.file).parent, root)
+    except ValueError as error:
+        return None, [located.finding((*path, "$ref"), "schema", str(error))]
+    read, says = _read_schema(target)
+    if says:
+        return None, [located.finding((*path, "$ref"), "schema", says)]
+    return _usable(read, located, (*path, "$ref"))
+
+
+def _usable(schema: Any, located: Located, path: tuple[str, ...]) -> tuple[dict[str, Any] | None, list[Finding]]:
+    if fault := schema_fault(schema):
+        return None, [located.finding(path, "schema", f"not a JSON Schema: {fault}")]
+    return schema, []
+
+
+def _schema_file(reference: str, folder: Path, root: Path | None) -> Path:
+    """Raises ValueError with what is wrong."""
+    if re.match(r"[a-z][a-z0-9+.-]*:|/|\\", reference, re.IGNORECASE):
+        raise ValueError(f"{reference}: must be a path from this file, such as ../schemas/events/x.schema.json")
+    target = (folder / reference.partition("#")[0]).resolve()
+    home = (root or folder.parent).resolve()
+    ours = bundled("schemas").resolve()
+    if target.is_relative_to(home) or target.is_relative_to(ours):
+        if target.is_file():
+            return target
+    else:
+        raise ValueError(f"{reference}: leads out of the project")
+    below = re.sub(r"^(\.\./)*(schemas/)?", "", reference)
+    shipped = (ours / below).resolve()
+    if shipped.is_relative_to(ours) and shipped.is_file():
+        return shipped
+    raise ValueError(f"{reference}: no such file")
+
+
+def _read_schema(target: Path) -> tuple[Any, str]:
+    """The schema, or what is wrong with its file."""
+    try:
+        if target.suffix in (".yaml", ".yml"):
+            return read_file(target).data, ""
+        if target.stat().st_size > 1_000_000:
+            return None, f"{target.name} is larger than 1 MB"
+        schema = json.loads(target.read_bytes())
+    except SpecErrors as error:
+        return None, str(error.findings[0])
+    except OSError as error:
+        return None, f"{target.name} can't be read: {error.strerror}"
+    except json.JSONDecodeError as error:
+        return None, f"{target.name}:{error.lineno}:{error.colno}: not JSON: {error.msg}"
+    except (UnicodeDecodeError, RecursionError):
+        return None, f"{target.name}: not JSON"
+    if not isinstance(schema, dict):
+        return None, f"{target.name}: a JSON Schema is an object"
+    return schema, ""
+
+
+def _unusable_schemas(connector: Connector, located: Located) -> list[Finding]:
+    found = []
+    for name, setting in connector.settings.properties.items():
+        if fault := schema_fault(setting):
+            found.append(located.finding(("settings", "properties", name), "schema", f"not a JSON Schema: {fault}"))
+    for name in connector.settings.required:
+        if name not in connector.settings.properties:
+            path = ("settings", "required", connector.settings.required.index(name))
+            found.append(located.finding(path, "unknown-setting", f"{name} is not among the properties"))
+    for name, action in connector.actions.items():
+        for index, requirement in enumerate(action.require):
+            if requirement.schema is not None and (fault := schema_fault(requirement.schema)):
+                place = ("actions", name, "require", index, "schema")
+                found.append(located.finding(place, "schema", f"not a JSON Schema: {fault}"))
+    return found
+
+
+def _converted(located: Located, kind: type[T], found: list[Finding]) -> T | None:
+    """Adds a finding where the data do not fit; the schema lets through only what an expansion has made of it."""
+    try:
+        return msgspec.convert(located.data, kind)
+    except msgspec.ValidationError as error:
+        text = str(error)
+        at = _AT.search(text)
+        path = _path(at[1], located.data) if at else ()
+        says = text[: at.start()] if at else text
+        found.append(located.finding(path, "shape", says[:1].lower() + says[1:]))
+        return None
+
+
+def _path(text: str, data: Any) -> tuple[str | int, ...]:
+    """msgspec names a map's entry `[...]`; from there on the place is not known."""
+    path: list[str | int] = []
+    for name, index, some in _PART.findall(text):
+        if some or data is None:
+            break
+        part: str | int = int(index) if index else name
+        try:
+            data = data[part]
+        except (KeyError, IndexError, TypeError):
+            break
+        path.append(part)
+    return tuple(path)

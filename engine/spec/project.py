@@ -1,0 +1,208 @@
+"""
+A directory with `connectors/`, `clients/` and `connect.yaml`, read when asked for and kept until a file changes.
+
+A connector of the project's own wins over the one of the same name that comes with the engine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Generic, NamedTuple, TypeVar
+
+import msgspec
+
+from engine.errors import SpecErrors, UsageError
+from engine.spec.findings import Finding, did_you_mean, errors_in, in_file_order
+from engine.spec.load import load_client, load_connector, load_schema_ref
+from engine.spec.located import Located, read_file
+from engine.spec.types import Client, Connector
+from engine.spec.violations import bundled, violations
+
+T = TypeVar("T")
+
+_SUFFIXES = (".yaml", ".yml")
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What `connect.yaml` says."""
+
+    host: str = "127.0.0.1"
+    port: int = 8080
+    admin_port: int | None = None
+    store: str = "sqlite:///connect.db"
+    via: str | None = None
+    workers: int = 8
+
+
+class Loaded(NamedTuple, Generic[T]):
+    """One file: its value (None where a finding is an error), its findings, and its places in the long form."""
+
+    path: Path
+    value: T | None
+    findings: tuple[Finding, ...]
+    located: Located | None
+
+
+class Project:
+    """Nothing is read before it is asked for; a file is read again when its time or size has changed."""
+
+    def __init__(self, directory: Path | str) -> None:
+        self.directory = Path(directory)
+        self._kept: dict[Path, tuple[tuple[int, int], Loaded[Any]]] = {}
+
+    # files
+
+    def connector_files(self) -> dict[str, Path]:
+        """By the file's name, which is the connector's."""
+        return {**_yaml_files(bundled("connectors")), **_yaml_files(self.directory / "connectors")}
+
+    def client_files(self) -> dict[str, Path]:
+        return _yaml_files(self.directory / "clients")
+
+    # values
+
+    def connector(self, name: str) -> Connector:
+        """Raises UsageError where there is none of this name, SpecErrors where it can't be used."""
+        files = self.connector_files()
+        if name not in files:
+            raise UsageError(_no_such("connector", name, files))
+        return _usable(self.loaded_connector(name))
+
+    def client(self, name: str) -> Client:
+        """By the name that the file says, not the file's. Raises as `connector` does."""
+        files = self.client_files()
+        first = [files[name]] if name in files else []
+        names = []
+        for path in [*first, *(path for path in files.values() if path not in first)]:
+            loaded = self.loaded_client(path)
+            called = _name_in(loaded)
+            if called == name:
+                return _usable(loaded)
+            names.append(called)
+        raise UsageError(_no_such("client", name, [each for each in names if each]))
+
+    def all(self) -> tuple[dict[str, Connector], dict[str, Client], list[Finding]]:
+        """All that can be used, by name, and the findings of all files."""
+        connectors, clients, findings = {}, {}, list(self.settings_errors)
+        for name in self.connector_files():
+            connector = self.loaded_connector(name)
+            findings += connector.findings
+            if connector.value is not None:
+                connectors[name] = connector.value
+        files: dict[str, Path] = {}
+        for path in self.client_files().values():
+            client = self.loaded_client(path)
+            findings += client.findings
+            if client.value is None:
+                continue
+            called = client.value.client
+            if called in clients:
+                findings.append(_twice(client, files[called]))
+                continue
+            clients[called], files[called] = client.value, path
+        return connectors, clients, in_file_order(findings)
+
+    @property
+    def settings(self) -> Settings:
+        """Raises SpecErrors where `connect.yaml` can't be used; without the file, the defaults."""
+        loaded = self._loaded_settings()
+        if loaded.value is None:
+            raise SpecErrors(loaded.findings)
+        return loaded.value
+
+    @property
+    def settings_errors(self) -> tuple[Finding, ...]:
+        return self._loaded_settings().findings
+
+    # one file with its findings and places
+
+    def loaded_connector(self, name: str) -> Loaded[Connector]:
+        return self._loaded(self.connector_files()[name], self._load_connector)
+
+    def loaded_client(self, path: Path) -> Loaded[Client]:
+        return self._loaded(path, load_client)
+
+    def loaded(self) -> list[Loaded[Any]]:
+        """Every file of the project, for checks that look across files."""
+        connectors = [self.loaded_connector(name) for name in self.connector_files()]
+        return [*connectors, *(self.loaded_client(path) for path in self.client_files().values())]
+
+    def _loaded_settings(self) -> Loaded[Settings]:
+        path = self.directory / "connect.yaml"
+        if not path.exists():
+            return Loaded(path, Settings(), (), None)
+        return self._loaded(path, _load_settings)
+
+    def _load_connector(self, located: Located) -> tuple[Connector | None, list[Finding], Located]:
+        connector, found, grown = load_connector(located)
+        stem = Path(located.file).stem
+        if connector is None:
+            return None, found, grown
+        if connector.name != stem:
+            hint = f"call the file {connector.name}.yaml, or the connector {stem}"
+            found.append(grown.finding(("name",), "file-name", f"{connector.name} stands in {stem}.yaml", hint))
+        schema, faults = load_schema_ref(grown, connector, root=self.directory)
+        if schema is not None:
+            receive = msgspec.structs.replace(connector.receive, schema=schema)
+            connector = msgspec.structs.replace(connector, receive=receive)
+        found = in_file_order([*found, *faults])
+        return (None if errors_in(found) else connector), found, grown
+
+    def _loaded(self, path: Path, load: Callable[[Located], tuple[T | None, list[Finding], Located]]) -> Loaded[T]:
+        version = _version(path)
+        kept = self._kept.get(path)
+        if kept is not None and kept[0] == version:
+            return kept[1]
+        try:
+            value, findings, located = load(read_file(path))
+            loaded = Loaded(path, value, tuple(findings), located)
+        except SpecErrors as error:
+            loaded = Loaded(path, None, error.findings, None)
+        self._kept[path] = (version, loaded)
+        return loaded
+
+
+def _yaml_files(folder: Path) -> dict[str, Path]:
+    try:
+        found = sorted(path for path in folder.iterdir() if path.suffix in _SUFFIXES and path.name[0] != ".")
+    except OSError:
+        return {}
+    return {path.stem: path for path in found}
+
+
+def _version(path: Path) -> tuple[int, int]:
+    try:
+        stat = path.stat()
+    except OSError:
+        return 0, -1
+    return stat.st_mtime_ns, stat.st_size
+
+
+def _load_settings(located: Located) -> tuple[Settings | None, list[Finding], Located]:
+    found = in_file_order([*located.findings, *violations(located, "project")])
+    return (None if errors_in(found) else msgspec.convert(located.data, Settings)), found, located
+
+
+def _name_in(loaded: Loaded[Client]) -> str:
+    """Also of a file that can't be used, so that its findings are shown and not "no such client"."""
+    data = loaded.located.data if loaded.located is not None else {}
+    name = data.get("client") if isinstance(data, Mapping) else None
+    return name if isinstance(name, str) else loaded.path.stem
+
+
+def _usable(loaded: Loaded[T]) -> T:
+    if loaded.value is None:
+        raise SpecErrors(errors_in(loaded.findings))
+    return loaded.value
+
+
+def _no_such(kind: str, name: str, known: Any) -> str:
+    hint = did_you_mean(name, known) or (f"there are {', '.join(sorted(known))}" if known else f"there is no {kind}")
+    return f"no {kind} is called {name}; {hint}"
+
+
+def _twice(client: Loaded[Client], other: Path) -> Finding:
+    assert client.located is not None
+    says = f"{client.located.data['client']} is also the client of {other}"
+    return client.located.finding(("client",), "duplicate-client", says)

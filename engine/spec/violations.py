@@ -1,0 +1,241 @@
+"""
+What a schema finds wrong -> findings in plain words, each at the key or value an author has to change.
+
+The compiled validator says yes or no; only on a no the slow one is asked what is wrong. A schema may carry its own
+words as `errorMessage` and its own rule id as `x-rule`. Values are not repeated: one could be a secret.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from decimal import Decimal
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from engine.spec.findings import Finding, did_you_mean, nearest_to
+from engine.spec.located import Located
+
+Steps = tuple[str | int, ...]
+
+_BASE = "connect:/"
+_KINDS = {
+    "object": "a map",
+    "array": "a list",
+    "string": "text",
+    "integer": "a whole number",
+    "number": "a number",
+    "boolean": "true or false",
+    "null": "null",
+}
+_UNITS = {"duration": "{}s or {}m", "size": "{}KB or {}MB", "rate": "{}/1m"}
+_BOUNDS = {
+    "minimum": "must be at least {}",
+    "maximum": "must be at most {}",
+    "exclusiveMinimum": "must be more than {}",
+    "exclusiveMaximum": "must be less than {}",
+    "minLength": "must have at least {} characters",
+    "maxLength": "must have at most {} characters",
+    "minItems": "must have at least {} items",
+    "maxItems": "must have at most {} items",
+    "minProperties": "must have at least {} entries",
+    "maxProperties": "must have at most {} entries",
+}
+
+
+def bundled(folder: str) -> Path:
+    """A folder that comes with the engine: in the wheel below `engine/bundled`, in a checkout beside `engine`."""
+    engine = Path(__file__).resolve().parents[1]
+    inside = engine / "bundled" / folder
+    return inside if inside.is_dir() else engine.parent / folder
+
+
+def violations(located: Located, schema: str) -> list[Finding]:
+    """`schema` is connector, client or project."""
+    data = located.data
+    if _quick(schema).is_valid(data):
+        return []
+    found: dict[Finding, None] = {}
+    missing: list[tuple[Steps, str, Finding]] = []
+    replaced: set[tuple[Steps, str]] = set()
+    for error in _thorough(schema).iter_errors(data):
+        path = tuple(error.absolute_path)
+        if error.validator == "additionalProperties":
+            for key in _unknown_keys(error):
+                known = error.schema.get("properties", {})
+                found[_unknown_key(located, path, key, known)] = None
+                if meant := nearest_to(key, known):
+                    replaced.add((path, meant))
+        elif error.validator == "required":
+            for key in error.validator_value:
+                if key not in error.instance:
+                    missing.append((path, key, _missing_key(located, path, key, error.schema)))
+        else:
+            found[_explained(located, path, error)] = None
+    for path, key, finding in missing:
+        if (path, key) not in replaced:  # a key written wrong is one fault, not two
+            found[finding] = None
+    return list(found)
+
+
+def schema_fault(schema: Any) -> str:
+    """Why a JSON Schema that an author wrote can't be used; empty if it can."""
+    import jsonschema_rs
+
+    if reference := outside_reference(schema):
+        return f"$ref {reference} leads out of the schema; put it under $defs"
+    try:
+        jsonschema_rs.validator_for(schema)
+    except ValueError as error:
+        return str(error).splitlines()[0][:200]
+    return ""
+
+
+def outside_reference(schema: Any) -> str:
+    """The first `$ref` that does not stay in the schema."""
+    if isinstance(schema, Mapping):
+        reference = schema.get("$ref")
+        if isinstance(reference, str) and not reference.startswith("#"):
+            return reference
+        schema = list(schema.values())
+    if isinstance(schema, list):
+        return next((found for part in schema if (found := outside_reference(part))), "")
+    return ""
+
+
+@cache
+def document(name: str) -> dict[str, Any]:
+    """A schema of this engine, such as `connector`."""
+    raw = (bundled("schemas") / f"{name}.schema.json").read_bytes()
+    return {**json.loads(raw), "$id": f"{_BASE}{name}.schema.json"}
+
+
+@cache
+def _quick(name: str) -> Any:
+    import jsonschema_rs
+
+    connector = document("connector")
+    registry = jsonschema_rs.Registry([(connector["$id"], connector)])
+    return jsonschema_rs.validator_for(document(name), registry=registry)
+
+
+@cache
+def _thorough(name: str) -> Any:
+    import jsonschema
+    from referencing import Registry, Resource
+
+    connector = document("connector")
+    registry: Any = Registry().with_resource(connector["$id"], Resource.from_contents(connector))
+    return jsonschema.Draft202012Validator(document(name), registry=registry)
+
+
+def _unknown_keys(error: Any) -> Iterator[str]:
+    known = error.schema.get("properties", {})
+    return (key for key in error.instance if key not in known)
+
+
+def _unknown_key(located: Located, path: Steps, key: str, known: Mapping[str, Any]) -> Finding:
+    hint = _belongs_under(key, known) or did_you_mean(key, known)
+    if not hint:
+        written = [name for name in known if not name.startswith("$")]
+        hint = f"here stand {', '.join(written)}" if len(written) <= 12 else ""
+    return located.finding((*path, key), "unknown-key", "unknown key", hint, on_key=True)
+
+
+def _belongs_under(key: str, known: Mapping[str, Any]) -> str:
+    for name, part in known.items():
+        if key in _target(part).get("properties", {}):
+            return f"it belongs under `{name}:`"
+    return ""
+
+
+def _target(schema: Any) -> Mapping[str, Any]:
+    reference = schema.get("$ref", "") if isinstance(schema, Mapping) else ""
+    if "#/$defs/" not in reference:
+        return schema if isinstance(schema, Mapping) else {}
+    name = reference.partition("#/$defs/")[2]
+    homes = (document(home)["$defs"] for home in ("connector", "client"))
+    return next((home[name] for home in homes if name in home), {})
+
+
+def _missing_key(located: Located, path: Steps, key: str, schema: Mapping[str, Any]) -> Finding:
+    says = schema.get("errorMessage") or f'needs "{key}"'
+    return located.finding(path, "missing-key", says, on_key=True)
+
+
+def _explained(located: Located, path: Steps, error: Any) -> Finding:
+    schema = error.schema if isinstance(error.schema, Mapping) else {}
+    if "propertyNames" in error.absolute_schema_path:
+        return located.finding((*path, error.instance), "name", schema.get("errorMessage", "no such name"), on_key=True)
+    rule, says, hint = _in_words(error, schema)
+    return located.finding(path, schema.get("x-rule", rule), says, hint, on_key=error.validator == "not")
+
+
+def _in_words(error: Any, schema: Mapping[str, Any]) -> tuple[str, str, str]:
+    """Rule, what is wrong, what to write instead."""
+    unit = schema.get("format") if schema.get("format") in _UNITS else None
+    own = schema.get("errorMessage")
+    if unit and _is_number(error.instance):
+        example = _UNITS[unit].replace("{}", str(error.instance))
+        return "unit", f"{error.instance} is a bare number", f"write it with its unit, such as {example}"
+    match error.validator:
+        case "type":
+            wanted = error.validator_value
+            return "type", f"must be {_listed(wanted)}, not {_kind(error.instance)}", _type_hint(error.instance, wanted)
+        case "enum" if not own:
+            return "value", *_no_choice(error.instance, error.validator_value)
+        case "pattern" | "format" if not own:
+            return "value", "is not written as it must be", _example(schema)
+        case "uniqueItems":
+            return "value", "an item stands twice", ""
+        case bound if bound in _BOUNDS:
+            return "value", own or _BOUNDS[bound].format(error.validator_value), ""
+    return ("unit" if unit else "value"), own or "is not allowed here", ""
+
+
+def _no_choice(value: Any, choices: Iterable[Any]) -> tuple[str, str]:
+    choices = list(choices)
+    if not isinstance(value, str):
+        return f"must be one of {', '.join(map(str, choices))}", ""
+    hint = did_you_mean(value, [choice for choice in choices if isinstance(choice, str)])
+    shown = value if len(value) <= 40 else f"{value[:40]}…"
+    return f"{shown} is not one of {', '.join(map(str, choices))}", hint
+
+
+def _type_hint(value: Any, wanted: Any) -> str:
+    types = [wanted] if isinstance(wanted, str) else list(wanted)
+    if "string" in types and (_is_number(value) or isinstance(value, bool)):
+        return f'quote it: "{str(value).lower()}"'
+    if "array" in types and isinstance(value, str):
+        return "a list is written [a, b], or with `- ` in lines of its own"
+    return ""
+
+
+def _example(schema: Mapping[str, Any]) -> str:
+    examples = schema.get("examples")
+    return f"such as {examples[0]}" if examples else ""
+
+
+def _listed(wanted: Any) -> str:
+    names = [_KINDS[kind] for kind in ([wanted] if isinstance(wanted, str) else wanted)]
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} or {names[-1]}"
+
+
+def _kind(value: Any) -> str:
+    match value:
+        case None:
+            return "null"
+        case bool():
+            return "true or false"
+        case int() | Decimal():
+            return "a number"
+        case str():
+            return "text"
+        case list():
+            return "a list"
+    return "a map"
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | Decimal) and not isinstance(value, bool)
