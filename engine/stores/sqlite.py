@@ -1,0 +1,1121 @@
+"""
+The store in one SQLite file: every write goes through one thread that commits all that is queued at once.
+
+Nothing is written to claim a delivery: a lease is one row of `lanes`, and its holder reads the lane by range.
+`due_at` is when a delivery wants to be sent; `turn_at` is the latest due_at of itself and of the older deliveries of
+its key, and is what is read by, so that a key keeps its order without a look at its neighbours. Several processes may
+open one file: a file lock beside it is held around each write, for SQLite's own waiting lets the busier one starve the
+other.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import math
+import os
+import queue
+import sqlite3
+import threading
+import uuid
+from concurrent.futures import Future
+from contextlib import contextmanager, suppress
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
+from urllib.parse import quote
+
+import msgspec
+
+from engine.errors import LeaseLost, StoreUnavailable
+from engine.records import Dead, Delivery, Lane, Lease, Progress, Settled, Stored, TokenRow, Trace
+from engine.stores.memory import concerns, first_of, lane_state, lost, mentions, refuse_impossible, wait_until
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+
+    from engine.records import Accepted, LaneChange
+
+T = TypeVar("T")
+
+VERSION = 1
+GROUP = 1000  # writes in one commit at most, so that the first of them is not kept waiting by the last
+SWEEP = 100  # expired rows cleaned in passing
+
+SCHEMA = (
+    """
+    CREATE TABLE lanes (
+        id INTEGER PRIMARY KEY, connector TEXT NOT NULL, client TEXT NOT NULL,
+        wake_at REAL, stirred INTEGER NOT NULL DEFAULT 0,
+        owner TEXT, until REAL, fence INTEGER NOT NULL DEFAULT 0,
+        paused INTEGER NOT NULL DEFAULT 0, reason TEXT, not_before REAL NOT NULL DEFAULT 0,
+        failures INTEGER NOT NULL DEFAULT 0, failing_since REAL,
+        accepted INTEGER NOT NULL DEFAULT 0, delivered INTEGER NOT NULL DEFAULT 0,
+        rejected INTEGER NOT NULL DEFAULT 0, skipped INTEGER NOT NULL DEFAULT 0,
+        UNIQUE (connector, client))
+    """,
+    # AUTOINCREMENT: a seq used twice would let a late direct caller settle a stranger's delivery.
+    """
+    CREATE TABLE deliveries (
+        seq INTEGER PRIMARY KEY AUTOINCREMENT, lane INTEGER NOT NULL, action TEXT NOT NULL, key TEXT,
+        id TEXT NOT NULL, event_id TEXT NOT NULL, body BLOB NOT NULL, received_at REAL NOT NULL,
+        due_at REAL NOT NULL, turn_at REAL NOT NULL, attempts INTEGER NOT NULL, batch TEXT)
+    """,
+    "CREATE INDEX deliveries_turn ON deliveries (lane, action, turn_at, seq) WHERE batch IS NULL",
+    "CREATE INDEX deliveries_key ON deliveries (lane, action, key, seq) WHERE key IS NOT NULL",
+    "CREATE INDEX deliveries_batch ON deliveries (lane, action, batch, seq) WHERE batch IS NOT NULL",
+    "CREATE INDEX deliveries_held ON deliveries (lane, action, key, seq) WHERE batch IS NOT NULL",
+    "CREATE INDEX deliveries_oldest ON deliveries (lane, received_at)",
+    """
+    CREATE TABLE batches (
+        lane INTEGER NOT NULL, batch TEXT NOT NULL, action TEXT NOT NULL, progress BLOB NOT NULL, UNIQUE (lane, batch))
+    """,
+    """
+    CREATE TABLE dead (
+        id INTEGER PRIMARY KEY AUTOINCREMENT, lane INTEGER NOT NULL, action TEXT NOT NULL, key TEXT,
+        delivery_id TEXT NOT NULL, event_id TEXT NOT NULL, body BLOB NOT NULL, received_at REAL NOT NULL,
+        at REAL NOT NULL, attempts INTEGER NOT NULL, reason TEXT NOT NULL, code TEXT NOT NULL,
+        expected INTEGER NOT NULL, trace BLOB)
+    """,
+    "CREATE INDEX dead_lane ON dead (lane, id)",
+    "CREATE INDEX dead_delivery ON dead (delivery_id)",
+    """
+    CREATE TABLE tokens (
+        connector TEXT NOT NULL, client TEXT NOT NULL, name TEXT NOT NULL, saved BLOB NOT NULL,
+        obtained_at REAL NOT NULL, expires_at REAL, fingerprint TEXT NOT NULL, PRIMARY KEY (connector, client, name))
+    """,
+    "CREATE TABLE locks (name TEXT PRIMARY KEY, owner TEXT NOT NULL, until REAL NOT NULL)",
+    "CREATE INDEX locks_until ON locks (until)",
+    "CREATE TABLE slots (name TEXT NOT NULL, owner TEXT NOT NULL, until REAL NOT NULL, UNIQUE (name, owner))",
+    "CREATE INDEX slots_until ON slots (until)",
+    # `total` is the running sum of costs, so that what a window holds is a difference and not a sum over its rows.
+    """
+    CREATE TABLE limits (
+        name TEXT NOT NULL, total INTEGER NOT NULL, at REAL NOT NULL, cost INTEGER NOT NULL, until REAL NOT NULL,
+        UNIQUE (name, total))
+    """,
+    "CREATE INDEX limits_until ON limits (until)",
+    "CREATE TABLE dedupe (lane INTEGER NOT NULL, event_id TEXT NOT NULL, until REAL NOT NULL, UNIQUE (lane, event_id))",
+    "CREATE INDEX dedupe_until ON dedupe (until)",
+)
+
+_WAITING = "accepted - delivered - rejected - skipped"
+
+_READABLE = """
+    FROM deliveries AS d INDEXED BY deliveries_turn
+    WHERE lane = :lane AND action = :action AND batch IS NULL AND turn_at <= :now
+    AND (key IS NULL OR NOT EXISTS (
+        SELECT 1 FROM deliveries AS b INDEXED BY deliveries_held
+        WHERE b.lane = d.lane AND b.action = d.action AND b.key = d.key AND b.batch IS NOT NULL AND b.seq < d.seq))
+    ORDER BY turn_at, seq LIMIT :limit
+"""
+READ = f"SELECT seq, id, event_id, action, key, body, received_at, turn_at, attempts, batch {_READABLE}"
+BACKLOG = f"SELECT count(*), min(received_at) FROM (SELECT received_at {_READABLE})"
+NEXT_TURN = """
+    SELECT min(turn_at) FROM deliveries INDEXED BY deliveries_turn
+    WHERE lane = :lane AND action = :action AND batch IS NULL AND turn_at > :after
+"""
+NEXT_BATCH = """
+    SELECT min(due_at) FROM (
+        SELECT max(due_at) AS due_at FROM deliveries INDEXED BY deliveries_batch
+        WHERE lane = :lane AND action = :action AND batch IS NOT NULL GROUP BY batch)
+    WHERE due_at > :after
+"""
+# DISTINCT would walk every delivery of the lane; this makes one step for each action.
+_LOOSE = """
+    WITH RECURSIVE named (action) AS (
+        SELECT min(action) FROM deliveries INDEXED BY {index} WHERE lane = :lane AND batch {null}
+        UNION ALL
+        SELECT (SELECT min(d.action) FROM deliveries AS d INDEXED BY {index}
+                WHERE d.lane = :lane AND d.batch {null} AND d.action > named.action)
+        FROM named WHERE named.action IS NOT NULL)
+    SELECT action FROM named WHERE action IS NOT NULL
+"""
+ACTIONS = (
+    _LOOSE.format(index="deliveries_turn", null="IS NULL"),
+    _LOOSE.format(index="deliveries_batch", null="IS NOT NULL"),
+)
+MEMBERS = """
+    SELECT seq, id, event_id, action, key, body, received_at, due_at, attempts, batch
+    FROM deliveries INDEXED BY deliveries_batch
+    WHERE lane = :lane AND action = :action AND batch = :batch AND batch IS NOT NULL ORDER BY seq
+"""
+LANES = f"""
+    SELECT connector, client, paused, {_WAITING}, accepted, delivered, rejected, skipped,
+           (SELECT min(received_at) FROM deliveries INDEXED BY deliveries_oldest WHERE lane = lanes.id),
+           not_before, reason, failures, failing_since
+    FROM lanes
+"""
+DUE_LANES = f"""
+    SELECT connector, client FROM lanes
+    WHERE wake_at <= :now AND NOT paused AND not_before <= :now AND (until IS NULL OR until <= :now) AND {_WAITING} > 0
+    ORDER BY max(wake_at, not_before), id LIMIT :limit
+"""
+NEXT_DUE = f"""
+    SELECT min(max(wake_at, not_before, CASE WHEN until > :now THEN until ELSE wake_at END)) FROM lanes
+    WHERE wake_at IS NOT NULL AND NOT paused AND {_WAITING} > 0
+"""
+_DEAD = """
+    SELECT dead.id, connector, client, action, delivery_id, event_id, key, body, dead.reason, code, attempts,
+           received_at, at, expected, trace
+    FROM dead JOIN lanes ON lanes.id = dead.lane
+"""
+
+_encode = msgspec.json.Encoder(decimal_format="number").encode
+_decode_values = msgspec.json.Decoder(dict[str, Any], float_hook=Decimal).decode
+_decode_progress = msgspec.json.Decoder(Progress, float_hook=Decimal).decode
+_decode_trace = msgspec.json.Decoder(Trace).decode
+
+
+class Cipher(Protocol):
+    """What keeps tokens unreadable in the file."""
+
+    def encrypt(self, data: bytes, /) -> bytes:
+        """Bytes that only `decrypt` can read."""
+
+    def decrypt(self, data: bytes, /) -> bytes:
+        """What was encrypted; raises if it was by another key."""
+
+
+class SqliteStore:
+    """
+    A Store in the SQLite file at `path`, made if it is not there; `path` + ".writer" is the lock of its writers.
+
+    `busy_s` is how long a program that does not take that lock may hold up a write before StoreUnavailable.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        new_id: Callable[[], str] = lambda: str(uuid.uuid4()),
+        cipher: Cipher | None = None,
+        busy_s: float = 10.0,
+    ) -> None:
+        self._path = os.fspath(path)
+        self._new_id = new_id
+        self._cipher = cipher
+        self._writer = _Writer(self._path, busy_s)
+        self._readers = _Readers(self._path, busy_s)
+
+    # Deliveries in
+
+    def put(self, events: Sequence[Accepted], *, now: float, hold_s: float = 0) -> Future[list[Stored]]:
+        return self._writer.submit(
+            lambda db: [_accept(db, event, now=now, due_at=now + hold_s, new_id=self._new_id) for event in events]
+        )
+
+    # Lanes
+
+    def due_lanes(self, *, now: float, limit: int = 100) -> list[tuple[str, str]]:
+        with self._readers.reading() as db:
+            return db.execute(DUE_LANES, {"now": now, "limit": limit}).fetchall()
+
+    def next_due(self, *, now: float) -> float | None:
+        with self._readers.reading() as db:
+            due_at: float | None = _value(db, NEXT_DUE, {"now": now})
+            return due_at
+
+    def lease(self, connector: str, client: str, *, owner: str, ttl_s: float, now: float) -> Lease | None:
+        return self._writer.run(lambda db: _lease(db, connector, client, owner, now + ttl_s, now))
+
+    def renew(self, lease: Lease, *, ttl_s: float, now: float) -> Lease:
+        return self._writer.run(lambda db: _renew(db, lease, now + ttl_s))
+
+    def release(self, lease: Lease, *, wake_at: float | None) -> None:
+        self._writer.run(lambda db: _release(db, lease, wake_at))
+
+    def change_lane(self, connector: str, client: str, change: LaneChange, *, now: float) -> None:
+        self._writer.run(lambda db: _change_lane(db, connector, client, change, now))
+
+    def lane(self, connector: str, client: str) -> Lane | None:
+        with self._readers.reading() as db:
+            row = db.execute(f"{LANES} WHERE connector = ? AND client = ?", (connector, client)).fetchone()
+            return _lane(row) if row else None
+
+    def lanes(self) -> list[Lane]:
+        with self._readers.reading() as db:
+            return [_lane(row) for row in db.execute(f"{LANES} ORDER BY connector, client")]
+
+    # What a lane holds
+
+    def backlog(self, lease: Lease, action: str, *, now: float, cap: int) -> tuple[int, float | None, float | None]:
+        with self._readers.reading() as db:
+            lane = _lane_id(db, lease.connector, lease.client)
+            count, oldest_at = db.execute(
+                BACKLOG, {"lane": lane, "action": action, "now": now, "limit": cap}
+            ).fetchone()
+            return count, oldest_at, _next_of_action(db, lane, action, after=now)
+
+    def waiting_actions(self, lease: Lease) -> list[str]:
+        with self._readers.reading() as db:
+            return _waiting_actions(db, _lane_id(db, lease.connector, lease.client))
+
+    def read(self, lease: Lease, action: str, *, limit: int, now: float) -> list[Delivery]:
+        with self._readers.reading() as db:
+            lane = _held_lane(db, lease)
+            rows = db.execute(READ, {"lane": lane, "action": action, "now": now, "limit": limit})
+            return [Delivery(*row) for row in rows]
+
+    def progress(self, lease: Lease, action: str, *, now: float) -> list[tuple[Progress, list[Delivery]]]:
+        with self._readers.reading() as db:
+            return list(_due_batches(db, _held_lane(db, lease), action, now))
+
+    def save_progress(self, lease: Lease | None, progress: Progress, seqs: Sequence[int], *, now: float) -> None:
+        del now
+        self._writer.run(lambda db: _save_progress(db, lease, progress, seqs))
+
+    def settle(
+        self, lease: Lease | None, done: Sequence[Settled], *, now: float, change: LaneChange | None = None
+    ) -> None:
+        self._writer.run(lambda db: _settle(db, lease, done, now, change))
+
+    # Dead letters, and people
+
+    def dead(
+        self,
+        *,
+        connector: str | None = None,
+        client: str | None = None,
+        reason: str | None = None,
+        limit: int = 100,
+        after: int = 0,
+    ) -> list[Dead]:
+        wanted = {"connector = ?": connector, "client = ?": client, "instr(dead.reason, ?)": reason}
+        given = {condition: value for condition, value in wanted.items() if value is not None}
+        where = " AND ".join(["dead.id > ?", *given])
+        with self._readers.reading() as db:
+            rows = db.execute(f"{_DEAD} WHERE {where} ORDER BY dead.id LIMIT ?", (after, *given.values(), limit))
+            return [_dead(row) for row in rows]
+
+    def dead_letter(self, dead_id: int) -> Dead | None:
+        with self._readers.reading() as db:
+            row = db.execute(f"{_DEAD} WHERE dead.id = ?", (dead_id,)).fetchone()
+            return _dead(row) if row else None
+
+    def requeue(self, dead_ids: Sequence[int], *, now: float) -> int:
+        return self._writer.run(lambda db: sum(_requeue(db, dead_id, now) for dead_id in dead_ids))
+
+    def discard(self, dead_ids: Sequence[int], *, reason: str, now: float) -> int:
+        del reason, now  # for the log of who calls; the letter is gone
+        return self._writer.run(
+            lambda db: sum(db.execute("DELETE FROM dead WHERE id = ?", (dead_id,)).rowcount for dead_id in dead_ids)
+        )
+
+    def forget(self, subject: str, *, now: float) -> dict[str, int]:
+        # Bodies are searched on a reading connection, for that may take seconds; only what was found is written.
+        with self._readers.reading() as db:
+            found = _find_person(db, subject)
+        return self._writer.run(lambda db: _forget(db, found, subject, now))
+
+    # Tokens and locks
+
+    def token(self, connector: str, client: str, name: str) -> TokenRow | None:
+        with self._readers.reading() as db:
+            row = db.execute(
+                "SELECT saved, obtained_at, expires_at, fingerprint FROM tokens"
+                " WHERE connector = ? AND client = ? AND name = ?",
+                (connector, client, name),
+            ).fetchone()
+        if row is None:
+            return None
+        saved, *rest = row
+        return TokenRow(self._unseal(saved, f"{connector}/{client}/{name}"), *rest)
+
+    def save_token(self, connector: str, client: str, name: str, row: TokenRow) -> None:
+        saved = _encode(row.values)
+        if self._cipher is not None:
+            saved = self._cipher.encrypt(saved)
+        values = (connector, client, name, saved, row.obtained_at, row.expires_at, row.fingerprint)
+        self._writer.run(lambda db: db.execute("REPLACE INTO tokens VALUES (?, ?, ?, ?, ?, ?, ?)", values))
+
+    def lock(self, name: str, *, owner: str, ttl_s: float, now: float) -> bool:
+        return self._writer.run(lambda db: _lock(db, name, owner, now + ttl_s, now))
+
+    def unlock(self, name: str, *, owner: str) -> None:
+        self._writer.run(lambda db: db.execute("DELETE FROM locks WHERE name = ? AND owner = ?", (name, owner)))
+
+    # Rates and slots
+
+    def take(self, name: str, *, count: int, per_s: float, now: float, cost: int = 1) -> float:
+        refuse_impossible(name, count=count, cost=cost)
+        return self._writer.run(lambda db: _take(db, name, count, per_s, now, cost))
+
+    def acquire(self, name: str, *, slots: int, owner: str, ttl_s: float, now: float) -> bool:
+        return self._writer.run(lambda db: _acquire(db, name, slots, owner, now + ttl_s, now))
+
+    def release_slot(self, name: str, *, owner: str) -> None:
+        self._writer.run(lambda db: db.execute("DELETE FROM slots WHERE name = ? AND owner = ?", (name, owner)))
+
+    def close(self) -> None:
+        self._readers.close()
+        self._writer.close()
+
+    def _unseal(self, saved: bytes, name: str) -> dict[str, Any]:
+        try:
+            return _decode_values(saved if self._cipher is None else self._cipher.decrypt(saved))
+        except Exception as error:  # a cipher has its own exceptions
+            raise StoreUnavailable(
+                f"{self._path}: the token {name} can't be decrypted; is the key the one it was saved with?"
+            ) from error
+
+
+# The writing thread
+
+
+class _Job(NamedTuple):
+    future: Future[Any]
+    work: Callable[[sqlite3.Connection], Any]
+
+
+class _Writer:
+    """The one thread that writes: takes all that is queued, commits once, then answers."""
+
+    def __init__(self, path: str, busy_s: float) -> None:
+        self._path = path
+        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self._gate = threading.Lock()
+        self._closed = False
+        self._file_lock = -1
+        self._db: sqlite3.Connection | None = None
+        try:
+            self._file_lock = os.open(f"{path}.writer", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            with self._alone():
+                self._db = db = _open_for_writing(path, busy_s)
+            self._identity = _identity(path)
+        except StoreUnavailable:
+            self._let_go()
+            raise
+        except (sqlite3.Error, OSError) as error:
+            self._let_go()
+            raise _unavailable(path, error) from error
+        self._thread = threading.Thread(target=self._serve, args=(db,), name="store-writer", daemon=True)
+        self._thread.start()
+
+    def submit(self, work: Callable[[sqlite3.Connection], T]) -> Future[T]:
+        future: Future[T] = Future()
+        with self._gate:
+            if self._closed:
+                raise StoreUnavailable(f"{self._path}: the store is closed")
+            self._jobs.put(_Job(future, work))
+        return future
+
+    def run(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        return self.submit(work).result()
+
+    def close(self) -> None:
+        with self._gate:
+            if self._closed:
+                return
+            self._closed = True
+            self._jobs.put(None)
+        self._thread.join()
+        with suppress(OSError), self._alone():  # the last one to close folds the log into the file: that is a write
+            self._let_go()
+
+    def _let_go(self) -> None:
+        if self._db is not None:
+            with suppress(sqlite3.Error):
+                self._db.close()
+        if self._file_lock >= 0:
+            os.close(self._file_lock)
+            self._file_lock = -1
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        fcntl.flock(self._file_lock, fcntl.LOCK_EX)
+        try:
+            yield
+        finally:
+            if self._file_lock >= 0:
+                fcntl.flock(self._file_lock, fcntl.LOCK_UN)
+
+    def _serve(self, db: sqlite3.Connection) -> None:
+        going = True
+        while going:
+            group, going = self._queued()
+            live = [job for job in group if job.future.set_running_or_notify_cancel()]
+            if live:
+                self._commit(db, live)
+
+    def _queued(self) -> tuple[list[_Job], bool]:
+        group: list[_Job] = []
+        job = self._jobs.get()
+        while job is not None:
+            group.append(job)
+            if len(group) == GROUP:
+                return group, True
+            try:
+                job = self._jobs.get_nowait()
+            except queue.Empty:
+                return group, True
+        return group, False
+
+    def _commit(self, db: sqlite3.Connection, jobs: list[_Job]) -> None:
+        try:
+            with self._alone():
+                if _identity(self._path) != self._identity:
+                    raise StoreUnavailable(f"{self._path}: the file was removed or replaced while in use; restart")
+                answers = self._transact(db, jobs)
+        except Exception as error:
+            for job in jobs:
+                _fail(job.future, _unavailable(self._path, error), error)
+            return
+        for job, (value, failure) in zip(jobs, answers, strict=True):
+            if failure is None:
+                job.future.set_result(value)
+            else:
+                _fail(job.future, _unavailable(self._path, failure), failure)
+
+    def _transact(self, db: sqlite3.Connection, jobs: list[_Job]) -> list[tuple[Any, Exception | None]]:
+        db.execute("BEGIN IMMEDIATE")
+        try:
+            answers = [_attempt(db, job) for job in jobs]
+            db.execute("COMMIT")
+        finally:
+            if db.in_transaction:
+                with suppress(sqlite3.Error):
+                    db.execute("ROLLBACK")
+        return answers
+
+
+def _attempt(db: sqlite3.Connection, job: _Job) -> tuple[Any, Exception | None]:
+    db.execute("SAVEPOINT job")
+    try:
+        value = job.work(db)
+    except Exception as error:
+        if not db.in_transaction:  # a full disk makes SQLite take back the whole group
+            raise
+        db.execute("ROLLBACK TO job")
+        db.execute("RELEASE job")
+        return None, error
+    db.execute("RELEASE job")
+    return value, None
+
+
+def _fail(future: Future[Any], error: Exception, cause: Exception) -> None:
+    if error is not cause:
+        error.__cause__ = cause
+    future.set_exception(error)
+
+
+class _Readers:
+    """Reading connections, each lent to one thread at a time."""
+
+    def __init__(self, path: str, busy_s: float) -> None:
+        self._path = path
+        self._busy_s = busy_s
+        self._idle: list[sqlite3.Connection] = []
+        self._gate = threading.Lock()
+        self._closed = False
+
+    @contextmanager
+    def reading(self) -> Iterator[sqlite3.Connection]:
+        """One snapshot of the file; StoreUnavailable for whatever SQLite says."""
+        db = None
+        try:
+            db = self._borrow()
+            db.execute("BEGIN")
+            yield db
+            db.execute("COMMIT")
+        except sqlite3.Error as error:
+            if db is not None:
+                db.close()
+                db = None
+            raise _unavailable(self._path, error) from error
+        finally:
+            if db is not None:
+                self._give_back(db)
+
+    def close(self) -> None:
+        with self._gate:
+            self._closed = True
+            for db in self._idle:
+                db.close()
+            self._idle.clear()
+
+    def _borrow(self) -> sqlite3.Connection:
+        with self._gate:
+            if self._closed:
+                raise StoreUnavailable(f"{self._path}: the store is closed")
+            if self._idle:
+                return self._idle.pop()
+        db = _connect(self._path, "rw", self._busy_s)
+        db.execute("PRAGMA query_only = ON")
+        return db
+
+    def _give_back(self, db: sqlite3.Connection) -> None:
+        if db.in_transaction:
+            db.rollback()
+        with self._gate:
+            if not self._closed:
+                self._idle.append(db)
+                return
+        db.close()
+
+
+# Opening, and what can go wrong
+
+
+def _connect(path: str, mode: str, busy_s: float) -> sqlite3.Connection:
+    return sqlite3.connect(
+        f"file:{quote(os.path.abspath(path))}?mode={mode}",
+        uri=True,
+        timeout=busy_s,
+        isolation_level=None,
+        check_same_thread=False,
+    )
+
+
+def _open_for_writing(path: str, busy_s: float) -> sqlite3.Connection:
+    db = _connect(path, "rwc", busy_s)
+    try:
+        version = _value(db, "PRAGMA user_version")
+        if version > VERSION:
+            raise StoreUnavailable(
+                f"{path} has schema version {version}, this engine knows versions up to {VERSION}; use a newer engine"
+            )
+        if version == 0 and _value(db, "SELECT count(*) FROM sqlite_master"):
+            raise StoreUnavailable(f"{path} is a SQLite database of another program; give the store a file of its own")
+        db.execute("PRAGMA journal_mode = WAL")
+        db.execute("PRAGMA synchronous = FULL")
+        db.execute("PRAGMA journal_size_limit = 67108864")
+        if version == 0:
+            _create(db)
+    except BaseException:
+        db.close()
+        raise
+    return db
+
+
+def _create(db: sqlite3.Connection) -> None:
+    db.execute("BEGIN IMMEDIATE")
+    for statement in SCHEMA:
+        db.execute(statement)
+    db.execute(f"PRAGMA user_version = {VERSION}")
+    db.execute("COMMIT")
+
+
+def _identity(path: str) -> tuple[int, int] | None:
+    try:
+        status = os.stat(path)
+    except FileNotFoundError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+_DAMAGED = "the file is damaged or no SQLite database; it is left as it is: restore a copy, or name another file"
+_DISK_FULL = "the disk is full; free some space, then it goes on by itself"
+_READ_ONLY = "the file or its folder is read-only; check who may write there"
+_CANT_OPEN = "the file can't be opened; check that its folder is there and may be written"
+_SENTENCES = {
+    sqlite3.SQLITE_FULL: _DISK_FULL,
+    sqlite3.SQLITE_READONLY: _READ_ONLY,
+    sqlite3.SQLITE_PERM: _READ_ONLY,
+    sqlite3.SQLITE_BUSY: "another program keeps the file locked",
+    sqlite3.SQLITE_LOCKED: "another program keeps the file locked",
+    sqlite3.SQLITE_CORRUPT: _DAMAGED,
+    sqlite3.SQLITE_NOTADB: _DAMAGED,
+    sqlite3.SQLITE_CANTOPEN: _CANT_OPEN,
+    sqlite3.SQLITE_IOERR: "the disk can't be read or written",
+}
+_OS_SENTENCES = {
+    errno.ENOSPC: _DISK_FULL,
+    errno.EDQUOT: _DISK_FULL,
+    errno.EROFS: _READ_ONLY,
+    errno.EACCES: _READ_ONLY,
+    errno.EPERM: _READ_ONLY,
+    errno.ENOENT: _CANT_OPEN,
+    errno.ENOTDIR: _CANT_OPEN,
+    errno.EISDIR: _CANT_OPEN,
+}
+
+
+def _unavailable(path: str, error: Exception) -> Exception:
+    """A driver's error as a plain sentence; any other error as it is."""
+    if isinstance(error, sqlite3.Error):
+        code = getattr(error, "sqlite_errorcode", None)  # extended: the kind is in the low byte
+        sentence = None if code is None else _SENTENCES.get(code & 0xFF)
+        return StoreUnavailable(f"{path}: {sentence} ({error})" if sentence else f"{path}: {error}")
+    if isinstance(error, OSError):
+        sentence = _OS_SENTENCES.get(error.errno or 0, "the store can't be read or written")
+        return StoreUnavailable(f"{path}: {sentence} ({error.strerror})")
+    return error
+
+
+# Each verb as it stands inside a transaction
+
+
+def _value(db: sqlite3.Connection, sql: str, parameters: Any = ()) -> Any:
+    row = db.execute(sql, parameters).fetchone()
+    return None if row is None else row[0]
+
+
+def _lane_id(db: sqlite3.Connection, connector: str, client: str) -> int | None:
+    lane: int | None = _value(db, "SELECT id FROM lanes WHERE connector = ? AND client = ?", (connector, client))
+    return lane
+
+
+def _lane_made(db: sqlite3.Connection, connector: str, client: str) -> int:
+    lane = _lane_id(db, connector, client)
+    if lane is None:
+        lane = db.execute("INSERT INTO lanes (connector, client) VALUES (?, ?)", (connector, client)).lastrowid
+    assert lane is not None
+    return lane
+
+
+def _held_lane(db: sqlite3.Connection, lease: Lease) -> int:
+    lane: int | None = _value(
+        db,
+        "SELECT id FROM lanes WHERE connector = ? AND client = ? AND fence = ? AND owner = ?",
+        (lease.connector, lease.client, lease.fence, lease.owner),
+    )
+    if lane is None:
+        raise lost(lease)
+    return lane
+
+
+def _accept(db: sqlite3.Connection, event: Accepted, *, now: float, due_at: float, new_id: Callable[[], str]) -> Stored:
+    lane = _lane_made(db, event.connector, event.client)
+    if event.dedupe_s > 0 and not _first_time(db, lane, event, now):
+        return Stored(event.event_id, duplicate=True, deliveries=())
+    fresh = [
+        Delivery(0, new_id(), event.event_id, draft.action, draft.key, event.body, event.received_at, due_at)
+        for draft in event.drafts
+    ]
+    rows = tuple(_insert(db, lane, delivery) for delivery in fresh)
+    db.execute(
+        "UPDATE lanes SET accepted = accepted + ?, skipped = skipped + ? WHERE id = ?",
+        (len(rows) or 1, 0 if rows else 1, lane),
+    )
+    if rows:
+        _stir(db, lane, min(row.due_at for row in rows))
+    return Stored(event.event_id, duplicate=False, deliveries=rows)
+
+
+def _first_time(db: sqlite3.Connection, lane: int, event: Accepted, now: float) -> bool:
+    _sweep(db, "dedupe", now)
+    written = db.execute(
+        "INSERT INTO dedupe VALUES (?, ?, ?)"
+        " ON CONFLICT (lane, event_id) DO UPDATE SET until = excluded.until WHERE until <= ?",
+        (lane, event.event_id, now + event.dedupe_s, now),
+    )
+    return written.rowcount == 1
+
+
+def _insert(db: sqlite3.Connection, lane: int, fresh: Delivery) -> Delivery:
+    """The delivery as stored: with its seq, and due when its turn comes."""
+    turn_at = max(fresh.due_at, _turn_before(db, lane, fresh.action, fresh.key, math.inf))
+    seq = db.execute(
+        "INSERT INTO deliveries (lane, action, key, id, event_id, body, received_at, due_at, turn_at, attempts)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, 0)",
+        (
+            lane,
+            fresh.action,
+            fresh.key,
+            fresh.id,
+            fresh.event_id,
+            fresh.body,
+            fresh.received_at,
+            fresh.due_at,
+            turn_at,
+        ),
+    ).lastrowid
+    return msgspec.structs.replace(fresh, seq=seq, due_at=turn_at)
+
+
+def _turn_before(db: sqlite3.Connection, lane: int, action: str, key: str | None, seq: float) -> float:
+    if key is None:
+        return -math.inf
+    turn_at: float | None = _value(
+        db,
+        "SELECT turn_at FROM deliveries INDEXED BY deliveries_key"
+        " WHERE lane = ? AND action = ? AND key = ? AND key IS NOT NULL AND seq < ? ORDER BY seq DESC LIMIT 1",
+        (lane, action, key, seq),
+    )
+    return -math.inf if turn_at is None else turn_at
+
+
+def _stir(db: sqlite3.Connection, lane: int, at: float | None) -> None:
+    """Make the lane due at `at` at the latest, whatever its holder thinks when it gives it back."""
+    if at is not None:
+        db.execute("UPDATE lanes SET stirred = 1, wake_at = min(ifnull(wake_at, ?1), ?1) WHERE id = ?2", (at, lane))
+
+
+def _sweep(db: sqlite3.Connection, table: str, now: float) -> None:
+    db.execute(
+        f"DELETE FROM {table} WHERE rowid IN (SELECT rowid FROM {table} WHERE until <= ? ORDER BY until LIMIT {SWEEP})",
+        (now,),
+    )
+
+
+def _lease(db: sqlite3.Connection, connector: str, client: str, owner: str, until: float, now: float) -> Lease | None:
+    taken = db.execute(
+        "UPDATE lanes SET owner = ?, until = ?, fence = fence + 1, stirred = 0"
+        " WHERE connector = ? AND client = ? AND (until IS NULL OR until <= ?)",
+        (owner, until, connector, client, now),
+    )
+    if taken.rowcount == 0:
+        return None
+    lane = _lane_id(db, connector, client)
+    assert lane is not None
+    return _lease_row(db, lane)
+
+
+def _lease_row(db: sqlite3.Connection, lane: int) -> Lease:
+    row = db.execute(
+        "SELECT connector, client, owner, fence, until, not_before, paused, failures, failing_since"
+        " FROM lanes WHERE id = ?",
+        (lane,),
+    ).fetchone()
+    connector, client, owner, fence, until, not_before, paused, failures, failing_since = row
+    return Lease(connector, client, owner, fence, until, not_before, bool(paused), failures, failing_since)
+
+
+def _renew(db: sqlite3.Connection, lease: Lease, until: float) -> Lease:
+    lane = _held_lane(db, lease)
+    db.execute("UPDATE lanes SET until = ? WHERE id = ?", (until, lane))
+    return _lease_row(db, lane)
+
+
+def _release(db: sqlite3.Connection, lease: Lease, wake_at: float | None) -> None:
+    try:
+        lane = _held_lane(db, lease)
+    except LeaseLost:
+        return
+    times = [wake_at]
+    if _value(db, "SELECT stirred FROM lanes WHERE id = ?", (lane,)):
+        times.append(_earliest(db, lane))
+    db.execute("UPDATE lanes SET owner = NULL, until = NULL, wake_at = ? WHERE id = ?", (first_of(times), lane))
+
+
+def _change_lane(db: sqlite3.Connection, connector: str, client: str, change: LaneChange, now: float) -> None:
+    del now
+    lane = _lane_made(db, connector, client)  # a pause before the first event holds too
+    _apply(db, lane, change)
+    _stir(db, lane, _earliest(db, lane))
+
+
+def _apply(db: sqlite3.Connection, lane: int, change: LaneChange) -> None:
+    fields: dict[str, Any] = {
+        "not_before": change.not_before,
+        "reason": change.reason,
+        "paused": change.pause,
+        "failures": change.failures,
+        "failing_since": change.failing_since,
+    }
+    clears = {"reason": "", "failing_since": 0}
+    for name, value in fields.items():
+        if value is not None:
+            db.execute(
+                f"UPDATE lanes SET {name} = ? WHERE id = ?", (None if value == clears.get(name) else value, lane)
+            )
+
+
+def _lane(row: tuple[Any, ...]) -> Lane:
+    connector, client, paused, waiting, accepted, delivered, rejected, skipped, oldest_at, *trouble = row
+    not_before, reason, failures, failing_since = trouble
+    state = lane_state(paused=bool(paused), reason=reason, waiting=waiting)
+    return Lane(
+        connector,
+        client,
+        state,
+        waiting,
+        accepted,
+        delivered,
+        rejected,
+        skipped,
+        oldest_at,
+        not_before,
+        reason,
+        failures,
+        failing_since,
+    )
+
+
+def _waiting_actions(db: sqlite3.Connection, lane: int | None) -> list[str]:
+    return sorted({action for sql in ACTIONS for (action,) in db.execute(sql, {"lane": lane})})
+
+
+def _next_of_action(db: sqlite3.Connection, lane: int | None, action: str, *, after: float) -> float | None:
+    where = {"lane": lane, "action": action, "after": after}
+    return first_of([_value(db, NEXT_TURN, where), _value(db, NEXT_BATCH, where)])
+
+
+def _earliest(db: sqlite3.Connection, lane: int) -> float | None:
+    return first_of(_next_of_action(db, lane, action, after=-math.inf) for action in _waiting_actions(db, lane))
+
+
+def _due_batches(
+    db: sqlite3.Connection, lane: int, action: str, now: float
+) -> Iterator[tuple[Progress, list[Delivery]]]:
+    batches = db.execute(
+        "SELECT batch, progress FROM batches WHERE lane = ? AND action = ? ORDER BY rowid", (lane, action)
+    ).fetchall()
+    for batch, progress in batches:
+        rows = db.execute(MEMBERS, {"lane": lane, "action": action, "batch": batch})
+        deliveries = [Delivery(*row) for row in rows]
+        if all(delivery.due_at <= now for delivery in deliveries):
+            yield _decode_progress(progress), deliveries
+
+
+# Settling
+
+
+class _Row(NamedTuple):
+    seq: int
+    lane: int
+    action: str
+    key: str | None
+    event_id: str
+    attempts: int
+    batch: str | None
+
+
+def _rows(db: sqlite3.Connection, seqs: Iterable[int], lane: int | None) -> dict[int, _Row]:
+    """The deliveries of these numbers that are still there, of one lane or of all."""
+    found = db.execute(
+        "SELECT seq, lane, action, key, event_id, attempts, batch FROM deliveries"
+        " WHERE seq IN (SELECT value FROM json_each(?))",
+        (_encode(list(seqs)).decode(),),
+    )
+    return {row.seq: row for row in map(_Row._make, found) if lane is None or row.lane == lane}
+
+
+def _settle(
+    db: sqlite3.Connection, lease: Lease | None, done: Sequence[Settled], now: float, change: LaneChange | None
+) -> None:
+    lane = None if lease is None else _held_lane(db, lease)
+    rows = _rows(db, (settled.seq for settled in done), lane)
+    touched = [(row, settled) for settled in done if (row := rows.pop(settled.seq, None)) is not None]
+    for row, settled in touched:
+        _settle_one(db, row, settled, now)
+    _count(db, touched)
+    _align(db, [row for row, _ in touched])
+    _drop_done_batches(db, [(row.lane, row.action, row.batch) for row, _ in touched if row.batch is not None])
+    lanes = {row.lane for row, _ in touched} if lane is None else {lane}
+    for each in lanes:
+        if change is not None:
+            _apply(db, each, change)
+        if lease is None:
+            _stir(db, each, _earliest(db, each))
+
+
+def _settle_one(db: sqlite3.Connection, row: _Row, settled: Settled, now: float) -> None:
+    match settled.kind:
+        case "delivered" | "skipped":
+            pass
+        case "rejected":
+            _bury(db, row, settled, now)
+        case "later":
+            # A batch of which nothing was saved could never be gone on with: its deliveries start afresh.
+            db.execute(
+                "UPDATE deliveries SET due_at = ?1, turn_at = ?1, attempts = ?2,"
+                " batch = (SELECT batch FROM batches WHERE lane = ?3 AND action = ?4 AND batch = ?5) WHERE seq = ?6",
+                (settled.due_at, settled.attempts, row.lane, row.action, settled.batch, row.seq),
+            )
+            return
+        case other:
+            raise ValueError(f"a delivery is delivered, skipped, rejected or later, not {other}")
+    db.execute("DELETE FROM deliveries WHERE seq = ?", (row.seq,))
+
+
+def _bury(db: sqlite3.Connection, row: _Row, settled: Settled, now: float) -> None:
+    trace = None if settled.trace is None else _encode(settled.trace)
+    attempts = max(settled.attempts, row.attempts)
+    db.execute(
+        "INSERT INTO dead (lane, action, key, delivery_id, event_id, body, received_at,"
+        " at, attempts, reason, code, expected, trace)"
+        " SELECT lane, action, key, id, event_id, body, received_at, ?, ?, ?, ?, ?, ? FROM deliveries WHERE seq = ?",
+        (now, attempts, settled.reason, settled.code, settled.expected, trace, row.seq),
+    )
+
+
+def _count(db: sqlite3.Connection, touched: list[tuple[_Row, Settled]]) -> None:
+    counts: dict[tuple[int, str], int] = {}
+    for row, settled in touched:
+        if settled.kind != "later":
+            counts[row.lane, settled.kind] = counts.get((row.lane, settled.kind), 0) + 1
+    for (lane, kind), number in counts.items():
+        db.execute(f"UPDATE lanes SET {kind} = {kind} + ? WHERE id = ?", (number, lane))
+
+
+def _align(db: sqlite3.Connection, changed: Iterable[_Row]) -> None:
+    """Make turn_at true again for the keys of deliveries that left or have a new due_at."""
+    spans: dict[tuple[int, str, str], tuple[int, int]] = {}
+    for row in changed:
+        if row.key is not None:
+            where = (row.lane, row.action, row.key)
+            first, last = spans.get(where, (row.seq, row.seq))
+            spans[where] = min(first, row.seq), max(last, row.seq)
+    for (lane, action, key), (first, last) in spans.items():
+        _align_key(db, lane, action, key, first, last)
+
+
+def _align_key(db: sqlite3.Connection, lane: int, action: str, key: str, first: int, last: int) -> None:
+    rows = db.execute(
+        "SELECT seq, due_at, turn_at FROM deliveries INDEXED BY deliveries_key"
+        " WHERE lane = ? AND action = ? AND key = ? AND key IS NOT NULL AND seq >= ? ORDER BY seq",
+        (lane, action, key, first),
+    )
+    turn = None
+    moved = []
+    for seq, due_at, turn_at in rows:
+        if turn is None:
+            turn = _turn_before(db, lane, action, key, first)
+        turn = max(turn, due_at)
+        if turn != turn_at:
+            moved.append((turn, seq))
+        elif seq > last:
+            break  # from here on nothing has changed
+    rows.close()
+    db.executemany("UPDATE deliveries SET turn_at = ? WHERE seq = ?", moved)
+
+
+def _drop_done_batches(db: sqlite3.Connection, batches: Iterable[tuple[int, str, str | None]]) -> None:
+    for lane, action, batch in set(batches):
+        db.execute(
+            "DELETE FROM batches WHERE lane = ?1 AND batch = ?3 AND NOT EXISTS (SELECT 1 FROM deliveries"
+            " INDEXED BY deliveries_batch WHERE lane = ?1 AND action = ?2 AND batch = ?3 AND batch IS NOT NULL)",
+            (lane, action, batch),
+        )
+
+
+def _save_progress(db: sqlite3.Connection, lease: Lease | None, progress: Progress, seqs: Sequence[int]) -> None:
+    lane = None if lease is None else _held_lane(db, lease)
+    rows = [row for row in _rows(db, seqs, lane).values() if row.action == progress.action]
+    lanes = {row.lane for row in rows} if lane is None else {lane}
+    for each in lanes:
+        db.execute(
+            "INSERT INTO batches VALUES (?, ?, ?, ?)"
+            " ON CONFLICT (lane, batch) DO UPDATE SET action = excluded.action, progress = excluded.progress",
+            (each, progress.batch, progress.action, _encode(progress)),
+        )
+    db.executemany("UPDATE deliveries SET batch = ? WHERE seq = ?", [(progress.batch, row.seq) for row in rows])
+    left = [(row.lane, row.action, row.batch) for row in rows if row.batch is not None]
+    _drop_done_batches(db, left + [(each, progress.action, progress.batch) for each in lanes])
+
+
+# Dead letters, and people
+
+
+def _dead(row: tuple[Any, ...]) -> Dead:
+    expected, trace = row[-2:]
+    return Dead(*(*row[:-2], bool(expected), None if trace is None else _decode_trace(trace)))
+
+
+def _requeue(db: sqlite3.Connection, dead_id: int, now: float) -> int:
+    row = db.execute(f"{_DEAD} WHERE dead.id = ?", (dead_id,)).fetchone()
+    if row is None:
+        return 0
+    letter = _dead(row)
+    lane = _lane_made(db, letter.connector, letter.client)
+    fresh = (letter.delivery_id, letter.event_id, letter.action, letter.key, letter.body, letter.received_at)
+    delivery = _insert(db, lane, Delivery(0, *fresh, due_at=now))
+    db.execute("DELETE FROM dead WHERE id = ?", (dead_id,))
+    db.execute("UPDATE lanes SET rejected = rejected - 1 WHERE id = ?", (lane,))
+    _stir(db, lane, delivery.due_at)
+    return 1
+
+
+class _Found(NamedTuple):
+    """Where a person was found; by delivery id too, for a delivery may die or be revived before it is erased."""
+
+    seqs: list[int]
+    dead_ids: list[int]
+    delivery_ids: set[str]
+    traces: list[int]
+    batches: list[tuple[int, str]]
+    last_seq: int
+
+
+def _find_person(db: sqlite3.Connection, subject: str) -> _Found:
+    found = _Found([], [], set(), [], [], _value(db, "SELECT ifnull(max(seq), 0) FROM deliveries"))
+    for seq, delivery_id, key, body in db.execute("SELECT seq, id, key, body FROM deliveries"):
+        if concerns(subject, key, body):
+            found.seqs.append(seq)
+            found.delivery_ids.add(delivery_id)
+    for dead_id, delivery_id, key, body, trace in db.execute("SELECT id, delivery_id, key, body, trace FROM dead"):
+        if concerns(subject, key, body):
+            found.dead_ids.append(dead_id)
+            found.delivery_ids.add(delivery_id)
+        elif trace is not None and mentions(subject, trace):
+            found.traces.append(dead_id)
+    for lane, batch, progress in db.execute("SELECT lane, batch, progress FROM batches"):
+        if mentions(subject, progress):
+            found.batches.append((lane, batch))
+    return found
+
+
+def _forget(db: sqlite3.Connection, found: _Found, subject: str, now: float) -> dict[str, int]:
+    revived = db.execute("SELECT seq, id FROM deliveries WHERE seq > ?", (found.last_seq,))
+    seqs = found.seqs + [seq for seq, delivery_id in revived if delivery_id in found.delivery_ids]
+    rows = _rows(db, seqs, None)
+    _disband(db, {(row.lane, row.batch) for row in rows.values() if row.batch is not None} | set(found.batches))
+    events = {(row.lane, row.event_id) for row in rows.values()}
+    _settle(db, None, [Settled(seq, "skipped") for seq in rows], now, None)
+    dead = 0
+    for column, values in (("id", found.dead_ids), ("delivery_id", list(found.delivery_ids))):
+        where = f"FROM dead WHERE {column} IN (SELECT value FROM json_each(?))"
+        encoded = _encode(values).decode()
+        events |= set(db.execute(f"SELECT lane, event_id {where}", (encoded,)))
+        dead += db.execute(f"DELETE {where}", (encoded,)).rowcount
+    db.executemany("UPDATE dead SET trace = NULL WHERE id = ?", [(dead_id,) for dead_id in found.traces])
+    dedupe = _forget_seen(db, "event_id = ? COLLATE NOCASE", (subject.strip(),), now)
+    dedupe += sum(_forget_seen(db, "lane = ? AND event_id = ?", event, now) for event in events)
+    return {"waiting": len(rows), "dead": dead, "dedupe": dedupe}
+
+
+def _forget_seen(db: sqlite3.Connection, where: str, values: tuple[Any, ...], now: float) -> int:
+    count = db.execute(f"DELETE FROM dedupe WHERE {where} AND until > ?", (*values, now)).rowcount
+    db.execute(f"DELETE FROM dedupe WHERE {where}", values)  # those that ran out hold nothing back and aren't counted
+    return count
+
+
+def _disband(db: sqlite3.Connection, batches: Iterable[tuple[int, str | None]]) -> None:
+    """What a half-done batch remembers may hold the person too: it goes, and the others in it start afresh."""
+    for lane, batch in batches:
+        action = _value(db, "SELECT action FROM batches WHERE lane = ? AND batch = ?", (lane, batch))
+        db.execute("DELETE FROM batches WHERE lane = ? AND batch = ?", (lane, batch))
+        db.execute(
+            "UPDATE deliveries SET batch = NULL WHERE lane = ? AND action = ? AND batch = ?", (lane, action, batch)
+        )
+        _stir(db, lane, _earliest(db, lane))
+
+
+# Locks, slots, rates
+
+
+def _lock(db: sqlite3.Connection, name: str, owner: str, until: float, now: float) -> bool:
+    _sweep(db, "locks", now)
+    written = db.execute(
+        "INSERT INTO locks VALUES (?, ?, ?) ON CONFLICT (name) DO UPDATE"
+        " SET owner = excluded.owner, until = excluded.until WHERE until <= ? OR owner = excluded.owner",
+        (name, owner, until, now),
+    )
+    return written.rowcount == 1
+
+
+def _acquire(db: sqlite3.Connection, name: str, slots: int, owner: str, until: float, now: float) -> bool:
+    _sweep(db, "slots", now)
+    others = _value(db, "SELECT count(*) FROM slots WHERE name = ? AND owner <> ? AND until > ?", (name, owner, now))
+    if others >= slots:
+        return False
+    db.execute("REPLACE INTO slots VALUES (?, ?, ?)", (name, owner, until))
+    return True
+
+
+def _take(db: sqlite3.Connection, name: str, count: int, per_s: float, now: float, cost: int) -> float:
+    _sweep(db, "limits", now)
+    last = db.execute("SELECT total, at FROM limits WHERE name = ? ORDER BY total DESC LIMIT 1", (name,)).fetchone()
+    total, last_at = last or (0, now)
+    # The use that must have left before this one fits; the log is in order of time, so those before it left earlier.
+    blocker_at: float | None = _value(
+        db,
+        "SELECT at FROM limits WHERE name = ?1 AND total >= ?2 AND total - cost < ?2 ORDER BY total LIMIT 1",
+        (name, total + cost - count),
+    )
+    if blocker_at is not None and blocker_at + per_s > now:
+        return wait_until(blocker_at + per_s, now)
+    at = max(now, last_at)  # clocks of two processes differ; the log must not go back
+    db.execute("INSERT INTO limits VALUES (?, ?, ?, ?, ?)", (name, total + cost, at, cost, at + per_s))
+    return 0.0

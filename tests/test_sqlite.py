@@ -1,0 +1,448 @@
+"""What only the SQLite store has: a file that outlives the process, shared with others, that may be damaged or full."""
+
+from __future__ import annotations
+
+import os
+import random
+import sqlite3
+import subprocess
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from itertools import count
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from engine.errors import LeaseLost, StoreUnavailable
+from engine.records import Accepted, Delivery, Draft, LaneChange, Lease, Progress, Settled, TokenRow
+from engine.stores import sqlite
+from engine.stores.sqlite import SqliteStore
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+
+def numbered() -> Any:
+    numbers = count(1)
+    return lambda: f"d{next(numbers)}"
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "connect.db"
+
+
+@pytest.fixture
+def store(path: Path) -> Iterator[SqliteStore]:
+    made = SqliteStore(path, new_id=numbered())
+    yield made
+    made.close()
+
+
+def event(event_id: str = "e1", *, key: str | None = None, body: bytes = b"{}", dedupe_s: float = 0) -> Accepted:
+    return Accepted("crm", "abc", event_id, body, 0.0, (Draft("task", key),), dedupe_s)
+
+
+def leased(store: SqliteStore, now: float = 0.0) -> Lease:
+    lease = store.lease("crm", "abc", owner="w1", ttl_s=60, now=now)
+    assert lease is not None
+    return lease
+
+
+# What is committed stays
+
+
+def test_what_put_answered_is_in_the_file_though_the_store_was_never_closed(store: SqliteStore, path: Path) -> None:
+    store.put([event(key="ana", body=b'{"a":1}')], now=3.0).result()
+    other = SqliteStore(path)
+    assert other.read(leased(other, now=3.0), "task", limit=9, now=3.0) == [
+        Delivery(1, "d1", "e1", "task", "ana", b'{"a":1}', 0.0, 3.0)
+    ]
+    other.close()
+
+
+def test_every_commit_reaches_the_disk(store: SqliteStore) -> None:
+    pragmas = store._writer.run(
+        lambda db: [db.execute(f"PRAGMA {name}").fetchone()[0] for name in ("synchronous", "journal_mode")]
+    )
+    assert pragmas == [2, "wal"]
+
+
+def test_all_of_a_lane_survives_a_restart(path: Path) -> None:
+    first = SqliteStore(path, new_id=numbered())
+    first.put([event("e1", dedupe_s=60), event("e2"), event("e3")], now=0.0).result()
+    lease = leased(first)
+    progress = Progress("b1", "task", "poll", {"job": {"id": "7"}})
+    first.save_progress(lease, progress, [1], now=1.0)
+    first.settle(lease, [Settled(2, "rejected", reason="no")], now=1.0, change=LaneChange(not_before=5.0, failures=2))
+    first.save_token("crm", "abc", "main", TokenRow({"value": "t"}, 0.0, None, "f"))
+    before = (first.lanes(), first.dead(), first.token("crm", "abc", "main"))
+    first.close()
+
+    second = SqliteStore(path)
+    assert (second.lanes(), second.dead(), second.token("crm", "abc", "main")) == before
+    assert [each for each, _ in second.progress(lease, "task", now=2.0)] == [progress]
+    assert second.put([event("e1", dedupe_s=60)], now=2.0).result()[0].duplicate
+    assert second.lease("crm", "abc", owner="w2", ttl_s=9, now=60.0) == Lease(
+        "crm", "abc", "w2", 2, 69.0, 5.0, failures=2
+    )
+    second.close()
+
+
+def test_what_was_queued_before_closing_is_stored(path: Path) -> None:
+    store = SqliteStore(path)
+    futures = [store.put([event(f"e{n}")], now=0.0) for n in range(300)]
+    store.close()
+    assert all(future.done() for future in futures)
+    reopened = SqliteStore(path)
+    assert [lane.waiting for lane in reopened.lanes()] == [300]
+    reopened.close()
+
+
+def test_writes_that_wait_together_share_one_commit(store: SqliteStore) -> None:
+    commits: list[str] = []
+    store._writer.run(lambda db: db.set_trace_callback(lambda sql: commits.append(sql) if sql == "COMMIT" else None))
+    commits.clear()
+    with writer_kept_busy(store):
+        futures = [store.put([event(f"e{n}")], now=0.0) for n in range(50)]
+    assert sum(len(future.result(10)) for future in futures) == 50
+    assert len(commits) == 2  # the one that held, and all that queued behind it
+
+
+@contextmanager
+def writer_kept_busy(store: SqliteStore) -> Iterator[None]:
+    """What is submitted within stands in one commit."""
+    held, go_on = threading.Event(), threading.Event()
+
+    def hold(_: sqlite3.Connection) -> None:
+        held.set()
+        go_on.wait(10)
+
+    holding = store._writer.submit(hold)
+    assert held.wait(10)
+    yield
+    go_on.set()
+    holding.result(10)
+
+
+def test_one_that_fails_takes_back_its_own_writes_and_no_others(store: SqliteStore) -> None:
+    def half(db: sqlite3.Connection) -> None:
+        db.execute("INSERT INTO locks VALUES ('half', 'a', 9)")
+        raise LeaseLost("too late")
+
+    def broken(db: sqlite3.Connection) -> None:
+        db.execute("INSERT INTO nowhere VALUES (1)")
+
+    def whole(db: sqlite3.Connection) -> int:
+        return db.execute("INSERT INTO locks VALUES ('whole', 'a', 9)").rowcount
+
+    with writer_kept_busy(store):
+        first, second, third = (store._writer.submit(work) for work in (half, broken, whole))
+    assert isinstance(first.exception(10), LeaseLost)
+    assert str(second.exception(10)) == f"{store._path}: no such table: nowhere"
+    assert isinstance(second.exception(10), StoreUnavailable)
+    assert third.result(10) == 1
+    assert not store.lock("whole", owner="b", ttl_s=9, now=1.0)
+    assert store.lock("half", owner="b", ttl_s=9, now=1.0)
+
+
+def test_a_cancelled_write_is_not_done_and_harms_nobody(store: SqliteStore) -> None:
+    with writer_kept_busy(store):
+        cancelled, kept = store.put([event("e1")], now=0.0), store.put([event("e2")], now=0.0)
+        assert cancelled.cancel()
+    assert [stored.event_id for stored in kept.result(10)] == ["e2"]
+    assert [lane.waiting for lane in store.lanes()] == [1]
+
+
+# Several that write
+
+
+def test_two_stores_on_one_file_share_lanes_rates_and_locks(store: SqliteStore, path: Path) -> None:
+    other = SqliteStore(path)
+    store.put([event()], now=0.0).result()
+    assert other.due_lanes(now=0.0) == [("crm", "abc")]
+    lease = leased(store)
+    assert other.lease("crm", "abc", owner="w2", ttl_s=9, now=1.0) is None
+    assert other.lease("crm", "abc", owner="w2", ttl_s=9, now=60.0) is not None
+    with pytest.raises(LeaseLost):
+        store.settle(lease, [Settled(1, "delivered")], now=61.0)
+    assert store.lock("token", owner="a", ttl_s=9, now=0.0)
+    assert not other.lock("token", owner="b", ttl_s=9, now=1.0)
+    assert store.acquire("crm", slots=1, owner="a", ttl_s=9, now=0.0)
+    assert not other.acquire("crm", slots=1, owner="b", ttl_s=9, now=1.0)
+    other.close()
+
+
+def test_no_window_of_two_stores_together_holds_more_than_its_count(store: SqliteStore, path: Path) -> None:
+    other, chance = SqliteStore(path), random.Random(3)
+    now = 0.0
+    taken: list[tuple[float, int]] = []
+    for _ in range(200):
+        now += chance.choice([0, 0.1, 0.25, 1])
+        cost = chance.choice([1, 1, 2, 5])
+        if chance.choice([store, other]).take("calls", count=5, per_s=2, now=now, cost=cost) == 0.0:
+            taken.append((now, cost))
+    other.close()
+    used = [sum(cost for at, cost in taken if start <= at < start + 2) for start, _ in taken]
+    assert max(used) == 5
+
+
+def test_of_many_that_ask_two_stores_at_once_as_many_get_it_as_there_is_room(store: SqliteStore, path: Path) -> None:
+    other = SqliteStore(path)
+    with ThreadPoolExecutor(8) as pool:
+        asked = [pool.submit(by.take, "calls", count=7, per_s=2, now=1.0) for by in (store, other) * 20]
+    other.close()
+    assert sorted(each.result() for each in asked) == [0.0] * 7 + [2.0] * 33
+
+
+WRITE = """
+import sys
+from engine.records import Accepted, Draft, Settled
+from engine.stores.sqlite import SqliteStore
+path, name = sys.argv[1:]
+store = SqliteStore(path)
+print("ready", flush=True)
+sys.stdin.readline()
+for n in range(150):
+    event = Accepted("crm", name, f"e{n}", b"{}", 0.0, (Draft("task", "ana"),))
+    [stored] = store.put([event], now=float(n)).result()
+    if n % 3 == 0:
+        store.settle(None, [Settled(stored.deliveries[0].seq, "delivered")], now=float(n))
+store.close()
+"""
+
+
+def test_two_processes_that_write_one_file_lose_nothing(path: Path) -> None:
+    processes = [
+        subprocess.Popen([sys.executable, "-c", WRITE, path, name], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        for name in ("one", "two")
+    ]
+    for process in processes:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"ready\n"
+    for process in processes:
+        process.communicate(b"go\n", timeout=30)
+    assert [process.returncode for process in processes] == [0, 0]
+    store = SqliteStore(path)
+    assert [(lane.client, lane.accepted, lane.delivered, lane.waiting) for lane in store.lanes()] == [
+        ("one", 150, 50, 100),
+        ("two", 150, 50, 100),
+    ]
+    for client in ("one", "two"):
+        lease = store.lease("crm", client, owner="w1", ttl_s=9, now=999.0)
+        assert lease is not None
+        read = store.read(lease, "task", limit=999, now=999.0)
+        assert [delivery.event_id for delivery in read] == [f"e{n}" for n in range(150) if n % 3]
+    store.close()
+
+
+def test_threads_that_put_and_read_at_once_lose_nothing(store: SqliteStore) -> None:
+    def put(name: str) -> None:
+        for n in range(40):
+            store.put([event(f"{name}{n}")], now=0.0).result()
+            store.lanes()
+
+    threads = [threading.Thread(target=put, args=(name,)) for name in "abcd"]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [lane.waiting for lane in store.lanes()] == [160]
+    assert len({delivery.event_id for delivery in store.read(leased(store), "task", limit=999, now=0.0)}) == 160
+
+
+# What can go wrong with a file
+
+
+def test_a_file_that_is_no_database_is_refused_and_left_as_it_is(path: Path) -> None:
+    path.write_bytes(b"not a database, but something dear to someone\n" * 99)
+    before = path.read_bytes()
+    with pytest.raises(StoreUnavailable) as refused:
+        SqliteStore(path)
+    assert str(refused.value) == (
+        f"{path}: the file is damaged or no SQLite database; it is left as it is: restore a copy, or name another file"
+        " (file is not a database)"
+    )
+    assert path.read_bytes() == before
+
+
+def test_a_file_damaged_inside_is_reported_by_the_verb_that_meets_it(path: Path) -> None:
+    store = SqliteStore(path)
+    store.put([event(f"e{n}", body=b"x" * 3000) for n in range(50)], now=0.0).result()
+    store.close()
+    with path.open("r+b") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(8192)
+        file.write(b"\xff" * (size - 8192))
+    damaged = path.read_bytes()
+    store = SqliteStore(path)
+    with pytest.raises(StoreUnavailable, match="damaged or no SQLite database"):
+        store.forget("ana", now=1.0)
+    with pytest.raises(StoreUnavailable, match="damaged or no SQLite database"):
+        store.put([event()], now=1.0).result()
+    assert path.read_bytes() == damaged
+    store.close()
+
+
+def test_a_newer_schema_is_refused_by_its_number_and_not_touched(path: Path) -> None:
+    SqliteStore(path).close()
+    with sqlite3.connect(path) as db:
+        db.execute("PRAGMA user_version = 7")
+    db.close()
+    before = path.read_bytes()
+    with pytest.raises(StoreUnavailable) as refused:
+        SqliteStore(path)
+    assert str(refused.value) == (
+        f"{path} has schema version 7, this engine knows versions up to {sqlite.VERSION}; use a newer engine"
+    )
+    assert path.read_bytes() == before
+
+
+def test_another_programs_database_is_refused(path: Path) -> None:
+    with sqlite3.connect(path) as db:
+        db.execute("CREATE TABLE dear (to_someone TEXT)")
+    db.close()
+    with pytest.raises(StoreUnavailable, match="is a SQLite database of another program"):
+        SqliteStore(path)
+
+
+def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(StoreUnavailable, match=r"nowhere/connect\.db: the file can't be opened; check that its folder"):
+        SqliteStore(tmp_path / "nowhere" / "connect.db")
+
+
+def test_a_folder_in_place_of_the_file_is_refused(path: Path) -> None:
+    path.mkdir()
+    with pytest.raises(StoreUnavailable, match="the file can't be opened"):
+        SqliteStore(path)
+
+
+def test_a_write_that_another_program_locks_out_fails_and_the_next_goes_on(path: Path) -> None:
+    store = SqliteStore(path, busy_s=0.05)
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    with pytest.raises(StoreUnavailable, match=r"another program keeps the file locked \(database is locked\)$"):
+        store.put([event("e1")], now=0.0).result()
+    other.execute("ROLLBACK")
+    other.close()
+    store.put([event("e2")], now=0.0).result()
+    assert [lane.waiting for lane in store.lanes()] == [1]
+    store.close()
+
+
+def test_a_full_disk_fails_the_whole_group_and_the_store_goes_on_when_there_is_room(store: SqliteStore) -> None:
+    pages = store._writer.run(lambda db: db.execute("PRAGMA page_count").fetchone()[0])
+    store._writer.run(lambda db: db.execute(f"PRAGMA max_page_count = {pages + 2}").fetchall())
+    big = event("e1", body=b"x" * 100_000)
+    with pytest.raises(StoreUnavailable, match=r"the disk is full; free some space"):
+        store.put([big], now=0.0).result()
+    assert store.lanes() == []
+    store._writer.run(lambda db: db.execute("PRAGMA max_page_count = 100000").fetchall())
+    store.put([big], now=0.0).result()
+    assert [lane.waiting for lane in store.lanes()] == [1]
+
+
+def test_a_commit_that_fails_is_told_to_every_one_in_it(path: Path) -> None:
+    store = SqliteStore(path)
+    store._writer.run(
+        lambda db: [
+            db.execute(sql)
+            for sql in (
+                "CREATE TABLE parent (id PRIMARY KEY)",
+                "CREATE TABLE child (id REFERENCES parent DEFERRABLE INITIALLY DEFERRED)",
+            )
+        ]
+    )
+    store._writer._db.execute("PRAGMA foreign_keys = ON")  # type: ignore[union-attr]
+    works = (
+        lambda db: db.execute("INSERT INTO locks VALUES ('x', 'a', 9)"),
+        lambda db: db.execute("INSERT INTO child VALUES (1)"),  # found wrong at COMMIT only
+    )
+    with writer_kept_busy(store):
+        futures = [store._writer.submit(work) for work in works]
+    for future in futures:
+        assert isinstance(future.exception(10), StoreUnavailable)
+    assert store.lock("x", owner="b", ttl_s=9, now=0.0)
+    store.close()
+
+
+def test_a_file_that_vanished_takes_nothing_in(store: SqliteStore, path: Path) -> None:
+    store.put([event("e1")], now=0.0).result()
+    moved = path.rename(path.with_name("moved.db"))
+    with pytest.raises(StoreUnavailable, match="the file was removed or replaced while in use; restart"):
+        store.put([event("e2")], now=0.0).result()
+    moved.rename(path)
+    assert [stored.event_id for stored in store.put([event("e3")], now=0.0).result()] == ["e3"]
+
+
+# Tokens at rest
+
+
+class Backwards:
+    """A cipher for tests: the text reversed, with a mark of its key."""
+
+    def __init__(self, mark: bytes) -> None:
+        self.mark = mark
+
+    def encrypt(self, data: bytes, /) -> bytes:
+        return self.mark + data[::-1]
+
+    def decrypt(self, data: bytes, /) -> bytes:
+        if not data.startswith(self.mark):
+            raise RuntimeError("of another key")
+        return data[len(self.mark) :][::-1]
+
+
+def test_an_encrypted_token_stands_nowhere_in_the_file(path: Path) -> None:
+    store = SqliteStore(path, cipher=Backwards(b"k1:"))
+    row = TokenRow({"value": "very-secret"}, 0.0, 9.0, "f")
+    store.save_token("crm", "abc", "main", row)
+    assert store.token("crm", "abc", "main") == row
+    store.close()
+    assert b"very-secret" not in path.read_bytes()
+
+    other_key = SqliteStore(path, cipher=Backwards(b"k2:"))
+    with pytest.raises(StoreUnavailable, match=r"the token crm/abc/main can't be decrypted"):
+        other_key.token("crm", "abc", "main")
+    other_key.close()
+
+
+# Plans: what stays fast however much waits
+
+
+def plan(store: SqliteStore, sql: str, values: dict[str, Any]) -> list[str]:
+    with store._readers.reading() as db:
+        return [row[3].replace("COVERING ", "") for row in db.execute(f"EXPLAIN QUERY PLAN {sql}", values)]
+
+
+def test_reading_a_full_lane_walks_an_index_and_never_sorts(store: SqliteStore) -> None:
+    keys = [None, "ana", "bob"]
+    drafts = tuple(Draft("task", keys[n % 3]) for n in range(50_000))
+    store.put([Accepted("crm", "abc", "e1", b"{}", 0.0, drafts)], now=1.0).result()
+    where = {"lane": 1, "action": "task", "now": 9.0, "limit": 100, "after": 9.0, "batch": "b1"}
+    by_turn = "SEARCH d USING INDEX deliveries_turn (lane=? AND action=? AND turn_at<?)"
+    held = "SEARCH b USING INDEX deliveries_held (lane=? AND action=? AND key=? AND seq<?)"
+    assert plan(store, sqlite.READ, where) == [by_turn, "CORRELATED SCALAR SUBQUERY 1", held]
+    plans = {
+        sql: plan(store, sql, where)
+        for sql in (sqlite.BACKLOG, sqlite.NEXT_TURN, sqlite.NEXT_BATCH, sqlite.MEMBERS, *sqlite.ACTIONS, sqlite.LANES)
+    }
+    for steps in plans.values():
+        assert not [step for step in steps if "TEMP B-TREE" in step or "SCAN deliveries" in step]
+    assert [delivery.seq for delivery in store.read(leased(store, now=1.0), "task", limit=3, now=1.0)] == [1, 2, 3]
+
+
+def test_expired_rows_are_cleaned_in_passing_a_few_at_a_time(store: SqliteStore) -> None:
+    many = sqlite.SWEEP + 50
+    store.put([event(f"e{n}", dedupe_s=1) for n in range(many)], now=0.0).result()
+    old = [(f"old{n}",) for n in range(many)]
+    store._writer.run(lambda db: db.executemany("INSERT INTO locks VALUES (?, 'a', 1)", old))
+    store.put([event("new", dedupe_s=1)], now=5.0).result()
+    store.lock("new", owner="a", ttl_s=1, now=5.0)
+    left = store._writer.run(
+        lambda db: [db.execute(f"SELECT count(*) FROM {table}").fetchone()[0] for table in ("dedupe", "locks")]
+    )
+    assert left == [51, 51]
