@@ -16,7 +16,7 @@ from engine.spec.findings import Finding, did_you_mean, dotted
 from engine.spec.located import Located, Mark, Node, planted
 
 MAX_DEPTH = 128
-MAX_NODES = 200_000
+MAX_NODES = 50_000
 
 Steps = tuple[str | int, ...]
 
@@ -114,9 +114,15 @@ class _Growth:
             return node
         if kind == "auth":
             node = self._long_auth(node, path)
+        single = kind == "action" and "request" in node.value
         if kind == "action":
             node = _with_steps(node)
         parts = _PARTS[kind]
+        if single:  # messages name the place as it was written: actions.x.request
+            steps = node.value["steps"]
+            step = self.grow(steps.value["request"], "step", path)
+            node = node.changed({**node.value, "steps": steps.changed({"request": step})})
+            parts = {key: part for key, part in parts.items() if key != "steps"}
         return node.changed(
             {
                 key: self._part(child, parts[key], (*path, key)) if key in parts else child
@@ -241,7 +247,7 @@ class _Growth:
     # findings
 
     def _grown_out(self, node: Node, path: Steps) -> bool:
-        if self.nodes > MAX_NODES or len(path) > MAX_DEPTH:
+        if self.nodes > MAX_NODES or len(path) + len(self.using) > MAX_DEPTH:
             if not self.too_large:
                 says = f"definitions grow to more than {MAX_NODES} values or {MAX_DEPTH} levels"
                 self._find(node.mark, path[:6], "too-large", says)

@@ -35,7 +35,9 @@ def load_connector(located: Located, *, strict_schema: bool = True) -> tuple[Con
         return None, in_file_order(found), located
     grown, unexpanded = expand(located)
     found += unexpanded
-    connector = None if unexpanded else _converted(grown, Connector, found)
+    if not unexpanded:  # the long form is a valid short form; an expansion may have made something that is not
+        found += violations(grown, "connector")
+    connector = None if errors_in(found) else _converted(grown, Connector, found)
     if connector is not None:
         found += _unusable_schemas(connector, grown)
     return (None if errors_in(found) else connector), in_file_order(found), grown
@@ -46,6 +48,7 @@ def load_client(located: Located, *, strict_schema: bool = True) -> tuple[Client
     found = list(located.findings)
     if strict_schema:
         found += violations(located, "client")
+        found = _without_secrets(found)
     client = None if errors_in(found) else _converted(located, Client, found)
     return (None if errors_in(found) else client), in_file_order(found), located
 
@@ -76,6 +79,12 @@ def load_schema_ref(
     if says:
         return None, [located.finding((*path, "$ref"), "schema", says)]
     return _usable(read, located, (*path, "$ref"))
+
+
+def _without_secrets(findings: list[Finding]) -> list[Finding]:
+    """Where a secret stands as a literal, no other finding shows it."""
+    places = {(finding.line, finding.column) for finding in findings if finding.rule == "secret-literal"}
+    return [each for each in findings if each.rule == "secret-literal" or (each.line, each.column) not in places]
 
 
 def _usable(schema: Any, located: Located, path: tuple[str, ...]) -> tuple[dict[str, Any] | None, list[Finding]]:
@@ -142,7 +151,7 @@ def _unusable_schemas(connector: Connector, located: Located) -> list[Finding]:
 
 
 def _converted(located: Located, kind: type[T], found: list[Finding]) -> T | None:
-    """Adds a finding where the data do not fit; the schema lets through only what an expansion has made of it."""
+    """Adds a finding where the data do not fit, such as 5.0 for a whole number, which a schema lets through."""
     try:
         return msgspec.convert(located.data, kind)
     except msgspec.ValidationError as error:

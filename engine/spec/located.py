@@ -59,6 +59,7 @@ _SYNTAX = {  # what the YAML parsers say -> what to do about it
     "unexpected end of stream": ("a quote that is never closed", ""),
     "did not find expected ',' or '}'": ('no "," or "}" where one is due', "a text with , : { } [ ] stands in quotes"),
     "did not find expected ',' or ']'": ('no "," or "]" where one is due', "a text with , : { } [ ] stands in quotes"),
+    "found unexpected ':'": ('a ":" with no space and no value after it', "write `key: value`"),
     "cannot start any token": ("a text cannot begin with this character", "put the text in quotes"),
     "did not find expected node content": ("a value is missing here", ""),
 }
@@ -363,7 +364,7 @@ class _Reading:
         return Decimal(text) if fraction or exponent else int(text)
 
     def _unquoted(self, text: str, mark: Mark) -> None:
-        says = f"{text} without quotes is read as a number, a time or true/false by some tools and as text by others"
+        says = f"{text} is text to some YAML readers, and a number, a time, null or true/false to others"
         self._find(mark, "unquoted", says, f'quote it: "{text}"')
 
     def _expression(self, text: str, mark: Mark, event: Any) -> None:

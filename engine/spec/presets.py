@@ -7,6 +7,7 @@ rendered here. `{{ token.value }}` is the token that was got.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -34,7 +35,7 @@ def expand(parameters: Parameters) -> Long:
 
 
 def none(_: Parameters) -> Long:
-    return {}
+    return {"place": {}}
 
 
 def basic(given: Parameters) -> Long:
@@ -113,6 +114,7 @@ def _token_request(given: Parameters, grant: Mapping[str, Any]) -> Long:
     if how == "basic":
         request["headers"]["Authorization"] = _basic(app.get("client_id", ""), app.get("client_secret", ""))
     request["json" if how == "json" else "form"] = body
+    request["expect"] = "${ response.body.access_token }"
     return request
 
 
@@ -147,8 +149,10 @@ def _is_expression(template: str) -> bool:
 
 
 def _literal(text: str) -> str:
-    """JMESPath's raw string."""
-    return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'" if text else ""
+    """A text as JMESPath writes it: raw where it can, else as JSON; nothing for an empty one."""
+    if "'" in text or "\\" in text:
+        return "`" + json.dumps(text).replace("`", "\\`") + "`"
+    return f"'{text}'" if text else ""
 
 
 def _parts(template: str) -> list[str]:
