@@ -8,7 +8,11 @@ it came from, so that newly given secrets win.
 
 from __future__ import annotations
 
+import re
+
 from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from engine.errors import BadValue, ConnectError, EgressRefused
 from engine.mapping import compile_tree
@@ -176,7 +180,7 @@ class Auth:
         try:
             self.hide(wire, old)
             base = self.base_url(scope) if self.base_url and wanted.requester.path is not None else ""
-            prepared = wanted.requester.prepare(scope, base or "")
+            prepared = msgspec.structs.replace(wanted.requester.prepare(scope, base or ""), purpose="auth")
             now = wire.clock.now()
             reply = wire.exchange(prepared, action="auth", step=how)
             if isinstance(reply, Reply):
@@ -189,7 +193,9 @@ class Auth:
         except EgressRefused as error:
             raise AuthFailed(Outcome(OutcomeKind.PAUSE, str(error))) from None
         except BadValue as error:
-            raise AuthFailed(Outcome(OutcomeKind.PAUSE, f"the log-in can't be built or read: {error}"), trace) from None
+            raise AuthFailed(
+                Outcome(OutcomeKind.PAUSE, f"the log-in can't be built or read: {unquoted(error)}"), trace
+            ) from None
 
     def keep(
         self,
@@ -258,7 +264,12 @@ class Auth:
             filled = {part: {key: run(scope) for key, run in runs.items()} for part, runs in self.parts.items()}
             return base, Placement(**filled) if any(filled.values()) else NOTHING
         except BadValue as error:
-            raise AuthFailed(Outcome(OutcomeKind.PAUSE, f"auth: {error}")) from None
+            raise AuthFailed(Outcome(OutcomeKind.PAUSE, f"auth: {unquoted(error)}")) from None
+
+
+def unquoted(error: BadValue) -> str:
+    """The error without the values it quotes: here they are parts of secrets."""
+    return re.sub(r'"[^"]*"|number \S+', "***", str(error))
 
 
 def jwt_expiry(token: Any) -> float | None:

@@ -33,7 +33,6 @@ class Unit(msgspec.Struct, frozen=True):
     record: Any
     deliveries: tuple[Delivery, ...]
     scope: dict[str, Any]
-    keys: dict[str, str] = {}  # look-up -> the key it was found by, to forget it
 
 
 class Batcher:
@@ -57,7 +56,7 @@ class Batcher:
     @property
     def window(self) -> int:
         """How many deliveries to read at once: more than a batch where some will be folded or sorted apart."""
-        return self.records * (5 if self.fold_by is not None or self.spec is not None and self.spec.group_by else 1)
+        return self.records * (5 if self.fold_by is not None or (self.spec is not None and self.spec.group_by) else 1)
 
     def units(self, ready: Sequence[Ready]) -> list[Unit]:
         """Folded, in the order in which each person was first seen."""

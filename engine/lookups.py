@@ -13,7 +13,6 @@ from engine.mapping import compile_tree
 from engine.names import CLIENT, REPLY, ROW, WAIT
 from engine.outcomes import Judge, Level
 from engine.records import Outcome, OutcomeKind, Trace
-from engine.sending import Requester
 from engine.spec import types, units
 
 if TYPE_CHECKING:
@@ -161,7 +160,7 @@ class Lookup:
         """One answer for each row, in order. A row whose key is absent has no answer; Stopped becomes everyone's outcome."""
         if self.key is None:
             return self.document(wire, scopes, failures)
-        keys: list[str | None | Found] = [self.key_of(scope) for scope in scopes]
+        keys: list[str | Found | None] = [self.key_of(scope) for scope in scopes]
         wanted = list(dict.fromkeys(key for key in keys if isinstance(key, str)))
         now = wire.clock.now()
         known: dict[str, Found] = {}
@@ -178,7 +177,7 @@ class Lookup:
             key if isinstance(key, Found) else self.answer(known.get(key) if key is not None else None) for key in keys
         ]
 
-    def key_of(self, scope: dict[str, Any]) -> str | None | Found:
+    def key_of(self, scope: dict[str, Any]) -> str | Found | None:
         assert self.key is not None
         try:
             if not self.when(scope):

@@ -100,6 +100,9 @@ class Buffer(Protocol):
     def change_lane(self, connector: str, client: str, change: LaneChange, *, now: float) -> None:
         """Pause, resume or hold back a lane from outside a lease (operators, direct mode)."""
 
+    def lane(self, connector: str, client: str) -> Lane | None:
+        """One lane as `lanes` shows it."""
+
     def lanes(self) -> list[Lane]:
         """Every lane that ever held something, with its counters; accepted = delivered + rejected + skipped + waiting."""
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from engine.errors import BadValue
+from engine.functions import values as values_
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -52,7 +53,8 @@ def true(value: Any) -> bool:
 def same(left: Any, right: Any) -> bool:
     """Equal, types strict: 1 is not true and not "1"; 1 equals 1.0."""
     if left.__class__ is right.__class__:
-        return bool(left == right)
+        deep = left.__class__ in (list, dict)
+        return bool(values_.identity(left) == values_.identity(right)) if deep else bool(left == right)
     return left.__class__ in NUMBERS and right.__class__ in NUMBERS and bool(left == right)
 
 
@@ -110,18 +112,7 @@ def bounded(value: Any) -> list[Any]:
     return found
 
 
-def plain(value: Any) -> str:
-    """A number, boolean or text as text: all digits, no exponent, true and false."""
-    if value.__class__ is str:
-        text: str = value
-        return text
-    if value.__class__ is bool:
-        return "true" if value else "false"
-    if value.__class__ is Decimal:
-        return format(value, "f")
-    if value.__class__ is int:
-        return str(value)
-    raise BadValue(f"{kind(value)} can't stand in a text")
+plain = values_.printed  # a number, boolean or text as text: all digits, no exponent, true and false
 
 
 def text(value: Any, name: str) -> str | None:
@@ -205,7 +196,7 @@ def soql_like(value: Any) -> Ready:
 HELPERS: dict[str, Any] = {
     function.__name__: function
     for function in (
-        field, item, cut, true, same, ordered, compact, solid, project, keep, values, flat, bounded, plain, text, must,
+        field, item, cut, true, same, ordered, compact, solid, project, keep, values, flat, bounded, text, must,
         segment, concat, soql, soql_name, soql_like,
     )
 }  # fmt: skip

@@ -46,6 +46,7 @@ class Prepared(msgspec.Struct, frozen=True):
     content: bytes | None
     timeout_s: float
     decoded: Any = None  # the body before encoding, for preview
+    purpose: str = ""  # "auth" for a log-in
 
 
 class NoReply(ConnectError):

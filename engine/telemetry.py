@@ -1,4 +1,4 @@
-"""What happened -> a line of the log and the metrics; no secret passes, and trouble with either never meets the walk."""
+"""What happened -> a line of the log and the metrics; no secret passes, and no trouble with either meets the walk."""
 
 from __future__ import annotations
 
@@ -45,6 +45,16 @@ SECONDS = (0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 
 Mask = Callable[[str], str]
 Lanes = Callable[[], Iterable["Lane"]]
+
+
+def told(error: BaseException) -> str:
+    """Class and place of a `fault`; the text only of our own errors, for another's may hold a payload."""
+    place = error.__traceback__
+    while place is not None and place.tb_next is not None:
+        place = place.tb_next
+    at = f" at {place.tb_frame.f_globals.get('__name__')}:{place.tb_lineno}" if place is not None else ""
+    said = f": {error}" if isinstance(error, ConnectError) else ""
+    return f"{type(error).__name__}{said}{at}"
 
 
 class NullTelemetry:

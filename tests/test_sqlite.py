@@ -436,13 +436,13 @@ def test_reading_a_full_lane_walks_an_index_and_never_sorts(store: SqliteStore) 
 
 
 def test_expired_rows_are_cleaned_in_passing_a_few_at_a_time(store: SqliteStore) -> None:
-    many = sqlite.SWEEP + 50
+    many = sqlite.SWEEP * 2
     store.put([event(f"e{n}", dedupe_s=1) for n in range(many)], now=0.0).result()
     old = [(f"old{n}",) for n in range(many)]
     store._writer.run(lambda db: db.executemany("INSERT INTO locks VALUES (?, 'a', 1)", old))
-    store.put([event("new", dedupe_s=1)], now=5.0).result()
+    store.put([event(f"new{n}", dedupe_s=1) for n in range(sqlite.SWEEP_EVERY)], now=5.0).result()
     store.lock("new", owner="a", ttl_s=1, now=5.0)
     left = store._writer.run(
         lambda db: [db.execute(f"SELECT count(*) FROM {table}").fetchone()[0] for table in ("dedupe", "locks")]
     )
-    assert left == [51, 51]
+    assert left == [sqlite.SWEEP + sqlite.SWEEP_EVERY, sqlite.SWEEP + 1]

@@ -40,6 +40,7 @@ T = TypeVar("T")
 VERSION = 1
 GROUP = 1000  # writes in one commit at most, so that the first of them is not kept waiting by the last
 SWEEP = 100  # expired rows cleaned in passing
+SWEEP_EVERY = 16  # remembered event ids between two such cleanings
 
 SCHEMA = (
     """
@@ -174,6 +175,14 @@ class Cipher(Protocol):
 
     def decrypt(self, data: bytes, /) -> bytes:
         """What was encrypted; raises if it was by another key."""
+
+
+class _Connection(sqlite3.Connection):
+    """A connection that knows the numbers of lanes; they never change, unless their making is rolled back."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.lanes: dict[tuple[str, str], int] = {}
 
 
 class SqliteStore:
@@ -364,7 +373,7 @@ class SqliteStore:
 
 class _Job(NamedTuple):
     future: Future[Any]
-    work: Callable[[sqlite3.Connection], Any]
+    work: Callable[[_Connection], Any]
 
 
 class _Writer:
@@ -376,7 +385,7 @@ class _Writer:
         self._gate = threading.Lock()
         self._closed = False
         self._file_lock = -1
-        self._db: sqlite3.Connection | None = None
+        self._db: _Connection | None = None
         try:
             self._file_lock = os.open(f"{path}.writer", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             with self._alone():
@@ -391,7 +400,7 @@ class _Writer:
         self._thread = threading.Thread(target=self._serve, args=(db,), name="store-writer", daemon=True)
         self._thread.start()
 
-    def submit(self, work: Callable[[sqlite3.Connection], T]) -> Future[T]:
+    def submit(self, work: Callable[[_Connection], T]) -> Future[T]:
         future: Future[T] = Future()
         with self._gate:
             if self._closed:
@@ -399,7 +408,7 @@ class _Writer:
             self._jobs.put(_Job(future, work))
         return future
 
-    def run(self, work: Callable[[sqlite3.Connection], T]) -> T:
+    def run(self, work: Callable[[_Connection], T]) -> T:
         return self.submit(work).result()
 
     def close(self) -> None:
@@ -429,7 +438,7 @@ class _Writer:
             if self._file_lock >= 0:
                 fcntl.flock(self._file_lock, fcntl.LOCK_UN)
 
-    def _serve(self, db: sqlite3.Connection) -> None:
+    def _serve(self, db: _Connection) -> None:
         going = True
         while going:
             group, going = self._queued()
@@ -450,7 +459,7 @@ class _Writer:
                 return group, True
         return group, False
 
-    def _commit(self, db: sqlite3.Connection, jobs: list[_Job]) -> None:
+    def _commit(self, db: _Connection, jobs: list[_Job]) -> None:
         try:
             with self._alone():
                 if _identity(self._path) != self._identity:
@@ -466,11 +475,14 @@ class _Writer:
             else:
                 _fail(job.future, _unavailable(self._path, failure), failure)
 
-    def _transact(self, db: sqlite3.Connection, jobs: list[_Job]) -> list[tuple[Any, Exception | None]]:
+    def _transact(self, db: _Connection, jobs: list[_Job]) -> list[tuple[Any, Exception | None]]:
         db.execute("BEGIN IMMEDIATE")
         try:
             answers = [_attempt(db, job) for job in jobs]
             db.execute("COMMIT")
+        except BaseException:
+            db.lanes.clear()
+            raise
         finally:
             if db.in_transaction:
                 with suppress(sqlite3.Error):
@@ -478,13 +490,14 @@ class _Writer:
         return answers
 
 
-def _attempt(db: sqlite3.Connection, job: _Job) -> tuple[Any, Exception | None]:
+def _attempt(db: _Connection, job: _Job) -> tuple[Any, Exception | None]:
     db.execute("SAVEPOINT job")
     try:
         value = job.work(db)
     except Exception as error:
         if not db.in_transaction:  # a full disk makes SQLite take back the whole group
             raise
+        db.lanes.clear()
         db.execute("ROLLBACK TO job")
         db.execute("RELEASE job")
         return None, error
@@ -504,12 +517,12 @@ class _Readers:
     def __init__(self, path: str, busy_s: float) -> None:
         self._path = path
         self._busy_s = busy_s
-        self._idle: list[sqlite3.Connection] = []
+        self._idle: list[_Connection] = []
         self._gate = threading.Lock()
         self._closed = False
 
     @contextmanager
-    def reading(self) -> Iterator[sqlite3.Connection]:
+    def reading(self) -> Iterator[_Connection]:
         """One snapshot of the file; StoreUnavailable for whatever SQLite says."""
         db = None
         try:
@@ -533,7 +546,7 @@ class _Readers:
                 db.close()
             self._idle.clear()
 
-    def _borrow(self) -> sqlite3.Connection:
+    def _borrow(self) -> _Connection:
         with self._gate:
             if self._closed:
                 raise StoreUnavailable(f"{self._path}: the store is closed")
@@ -543,7 +556,7 @@ class _Readers:
         db.execute("PRAGMA query_only = ON")
         return db
 
-    def _give_back(self, db: sqlite3.Connection) -> None:
+    def _give_back(self, db: _Connection) -> None:
         if db.in_transaction:
             db.rollback()
         with self._gate:
@@ -556,17 +569,18 @@ class _Readers:
 # Opening, and what can go wrong
 
 
-def _connect(path: str, mode: str, busy_s: float) -> sqlite3.Connection:
+def _connect(path: str, mode: str, busy_s: float) -> _Connection:
     return sqlite3.connect(
         f"file:{quote(os.path.abspath(path))}?mode={mode}",
         uri=True,
         timeout=busy_s,
         isolation_level=None,
         check_same_thread=False,
+        factory=_Connection,
     )
 
 
-def _open_for_writing(path: str, busy_s: float) -> sqlite3.Connection:
+def _open_for_writing(path: str, busy_s: float) -> _Connection:
     db = _connect(path, "rwc", busy_s)
     try:
         version = _value(db, "PRAGMA user_version")
@@ -587,7 +601,7 @@ def _open_for_writing(path: str, busy_s: float) -> sqlite3.Connection:
     return db
 
 
-def _create(db: sqlite3.Connection) -> None:
+def _create(db: _Connection) -> None:
     db.execute("BEGIN IMMEDIATE")
     for statement in SCHEMA:
         db.execute(statement)
@@ -645,25 +659,26 @@ def _unavailable(path: str, error: Exception) -> Exception:
 # Each verb as it stands inside a transaction
 
 
-def _value(db: sqlite3.Connection, sql: str, parameters: Any = ()) -> Any:
+def _value(db: _Connection, sql: str, parameters: Any = ()) -> Any:
     row = db.execute(sql, parameters).fetchone()
     return None if row is None else row[0]
 
 
-def _lane_id(db: sqlite3.Connection, connector: str, client: str) -> int | None:
+def _lane_id(db: _Connection, connector: str, client: str) -> int | None:
     lane: int | None = _value(db, "SELECT id FROM lanes WHERE connector = ? AND client = ?", (connector, client))
     return lane
 
 
-def _lane_made(db: sqlite3.Connection, connector: str, client: str) -> int:
-    lane = _lane_id(db, connector, client)
+def _lane_made(db: _Connection, connector: str, client: str) -> int:
+    lane = db.lanes.get((connector, client)) or _lane_id(db, connector, client)
     if lane is None:
         lane = db.execute("INSERT INTO lanes (connector, client) VALUES (?, ?)", (connector, client)).lastrowid
     assert lane is not None
+    db.lanes[connector, client] = lane
     return lane
 
 
-def _held_lane(db: sqlite3.Connection, lease: Lease) -> int:
+def _held_lane(db: _Connection, lease: Lease) -> int:
     lane: int | None = _value(
         db,
         "SELECT id FROM lanes WHERE connector = ? AND client = ? AND fence = ? AND owner = ?",
@@ -674,7 +689,7 @@ def _held_lane(db: sqlite3.Connection, lease: Lease) -> int:
     return lane
 
 
-def _accept(db: sqlite3.Connection, event: Accepted, *, now: float, due_at: float, new_id: Callable[[], str]) -> Stored:
+def _accept(db: _Connection, event: Accepted, *, now: float, due_at: float, new_id: Callable[[], str]) -> Stored:
     lane = _lane_made(db, event.connector, event.client)
     if event.dedupe_s > 0 and not _first_time(db, lane, event, now):
         return Stored(event.event_id, duplicate=True, deliveries=())
@@ -683,26 +698,25 @@ def _accept(db: sqlite3.Connection, event: Accepted, *, now: float, due_at: floa
         for draft in event.drafts
     ]
     rows = tuple(_insert(db, lane, delivery) for delivery in fresh)
-    db.execute(
-        "UPDATE lanes SET accepted = accepted + ?, skipped = skipped + ? WHERE id = ?",
-        (len(rows) or 1, 0 if rows else 1, lane),
-    )
     if rows:
-        _stir(db, lane, min(row.due_at for row in rows))
+        _stir(db, lane, min(row.due_at for row in rows), accepted=len(rows))
+    else:
+        db.execute("UPDATE lanes SET accepted = accepted + 1, skipped = skipped + 1 WHERE id = ?", (lane,))
     return Stored(event.event_id, duplicate=False, deliveries=rows)
 
 
-def _first_time(db: sqlite3.Connection, lane: int, event: Accepted, now: float) -> bool:
-    _sweep(db, "dedupe", now)
+def _first_time(db: _Connection, lane: int, event: Accepted, now: float) -> bool:
     written = db.execute(
         "INSERT INTO dedupe VALUES (?, ?, ?)"
         " ON CONFLICT (lane, event_id) DO UPDATE SET until = excluded.until WHERE until <= ?",
         (lane, event.event_id, now + event.dedupe_s, now),
     )
+    if written.rowcount == 1 and (written.lastrowid or 0) % SWEEP_EVERY == 0:
+        _sweep(db, "dedupe", now)
     return written.rowcount == 1
 
 
-def _insert(db: sqlite3.Connection, lane: int, fresh: Delivery) -> Delivery:
+def _insert(db: _Connection, lane: int, fresh: Delivery) -> Delivery:
     """The delivery as stored: with its seq, and due when its turn comes."""
     turn_at = max(fresh.due_at, _turn_before(db, lane, fresh.action, fresh.key, math.inf))
     seq = db.execute(
@@ -723,7 +737,7 @@ def _insert(db: sqlite3.Connection, lane: int, fresh: Delivery) -> Delivery:
     return msgspec.structs.replace(fresh, seq=seq, due_at=turn_at)
 
 
-def _turn_before(db: sqlite3.Connection, lane: int, action: str, key: str | None, seq: float) -> float:
+def _turn_before(db: _Connection, lane: int, action: str, key: str | None, seq: float) -> float:
     if key is None:
         return -math.inf
     turn_at: float | None = _value(
@@ -735,20 +749,24 @@ def _turn_before(db: sqlite3.Connection, lane: int, action: str, key: str | None
     return -math.inf if turn_at is None else turn_at
 
 
-def _stir(db: sqlite3.Connection, lane: int, at: float | None) -> None:
+def _stir(db: _Connection, lane: int, at: float | None, *, accepted: int = 0) -> None:
     """Make the lane due at `at` at the latest, whatever its holder thinks when it gives it back."""
     if at is not None:
-        db.execute("UPDATE lanes SET stirred = 1, wake_at = min(ifnull(wake_at, ?1), ?1) WHERE id = ?2", (at, lane))
+        db.execute(
+            "UPDATE lanes SET stirred = 1, wake_at = min(ifnull(wake_at, ?1), ?1), accepted = accepted + ?2"
+            " WHERE id = ?3",
+            (at, accepted, lane),
+        )
 
 
-def _sweep(db: sqlite3.Connection, table: str, now: float) -> None:
+def _sweep(db: _Connection, table: str, now: float) -> None:
     db.execute(
         f"DELETE FROM {table} WHERE rowid IN (SELECT rowid FROM {table} WHERE until <= ? ORDER BY until LIMIT {SWEEP})",
         (now,),
     )
 
 
-def _lease(db: sqlite3.Connection, connector: str, client: str, owner: str, until: float, now: float) -> Lease | None:
+def _lease(db: _Connection, connector: str, client: str, owner: str, until: float, now: float) -> Lease | None:
     taken = db.execute(
         "UPDATE lanes SET owner = ?, until = ?, fence = fence + 1, stirred = 0"
         " WHERE connector = ? AND client = ? AND (until IS NULL OR until <= ?)",
@@ -761,7 +779,7 @@ def _lease(db: sqlite3.Connection, connector: str, client: str, owner: str, unti
     return _lease_row(db, lane)
 
 
-def _lease_row(db: sqlite3.Connection, lane: int) -> Lease:
+def _lease_row(db: _Connection, lane: int) -> Lease:
     row = db.execute(
         "SELECT connector, client, owner, fence, until, not_before, paused, failures, failing_since"
         " FROM lanes WHERE id = ?",
@@ -771,13 +789,13 @@ def _lease_row(db: sqlite3.Connection, lane: int) -> Lease:
     return Lease(connector, client, owner, fence, until, not_before, bool(paused), failures, failing_since)
 
 
-def _renew(db: sqlite3.Connection, lease: Lease, until: float) -> Lease:
+def _renew(db: _Connection, lease: Lease, until: float) -> Lease:
     lane = _held_lane(db, lease)
     db.execute("UPDATE lanes SET until = ? WHERE id = ?", (until, lane))
     return _lease_row(db, lane)
 
 
-def _release(db: sqlite3.Connection, lease: Lease, wake_at: float | None) -> None:
+def _release(db: _Connection, lease: Lease, wake_at: float | None) -> None:
     try:
         lane = _held_lane(db, lease)
     except LeaseLost:
@@ -788,14 +806,14 @@ def _release(db: sqlite3.Connection, lease: Lease, wake_at: float | None) -> Non
     db.execute("UPDATE lanes SET owner = NULL, until = NULL, wake_at = ? WHERE id = ?", (first_of(times), lane))
 
 
-def _change_lane(db: sqlite3.Connection, connector: str, client: str, change: LaneChange, now: float) -> None:
+def _change_lane(db: _Connection, connector: str, client: str, change: LaneChange, now: float) -> None:
     del now
     lane = _lane_made(db, connector, client)  # a pause before the first event holds too
     _apply(db, lane, change)
     _stir(db, lane, _earliest(db, lane))
 
 
-def _apply(db: sqlite3.Connection, lane: int, change: LaneChange) -> None:
+def _apply(db: _Connection, lane: int, change: LaneChange) -> None:
     fields: dict[str, Any] = {
         "not_before": change.not_before,
         "reason": change.reason,
@@ -832,22 +850,20 @@ def _lane(row: tuple[Any, ...]) -> Lane:
     )
 
 
-def _waiting_actions(db: sqlite3.Connection, lane: int | None) -> list[str]:
+def _waiting_actions(db: _Connection, lane: int | None) -> list[str]:
     return sorted({action for sql in ACTIONS for (action,) in db.execute(sql, {"lane": lane})})
 
 
-def _next_of_action(db: sqlite3.Connection, lane: int | None, action: str, *, after: float) -> float | None:
+def _next_of_action(db: _Connection, lane: int | None, action: str, *, after: float) -> float | None:
     where = {"lane": lane, "action": action, "after": after}
     return first_of([_value(db, NEXT_TURN, where), _value(db, NEXT_BATCH, where)])
 
 
-def _earliest(db: sqlite3.Connection, lane: int) -> float | None:
+def _earliest(db: _Connection, lane: int) -> float | None:
     return first_of(_next_of_action(db, lane, action, after=-math.inf) for action in _waiting_actions(db, lane))
 
 
-def _due_batches(
-    db: sqlite3.Connection, lane: int, action: str, now: float
-) -> Iterator[tuple[Progress, list[Delivery]]]:
+def _due_batches(db: _Connection, lane: int, action: str, now: float) -> Iterator[tuple[Progress, list[Delivery]]]:
     batches = db.execute(
         "SELECT batch, progress FROM batches WHERE lane = ? AND action = ? ORDER BY rowid", (lane, action)
     ).fetchall()
@@ -871,7 +887,7 @@ class _Row(NamedTuple):
     batch: str | None
 
 
-def _rows(db: sqlite3.Connection, seqs: Iterable[int], lane: int | None) -> dict[int, _Row]:
+def _rows(db: _Connection, seqs: Iterable[int], lane: int | None) -> dict[int, _Row]:
     """The deliveries of these numbers that are still there, of one lane or of all."""
     found = db.execute(
         "SELECT seq, lane, action, key, event_id, attempts, batch FROM deliveries"
@@ -882,7 +898,7 @@ def _rows(db: sqlite3.Connection, seqs: Iterable[int], lane: int | None) -> dict
 
 
 def _settle(
-    db: sqlite3.Connection, lease: Lease | None, done: Sequence[Settled], now: float, change: LaneChange | None
+    db: _Connection, lease: Lease | None, done: Sequence[Settled], now: float, change: LaneChange | None
 ) -> None:
     lane = None if lease is None else _held_lane(db, lease)
     rows = _rows(db, (settled.seq for settled in done), lane)
@@ -900,7 +916,7 @@ def _settle(
             _stir(db, each, _earliest(db, each))
 
 
-def _settle_one(db: sqlite3.Connection, row: _Row, settled: Settled, now: float) -> None:
+def _settle_one(db: _Connection, row: _Row, settled: Settled, now: float) -> None:
     match settled.kind:
         case "delivered" | "skipped":
             pass
@@ -919,7 +935,7 @@ def _settle_one(db: sqlite3.Connection, row: _Row, settled: Settled, now: float)
     db.execute("DELETE FROM deliveries WHERE seq = ?", (row.seq,))
 
 
-def _bury(db: sqlite3.Connection, row: _Row, settled: Settled, now: float) -> None:
+def _bury(db: _Connection, row: _Row, settled: Settled, now: float) -> None:
     trace = None if settled.trace is None else _encode(settled.trace)
     attempts = max(settled.attempts, row.attempts)
     db.execute(
@@ -930,7 +946,7 @@ def _bury(db: sqlite3.Connection, row: _Row, settled: Settled, now: float) -> No
     )
 
 
-def _count(db: sqlite3.Connection, touched: list[tuple[_Row, Settled]]) -> None:
+def _count(db: _Connection, touched: list[tuple[_Row, Settled]]) -> None:
     counts: dict[tuple[int, str], int] = {}
     for row, settled in touched:
         if settled.kind != "later":
@@ -939,7 +955,7 @@ def _count(db: sqlite3.Connection, touched: list[tuple[_Row, Settled]]) -> None:
         db.execute(f"UPDATE lanes SET {kind} = {kind} + ? WHERE id = ?", (number, lane))
 
 
-def _align(db: sqlite3.Connection, changed: Iterable[_Row]) -> None:
+def _align(db: _Connection, changed: Iterable[_Row]) -> None:
     """Make turn_at true again for the keys of deliveries that left or have a new due_at."""
     spans: dict[tuple[int, str, str], tuple[int, int]] = {}
     for row in changed:
@@ -951,7 +967,7 @@ def _align(db: sqlite3.Connection, changed: Iterable[_Row]) -> None:
         _align_key(db, lane, action, key, first, last)
 
 
-def _align_key(db: sqlite3.Connection, lane: int, action: str, key: str, first: int, last: int) -> None:
+def _align_key(db: _Connection, lane: int, action: str, key: str, first: int, last: int) -> None:
     rows = db.execute(
         "SELECT seq, due_at, turn_at FROM deliveries INDEXED BY deliveries_key"
         " WHERE lane = ? AND action = ? AND key = ? AND key IS NOT NULL AND seq >= ? ORDER BY seq",
@@ -971,7 +987,7 @@ def _align_key(db: sqlite3.Connection, lane: int, action: str, key: str, first: 
     db.executemany("UPDATE deliveries SET turn_at = ? WHERE seq = ?", moved)
 
 
-def _drop_done_batches(db: sqlite3.Connection, batches: Iterable[tuple[int, str, str | None]]) -> None:
+def _drop_done_batches(db: _Connection, batches: Iterable[tuple[int, str, str | None]]) -> None:
     for lane, action, batch in set(batches):
         db.execute(
             "DELETE FROM batches WHERE lane = ?1 AND batch = ?3 AND NOT EXISTS (SELECT 1 FROM deliveries"
@@ -980,7 +996,7 @@ def _drop_done_batches(db: sqlite3.Connection, batches: Iterable[tuple[int, str,
         )
 
 
-def _save_progress(db: sqlite3.Connection, lease: Lease | None, progress: Progress, seqs: Sequence[int]) -> None:
+def _save_progress(db: _Connection, lease: Lease | None, progress: Progress, seqs: Sequence[int]) -> None:
     lane = None if lease is None else _held_lane(db, lease)
     rows = [row for row in _rows(db, seqs, lane).values() if row.action == progress.action]
     lanes = {row.lane for row in rows} if lane is None else {lane}
@@ -1003,7 +1019,7 @@ def _dead(row: tuple[Any, ...]) -> Dead:
     return Dead(*(*row[:-2], bool(expected), None if trace is None else _decode_trace(trace)))
 
 
-def _requeue(db: sqlite3.Connection, dead_id: int, now: float) -> int:
+def _requeue(db: _Connection, dead_id: int, now: float) -> int:
     row = db.execute(f"{_DEAD} WHERE dead.id = ?", (dead_id,)).fetchone()
     if row is None:
         return 0
@@ -1028,7 +1044,7 @@ class _Found(NamedTuple):
     last_seq: int
 
 
-def _find_person(db: sqlite3.Connection, subject: str) -> _Found:
+def _find_person(db: _Connection, subject: str) -> _Found:
     found = _Found([], [], set(), [], [], _value(db, "SELECT ifnull(max(seq), 0) FROM deliveries"))
     for seq, delivery_id, key, body in db.execute("SELECT seq, id, key, body FROM deliveries"):
         if concerns(subject, key, body):
@@ -1046,7 +1062,7 @@ def _find_person(db: sqlite3.Connection, subject: str) -> _Found:
     return found
 
 
-def _forget(db: sqlite3.Connection, found: _Found, subject: str, now: float) -> dict[str, int]:
+def _forget(db: _Connection, found: _Found, subject: str, now: float) -> dict[str, int]:
     revived = db.execute("SELECT seq, id FROM deliveries WHERE seq > ?", (found.last_seq,))
     seqs = found.seqs + [seq for seq, delivery_id in revived if delivery_id in found.delivery_ids]
     rows = _rows(db, seqs, None)
@@ -1065,13 +1081,13 @@ def _forget(db: sqlite3.Connection, found: _Found, subject: str, now: float) -> 
     return {"waiting": len(rows), "dead": dead, "dedupe": dedupe}
 
 
-def _forget_seen(db: sqlite3.Connection, where: str, values: tuple[Any, ...], now: float) -> int:
+def _forget_seen(db: _Connection, where: str, values: tuple[Any, ...], now: float) -> int:
     count = db.execute(f"DELETE FROM dedupe WHERE {where} AND until > ?", (*values, now)).rowcount
     db.execute(f"DELETE FROM dedupe WHERE {where}", values)  # those that ran out hold nothing back and aren't counted
     return count
 
 
-def _disband(db: sqlite3.Connection, batches: Iterable[tuple[int, str | None]]) -> None:
+def _disband(db: _Connection, batches: Iterable[tuple[int, str | None]]) -> None:
     """What a half-done batch remembers may hold the person too: it goes, and the others in it start afresh."""
     for lane, batch in batches:
         action = _value(db, "SELECT action FROM batches WHERE lane = ? AND batch = ?", (lane, batch))
@@ -1085,7 +1101,7 @@ def _disband(db: sqlite3.Connection, batches: Iterable[tuple[int, str | None]]) 
 # Locks, slots, rates
 
 
-def _lock(db: sqlite3.Connection, name: str, owner: str, until: float, now: float) -> bool:
+def _lock(db: _Connection, name: str, owner: str, until: float, now: float) -> bool:
     _sweep(db, "locks", now)
     written = db.execute(
         "INSERT INTO locks VALUES (?, ?, ?) ON CONFLICT (name) DO UPDATE"
@@ -1095,7 +1111,7 @@ def _lock(db: sqlite3.Connection, name: str, owner: str, until: float, now: floa
     return written.rowcount == 1
 
 
-def _acquire(db: sqlite3.Connection, name: str, slots: int, owner: str, until: float, now: float) -> bool:
+def _acquire(db: _Connection, name: str, slots: int, owner: str, until: float, now: float) -> bool:
     _sweep(db, "slots", now)
     others = _value(db, "SELECT count(*) FROM slots WHERE name = ? AND owner <> ? AND until > ?", (name, owner, now))
     if others >= slots:
@@ -1104,7 +1120,7 @@ def _acquire(db: sqlite3.Connection, name: str, slots: int, owner: str, until: f
     return True
 
 
-def _take(db: sqlite3.Connection, name: str, count: int, per_s: float, now: float, cost: int) -> float:
+def _take(db: _Connection, name: str, count: int, per_s: float, now: float, cost: int) -> float:
     _sweep(db, "limits", now)
     last = db.execute("SELECT total, at FROM limits WHERE name = ? ORDER BY total DESC LIMIT 1", (name,)).fetchone()
     total, last_at = last or (0, now)

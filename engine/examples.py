@@ -1,0 +1,377 @@
+"""Examples are tests: an example's events walk through the real engine on a virtual clock, against its written exchange."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any, NamedTuple
+from urllib.parse import parse_qsl, urlsplit
+
+import msgspec
+
+from engine.alerts import LogAlerts
+from engine.clock import VirtualClock
+from engine.errors import ConnectError
+from engine.intake import Receiver
+from engine.mapping import encode_json
+from engine.program import Program
+from engine.records import Accepted, Received
+from engine.sandbox import Sandbox
+from engine.sending import Masker, NoReply, Prepared, Reply
+from engine.spec import types, units
+from engine.stores.memory import MemoryStore
+from engine.telemetry import NullTelemetry
+from engine.worker import Credentials, Worker, World
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from engine.records import LaneChange, Lease, Settled
+
+CLIENT = "example"
+LONGEST_S = 30 * 86400.0
+TOLERANCE_S = 1.0
+
+
+class Result(NamedTuple):
+    """One example, run."""
+
+    connector: str
+    name: str
+    passed: bool
+    message: str = ""
+
+
+class Unlike(ConnectError):
+    """The engine did not do what the example says; the text says where they differ."""
+
+
+class Watched(MemoryStore):
+    """A store that remembers how each delivery ended."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.ended: dict[int, tuple[str, str]] = {}
+
+    def settle(
+        self, lease: Lease | None, done: Sequence[Settled], *, now: float, change: LaneChange | None = None
+    ) -> None:
+        super().settle(lease, done, now=now, change=change)
+        for row in done:
+            if row.kind != "later":
+                self.ended[row.seq] = (row.kind, row.reason)
+
+
+class Script:
+    """The exchange of an example as a transport; a log-in that is not listed is answered by the sandbox."""
+
+    def __init__(self, exchange: list[types.Exchange], sandbox: Sandbox | None, clock: VirtualClock) -> None:
+        self.left, self.sandbox, self.clock = list(enumerate(exchange, 1)), sandbox, clock
+        self.waited: float | None = None
+        self.last_at = clock.now()
+        self.wrong: str | None = None
+        self.skip_waits()
+
+    def skip_waits(self) -> None:
+        while self.left and self.left[0][1].after is not None:
+            self.waited = (self.waited or 0.0) + units.duration(self.left.pop(0)[1].after)
+
+    def send(self, request: Prepared) -> Reply:
+        listed = self.left[0][1].sends if self.left else None
+        if request.purpose == "auth" and (listed is None or not same_target(listed, request)):
+            if self.sandbox is None:
+                self.fail(f"a log-in ({shown(request)}) that neither the exchange lists nor a sandbox answers")
+            assert self.sandbox is not None
+            return self.sandbox.answer(request, self.clock.now())
+        if listed is None:
+            self.fail(f"one request more than the example lists: {shown(request)}")
+        number, expected = self.left.pop(0)
+        assert expected.sends is not None
+        if self.waited is not None and abs(self.clock.now() - self.last_at - self.waited) > TOLERANCE_S:
+            waited = self.clock.now() - self.last_at
+            self.fail(f"exchange {number}: sent after {waited:g}s, the example says {self.waited:g}s")
+        if (unlike := differs(expected.sends, request)) is not None:
+            self.fail(f"exchange {number}: {unlike}")
+        self.last_at, self.waited = self.clock.now(), None
+        self.skip_waits()
+        return self.reply(expected.answers or {"status": 200}, number)
+
+    def reply(self, answers: dict[str, Any], number: int) -> Reply:
+        match answers.get("fails"):
+            case None:
+                pass
+            case "connect":
+                raise NoReply("no connection", sent=False)
+            case "timeout" | "half":
+                raise NoReply("no reply", sent=True)
+            case other:
+                self.fail(f"exchange {number}: fails: {other}; it can be connect, timeout or half")
+        headers = {str(name): str(value) for name, value in answers.get("headers", {}).items()}
+        if "body" in answers:
+            headers.setdefault("content-type", "application/json")
+            return Reply(int(answers.get("status", 200)), headers, encode_json(answers["body"]))
+        text = str(answers.get("text", ""))
+        return Reply(int(answers.get("status", 200)), headers, text.encode())
+
+    def fail(self, text: str) -> None:
+        self.wrong = self.wrong or text
+        raise Unlike(text)
+
+
+def shown(request: Prepared) -> str:
+    body = (request.content or b"").decode("utf-8", "replace")
+    return f"{request.method} {urlsplit(request.url).path}{f' {body[:200]}' if body else ''}"
+
+
+def same_target(sends: dict[str, Any], request: Prepared) -> bool:
+    parts = urlsplit(request.url)
+    return (
+        sends.get("method", request.method) == request.method
+        and sends.get("path", parts.path) == parts.path
+        and sends.get("host", parts.hostname) == parts.hostname
+    )
+
+
+def differs(sends: dict[str, Any], request: Prepared) -> str | None:
+    """Where a request is unlike the one that was listed: method, path and bodies whole, query and headers as listed."""
+    parts = urlsplit(request.url)
+    content = (request.content or b"").decode("utf-8", "replace")
+    actual: dict[str, Any] = {"method": request.method, "path": parts.path, "host": parts.hostname, "text": content}
+    for name in ("method", "path", "host", "text", "csv"):
+        if name in sends and str(sends[name]) != str(actual.get(name, content)):
+            return f"{name} is {actual.get(name, content)!r}, the example says {sends[name]!r}"
+    query = dict(parse_qsl(parts.query, keep_blank_values=True))
+    headers = {name.lower(): value for name, value in request.headers.items()}
+    for name, listed, found in (
+        ("query", sends.get("query", {}), query),
+        ("headers", sends.get("headers", {}), headers),
+    ):
+        for key, value in listed.items():
+            got = found.get(key if name == "query" else key.lower())
+            if got != text_of(value):
+                return f"{name}.{key} is {got!r}, the example says {text_of(value)!r}"
+    if "form" in sends:
+        return unlike(
+            "form",
+            {key: text_of(value) for key, value in sends["form"].items()},
+            dict(parse_qsl(content, keep_blank_values=True)),
+        )
+    if "json" in sends:
+        try:
+            body = json.loads(content, parse_float=Decimal)
+        except ValueError:
+            return f"the body is not JSON: {content[:200]}"
+        return unlike("json", sends["json"], body)
+    return None
+
+
+def text_of(value: Any) -> str:
+    return value if isinstance(value, str) else encode_json(value).decode()
+
+
+def unlike(path: str, listed: Any, found: Any) -> str | None:
+    """The first place where two JSON values differ."""
+    if isinstance(listed, dict) and isinstance(found, dict):
+        for key in [*listed, *(key for key in found if key not in listed)]:
+            if key not in found:
+                return f"{path}.{key} is missing, the example says {brief(listed[key])}"
+            if key not in listed:
+                return f"{path}.{key} is {brief(found[key])}, the example does not have it"
+            if (inner := unlike(f"{path}.{key}", listed[key], found[key])) is not None:
+                return inner
+        return None
+    if isinstance(listed, list) and isinstance(found, list):
+        if len(listed) != len(found):
+            return f"{path} has {len(found)} items, the example says {len(listed)}"
+        return next(
+            (
+                inner
+                for at, (one, two) in enumerate(zip(listed, found, strict=True))
+                if (inner := unlike(f"{path}[{at}]", one, two))
+            ),
+            None,
+        )
+    numbers = (int, Decimal)
+    if type(listed) is type(found) or (
+        isinstance(listed, numbers)
+        and isinstance(found, numbers)
+        and not isinstance(listed, bool)
+        and not isinstance(found, bool)
+    ):
+        if listed == found:
+            return None
+    return f"{path} is {brief(found)}, the example says {brief(listed)}"
+
+
+def brief(value: Any) -> str:
+    text = encode_json(value).decode()
+    return text if len(text) <= 200 else f"{text[:200]}…"
+
+
+def run_example(connector: types.Connector, example: types.Example) -> Result:
+    """One example through intake, buffer, walk and settle."""
+    try:
+        Run(connector, example).check()
+    except Unlike as error:
+        return Result(connector.name, example.name, False, str(error))
+    except ConnectError as error:
+        return Result(connector.name, example.name, False, f"{type(error).__name__}: {error}")
+    return Result(connector.name, example.name, True)
+
+
+class Run:
+    """An example on its way."""
+
+    def __init__(self, connector: types.Connector, example: types.Example) -> None:
+        self.connector, self.example = connector, example
+        sandbox = connector.sandbox
+        given = example.client
+        binding = types.Binding(
+            settings={**(sandbox.settings if sandbox else {}), **given.get("settings", {})},
+            secrets={},
+            tables=given.get("tables", {}),
+            actions=given.get("actions", {}),
+            limits=msgspec.convert(given.get("limits", {}), dict[str, types.Limit]),
+            match=given.get("match"),
+        )
+        client = types.Client(
+            client=CLIENT, title=str(given.get("title", "Example")), connectors={connector.name: binding}
+        )
+        self.program = Program(connector, client, binding, jitter=lambda: 1.0)
+        self.program.require_sound(connector.name)
+        self.clock = VirtualClock()
+        count = itertools.count(1)
+        self.sandbox = Sandbox(connector, new_id=lambda: f"{next(count)}") if sandbox is not None else None
+        self.script = Script(example.exchange, self.sandbox, self.clock)
+        deliveries = itertools.count(1)
+        self.store = Watched(new_id=lambda: f"d{next(deliveries)}")
+        invented = {name: f"example-{name}" for name in connector.secrets}
+        secrets = {**invented, **(sandbox.secrets if sandbox else {}), **given.get("secrets", {})}
+        self.worker = Worker(
+            World(
+                store=self.store,
+                transport=self.script,
+                clock=self.clock,
+                telemetry=NullTelemetry(),
+                alerts=LogAlerts(NullTelemetry()),
+                program=lambda *_: self.program,
+                credentials=lambda _: Credentials(secrets, "example"),
+                masker=lambda _: Masker(secrets.values()),
+            )
+        )
+        events = itertools.count(1)
+        said = {} if example.refused is not None and binding.match is None else self.said()
+        self.receiver = Receiver(
+            connector,
+            {binding.match: CLIENT} if binding.match else said,
+            lambda _: self.program,
+            schema=connector.receive.schema,
+            keys={},
+            inactive={},
+            new_id=lambda: f"e{next(events)}",
+        )
+        if self.receiver.client_of is None:
+            self.receiver.keys, key = {"example": CLIENT}, "example"
+        else:
+            key = None
+        self.key: str | None = key
+
+    def said(self) -> dict[str, str]:
+        from engine.expressions import Compiler
+
+        read = Compiler().value(self.connector.receive.client, frozenset({"event", "received_at"}), ())
+        values = [read({"event": event}) for event in self.example.events]
+        return {str(value): CLIENT for value in values if value is not None}
+
+    def check(self) -> None:
+        """Unlike, with the first difference, unless everything went as the example says."""
+        deliveries: dict[int, list[tuple[str, int]]] = {}
+        answered: list[int] = []
+        self.step(lambda: self.enter(deliveries, answered))
+        self.drain()
+        if self.example.refused is not None:
+            return
+        if self.script.left:
+            number, left = self.script.left[0]
+            raise Unlike(
+                f"exchange {number} was never sent: {(left.sends or {}).get('method', '')} {(left.sends or {}).get('path', '')}"
+            )
+        self.compare_outcomes(deliveries)
+        if self.example.answered is not None:
+            expected = self.example.answered if isinstance(self.example.answered, list) else [self.example.answered]
+            wanted = [int(one["status"]) for one in expected]
+            if wanted != answered:
+                raise Unlike(f"answered {answered}, the example says {wanted}")
+        self.compare_lane()
+
+    def step(self, work: Any) -> None:
+        work()
+        if self.script.wrong is not None:
+            raise Unlike(self.script.wrong)
+
+    def enter(self, deliveries: dict[int, list[tuple[str, int]]], answered: list[int]) -> None:
+        for index, event in enumerate(self.example.events):
+            received = self.receiver.receive(encode_json(event), "application/json", self.key, self.clock.now())
+            if not received.accepted:
+                self.refused(received)
+                return
+            accepted: Accepted = received.accepted[0][1]
+            hold_s = self.worker.hold_s(self.connector) if received.direct else 0.0
+            stored = self.store.put([accepted], now=self.clock.now(), hold_s=hold_s).result()[0]
+            deliveries[index] = [(delivery.action, delivery.seq) for delivery in stored.deliveries]
+            if received.direct:
+                answered.append(self.worker.walk_now(self.program, stored).status)
+        if self.example.refused is not None:
+            raise Unlike("the events were accepted, the example says refused")
+
+    def refused(self, received: Received) -> None:
+        wanted = self.example.refused
+        faults = "; ".join(f"{fault.field}: {fault.reason}" for fault in received.faults)
+        if wanted is None:
+            raise Unlike(f"refused with {received.status}: {faults}")
+        if wanted.get("status", received.status) != received.status:
+            raise Unlike(f"refused with {received.status}, the example says {wanted['status']}")
+        if "field" in wanted and wanted["field"] not in [fault.field for fault in received.faults]:
+            raise Unlike(f"refused for {faults}, the example names {wanted['field']}")
+
+    def drain(self) -> None:
+        """Until nothing is left to do, or the exchange is over and nothing more is due now."""
+        until = self.clock.now() + LONGEST_S
+        while self.clock.now() < until:
+            self.step(self.worker.drain)
+            due = self.store.next_due(now=self.clock.now())
+            if due is None or not self.script.left:
+                break
+            self.clock.time = max(due, self.clock.now() + 0.001)
+        if not self.script.left and self.script.waited is not None:
+            self.clock.sleep(self.script.waited)
+            self.step(self.worker.drain)
+
+    def compare_outcomes(self, deliveries: dict[int, list[tuple[str, int]]]) -> None:
+        for action, wanted in self.example.outcomes.items():
+            seqs = [seq for listed in deliveries.values() for name, seq in listed if name == action]
+            if len(seqs) != len(wanted):
+                raise Unlike(f"{action} has {len(seqs)} deliveries, the example says {len(wanted)}")
+            for number, (seq, expected) in enumerate(zip(seqs, wanted, strict=True), 1):
+                kind, reason = self.store.ended.get(seq, ("waiting", ""))
+                word, part = next(iter(expected.items())) if isinstance(expected, dict) else (expected, "")
+                if kind != word or str(part) not in reason:
+                    because = f" ({reason})" if reason else ""
+                    raise Unlike(
+                        f"{action}, event {number}: {kind}{because}, the example says {word}{f' with {part!r}' if part else ''}"
+                    )
+        reached = {name for listed in deliveries.values() for name, _ in listed}
+        if missing := reached - set(self.example.outcomes):
+            raise Unlike(f"{', '.join(sorted(missing))} took the event too; list what became of it under outcomes")
+
+    def compare_lane(self) -> None:
+        wanted = self.example.lane
+        if not wanted:
+            return
+        lane = self.store.lane(self.connector.name, CLIENT)
+        state, why = (lane.state, lane.reason or "") if lane is not None else ("idle", "")
+        if "state" in wanted and wanted["state"] != state:
+            raise Unlike(f"the lane is {state}{f' ({why})' if why else ''}, the example says {wanted['state']}")
+        if str(wanted.get("why", "")) not in why:
+            raise Unlike(f"the lane's reason is {why!r}, the example says {wanted['why']!r}")

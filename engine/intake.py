@@ -1,0 +1,261 @@
+"""Body -> validated -> bound to its client -> accepted events, or faults naming field and reason; pure, no store, no network."""
+
+from __future__ import annotations
+
+import hmac
+import json
+import uuid
+from decimal import Decimal, InvalidOperation
+from typing import TYPE_CHECKING, Any
+
+from engine.errors import BadValue, Refused
+from engine.expressions import Compiler
+from engine.mapping import encode_json
+from engine.records import Accepted, Fault, Received
+from engine.semantics import plain
+from engine.spec import units
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from engine.program import Program
+    from engine.spec import types
+
+MAX_EVENTS = 1_000
+MAX_DEPTH = 64
+MAX_DIGITS = 40
+MAX_FAULTS = 20
+CONTENT_TYPES = ("application/json", "text/plain")
+
+
+class _Duplicate(ValueError):
+    pass
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object; a null is absent, a key that comes twice is refused."""
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        keys = [key for key, _ in pairs]
+        raise _Duplicate(f"the key {next(key for key in keys if keys.count(key) > 1)[:60]!r} comes twice")
+    return {key: value for key, value in found.items() if value is not None}
+
+
+def _decimal(text: str) -> Decimal:
+    try:
+        number = Decimal(text)
+    except InvalidOperation:
+        raise _Duplicate("a number that can't be read") from None
+    if len(text) > MAX_DIGITS + 8 or len(number.as_tuple().digits) > MAX_DIGITS or abs(number.adjusted()) > MAX_DIGITS:
+        raise _Duplicate(f"a number with more than {MAX_DIGITS} digits or an exponent above {MAX_DIGITS}")
+    return number
+
+
+def _integer(text: str) -> int:
+    if len(text) > MAX_DIGITS + 1:
+        raise _Duplicate(f"a number with more than {MAX_DIGITS} digits")
+    return int(text)
+
+
+def _constant(text: str) -> Any:
+    raise _Duplicate(f"{text} is not JSON")
+
+
+_DECODER = json.JSONDecoder(
+    object_pairs_hook=_object, parse_float=_decimal, parse_int=_integer, parse_constant=_constant
+)
+
+
+def depth(value: Any, limit: int) -> bool:
+    """Is it nested no deeper than `limit`?"""
+    if isinstance(value, dict):
+        return limit > 0 and all(depth(child, limit - 1) for child in value.values())
+    if isinstance(value, list):
+        return limit > 0 and all(depth(child, limit - 1) for child in value)
+    return True
+
+
+def parse(body: bytes, content_type: str) -> tuple[list[Any], bool]:
+    """(events as posted, was it a list?), or Refused 400 | 413 | 415."""
+    kind = content_type.split(";")[0].strip().lower()
+    if kind not in CONTENT_TYPES and not kind.endswith("+json"):
+        raise Refused(
+            415, "send application/json, or text/plain for beacons", [Fault("content-type", kind[:60] or "missing")]
+        )
+    try:
+        text = body.decode("utf-8-sig")
+        value = _DECODER.decode(text)
+    except UnicodeDecodeError:
+        raise Refused(400, "the body is not UTF-8", [Fault("body", "not UTF-8")]) from None
+    except RecursionError:
+        raise Refused(400, "the body is nested too deeply", [Fault("body", f"deeper than {MAX_DEPTH}")]) from None
+    except json.JSONDecodeError as error:
+        where = f"line {error.lineno}, column {error.colno}"
+        raise Refused(
+            400, "the body is not JSON", [Fault("body", f"{error.msg} at {where}" if body else "empty")]
+        ) from None
+    except _Duplicate as error:
+        raise Refused(400, "the body is not JSON that can be taken", [Fault("body", str(error))]) from None
+    if not depth(value, MAX_DEPTH):
+        raise Refused(400, "the body is nested too deeply", [Fault("body", f"deeper than {MAX_DEPTH}")])
+    if not isinstance(value, list):
+        return [value], False
+    if len(value) > MAX_EVENTS:
+        raise Refused(
+            413, "too many events in one request", [Fault("body", f"{len(value)} events; {MAX_EVENTS} is the most")]
+        )
+    if not value:
+        raise Refused(400, "no event in the list", [Fault("body", "an empty list")])
+    return value, True
+
+
+class Receiver:
+    """Intake of one connector: whose event is this, is it as it should be, which actions want it?"""
+
+    def __init__(
+        self,
+        connector: types.Connector,
+        clients: Mapping[str, str],
+        program: Callable[[str], Program],
+        *,
+        schema: dict[str, Any] | None,
+        keys: Mapping[str, list[str]],
+        inactive: Mapping[str, str],
+        new_id: Callable[[], str] = lambda: str(uuid.uuid4()),
+    ) -> None:
+        """
+        `clients`: the value that `receive.client` yields -> the active client it stands for; `program`: client -> what
+        runs for it. `schema`: `receive.schema`, references resolved. `keys`: client -> its write keys. `inactive`: the
+        values of clients that are switched off -> their name.
+        """
+        compiler = Compiler()
+        names = frozenset({"event", "received_at"})
+        receive = connector.receive
+        self.connector, self.new_id, self.inactive = connector, new_id, inactive
+        self.client_of = (
+            compiler.value(receive.client, names, ("receive", "client")) if receive.client is not None else None
+        )
+        self.id_of = compiler.value(receive.id, names, ("receive", "id")) if receive.id is not None else None
+        self.dedupe_s = units.duration(receive.dedupe)
+        self.direct = receive.mode == "direct"
+        self.clients, self.program = clients, program
+        self.active = set(clients.values())
+        self.keys = {key: client for client, listed in keys.items() for key in listed}
+        self.keyed = {client for client, listed in keys.items() if listed}
+        self.problems = compiler.problems
+        self.named = next((use.path for use in compiler.uses), ("event",))
+        self.validator = None
+        if schema is not None:
+            import jsonschema_rs
+
+            self.validator = jsonschema_rs.validator_for(schema, validate_formats=True)
+
+    def receive(self, body: bytes, content_type: str, key: str | None, now: float) -> Received:
+        """One posted body. Never raises: what is wrong is in the result."""
+        try:
+            holder = self.holder(key)
+            events, listed = parse(body, content_type)
+        except Refused as refused:
+            return Received(0, [], list(refused.faults), refused.status, refused.title, self.direct)
+        accepted: list[tuple[int, Accepted]] = []
+        faults: list[Fault] = []
+        status, title = 422, "the event can't be accepted"
+        for index, event in enumerate(events):
+            try:
+                accepted.append((index, self.accept(event, holder, now)))
+            except Refused as refused:
+                if not faults or refused.status in (401, 403):
+                    status, title = refused.status, refused.title
+                faults += [Fault(fault.field, fault.reason, index if listed else None) for fault in refused.faults]
+        return Received(
+            len(events), accepted, faults, 202 if accepted else status, "" if accepted else title, self.direct, listed
+        )
+
+    def holder(self, key: str | None) -> str | None:
+        """The client that a write key belongs to; None where no key was sent."""
+        if not key:
+            return None
+        found = None
+        for known, client in self.keys.items():
+            if hmac.compare_digest(known.encode(), key.encode()):
+                found = client
+        if found is None:
+            raise Refused(401, "unknown write key", [Fault("key", "no client of this connector has this write key")])
+        if found not in self.active:
+            raise Refused(403, "the client is not active", [Fault("key", f"{found} is switched off")])
+        return found
+
+    def accept(self, event: Any, holder: str | None, now: float) -> Accepted:
+        """One event, or Refused with its faults."""
+        if not isinstance(event, dict):
+            raise Refused(400, "an event is a JSON object", [Fault("body", "not an object")])
+        scope = {"event": event, "received_at": Decimal(repr(now))}
+        program = self.program(self.bind(scope, holder))
+        self.validate(event)
+        try:
+            given = self.id_of(scope) if self.id_of is not None else None
+            event_id = plain(given)[:200] if given is not None else self.new_id()
+            drafts = program.drafts(event, now)
+        except BadValue as error:
+            raise Refused(422, "the event can't be read", [Fault(error.at or "event", error.reason)]) from None
+        return Accepted(
+            connector=self.connector.name,
+            client=program.client.client,
+            event_id=event_id,
+            body=encode_json(event),
+            received_at=now,
+            drafts=drafts,
+            dedupe_s=self.dedupe_s if given is not None else 0,
+        )
+
+    def bind(self, scope: dict[str, Any], holder: str | None) -> str:
+        """The key decides the client; what the event says must agree. Without a key the event decides alone."""
+        field = ".".join(self.named[1:]) or "event"
+        said: str | None = None
+        if self.client_of is not None:
+            try:
+                value = self.client_of(scope)
+                said = plain(value) if value is not None else None
+            except BadValue as error:
+                raise Refused(400, "the client can't be read from the event", [Fault(field, error.reason)]) from None
+        if holder is not None:
+            if said is not None and self.clients.get(said) != holder:
+                raise Refused(
+                    403, "the event names another client than the key", [Fault(field, "does not belong to the key")]
+                )
+            return holder
+        if said is None:
+            raise Refused(400, "no client", [Fault(field, "missing: it says which client the event is for")])
+        client = self.clients.get(said)
+        if client is None:
+            if said in self.inactive:
+                raise Refused(403, "the client is not active", [Fault(field, f"{self.inactive[said]} is switched off")])
+            raise Refused(400, "unknown client", [Fault(field, "no client is configured for this value")])
+        if client in self.keyed:
+            raise Refused(
+                401, "a write key is needed", [Fault("key", "send it as X-Connect-Key, or ?key= for beacons")]
+            )
+        return client
+
+    def validate(self, event: dict[str, Any]) -> None:
+        if self.validator is None or self.validator.is_valid(event):
+            return
+        faults = []
+        for error in self.validator.iter_errors(event):
+            path = ".".join(str(part) for part in error.instance_path)
+            faults.append(Fault(path or missing(error.message) or "event", shown(error.message)))
+            if len(faults) == MAX_FAULTS:
+                break
+        raise Refused(422, "the event does not fit its schema", faults)
+
+
+def missing(message: str) -> str:
+    """The field of `"email" is a required property`."""
+    return message.split('"')[1] if message.endswith("is a required property") and message.count('"') >= 2 else ""
+
+
+def shown(message: str) -> str:
+    """The library's sentence, without the value it begins with where that is long."""
+    if message.endswith("is a required property"):
+        return "missing"
+    return message if len(message) <= 160 else "…" + message[-120:]

@@ -1,0 +1,226 @@
+"""HTTP servers on one event loop: sockets, signals, an end in order, and senders that dawdle or close early."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import socket
+import threading
+from collections.abc import Awaitable, Callable, MutableMapping, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
+from ipaddress import ip_address
+from typing import TYPE_CHECKING, Any, Protocol
+
+import uvicorn
+import uvloop
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+
+from engine import answers
+from engine.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from engine.answers import Answer, Headers
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+KEEP_ALIVE_S = 75  # longer than the 60 s of the usual load balancers, or they would use a closed connection
+HEADERS_S = 15.0
+MAX_HEADERS = 64 * 1024
+MAX_DRAIN = 16 * 1024 * 1024  # of a body that was refused before it was read
+POLL_S = 0.05
+
+
+class Stop(Protocol):
+    """A threading.Event, or what acts like one; set by a signal, and heeded when others set it."""
+
+    def is_set(self) -> bool: ...
+    def set(self) -> None: ...
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """UsageError if the port is taken or the host is none of ours."""
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        sock = socket.create_server((host, port), family=family, backlog=2048)
+    except OSError as error:
+        raise UsageError(f"can't listen on {host}:{port}: {error.strerror or error}") from None
+    sock.setblocking(False)
+    return sock
+
+
+def run(apps: Sequence[tuple[App, socket.socket]], *, stop: Stop, grace_s: float, ready: Callable[[], None]) -> None:
+    """
+    Serve each app on its socket until SIGTERM, SIGINT or `stop`; then let requests in flight finish for `grace_s`.
+
+    Signals are only heeded in the main thread. `ready` is called once all of them answer.
+    """
+    servers = [_Server(_config(app, grace_s)) for app, _ in apps]
+    with ExitStack() as stack:
+        for _, sock in apps:
+            stack.enter_context(sock)
+        stack.enter_context(_signals(stop, servers))
+        runner = stack.enter_context(asyncio.Runner(loop_factory=uvloop.new_event_loop))
+        runner.run(_run(servers, [sock for _, sock in apps], stop, ready))
+
+
+async def reply(send: Send, answer: Answer, extra: Headers = ()) -> None:
+    headers = [*extra, *answer.headers]
+    if answer.status != 204:
+        headers += [(b"content-type", answer.media_type), (b"content-length", b"%d" % len(answer.body))]
+    await send({"type": "http.response.start", "status": answer.status, "headers": headers})
+    await send({"type": "http.response.body", "body": answer.body})
+
+
+def is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+class _Server(uvicorn.Server):
+    """A server among others in one loop: signals are handled once for all of them."""
+
+    def capture_signals(self) -> Any:
+        return nullcontext()
+
+
+class _Protocol(HttpToolsProtocol):
+    """
+    Besides what uvicorn does: a sender who closed its half is still answered, headers have a limit in bytes and time,
+    and so has what is left of a body that was refused.
+    """
+
+    _in_headers = False
+    _head = 0
+    _drained = 0
+    _patience: asyncio.TimerHandle | None = None
+
+    def data_received(self, data: bytes) -> None:
+        unfinished = self._in_headers
+        super().data_received(data)
+        if self._in_headers:
+            self._head += len(data) if unfinished else 0
+            if self._head > MAX_HEADERS:
+                self._in_headers = False
+                self.send_400_response("the headers are too large")
+            self._hurry()
+
+    def eof_received(self) -> bool | None:  # type: ignore[override]
+        cycle = self.cycle
+        if cycle is None or cycle.response_complete:
+            return None
+        cycle.keep_alive = False
+        if cycle.more_body:
+            cycle.scope["state"]["cut"] = True
+            cycle.more_body = False
+            cycle.message_event.set()
+        return True  # stays open until the answer is written
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._calm()
+        super().connection_lost(exc)
+
+    def send_400_response(self, msg: str) -> None:
+        answer = answers.problem(400, detail=msg)
+        self.transport.write(
+            STATUS_LINE[400]
+            + b"content-type: %b\r\ncontent-length: %d\r\nconnection: close\r\n\r\n"
+            % (answers.PROBLEM, len(answer.body))
+            + answer.body
+        )
+        self.transport.close()
+
+    def on_message_begin(self) -> None:
+        self._in_headers = True
+        self._head = self._drained = 0
+        super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        self._in_headers = False
+        self._calm()
+        super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        super().on_body(body)
+        if self.cycle.response_complete:
+            self._drained += len(body)
+            if self._drained > MAX_DRAIN:
+                self.transport.close()
+            self._hurry()
+
+    def on_message_complete(self) -> None:
+        self._calm()
+        super().on_message_complete()
+
+    def _hurry(self) -> None:
+        if self._patience is None:
+            self._patience = self.loop.call_later(HEADERS_S, self.transport.close)
+
+    def _calm(self) -> None:
+        if self._patience is not None:
+            self._patience.cancel()
+            self._patience = None
+
+
+async def _run(
+    servers: Sequence[_Server], sockets: Sequence[socket.socket], stop: Stop, ready: Callable[[], None]
+) -> None:
+    async def watch() -> None:
+        while not all(server.started for server in servers):
+            await asyncio.sleep(0.001)
+        ready()
+        while not stop.is_set():
+            await asyncio.sleep(POLL_S)
+        for server in servers:
+            server.should_exit = True
+
+    async with asyncio.TaskGroup() as group:
+        for server, sock in zip(servers, sockets, strict=True):
+            group.create_task(server.serve([sock]))
+        group.create_task(watch())
+
+
+def _config(app: App, grace_s: float) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,
+        http=_Protocol,
+        ws="none",
+        lifespan="off",
+        interface="asgi3",
+        proxy_headers=False,
+        server_header=False,
+        access_log=False,
+        log_config=None,
+        log_level="critical",
+        timeout_keep_alive=KEEP_ALIVE_S,
+        timeout_graceful_shutdown=max(1, round(grace_s)),
+    )
+
+
+@contextmanager
+def _signals(stop: Stop, servers: Sequence[_Server]) -> Iterator[None]:
+    """The first SIGTERM or SIGINT ends in order, a second SIGINT at once."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def end(number: int, _frame: object) -> None:
+        if stop.is_set() and number == signal.SIGINT:
+            for server in servers:
+                server.force_exit = True
+        stop.set()
+
+    before = {number: signal.signal(number, end) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,369 @@
+"""A connector and a client -> all stages compiled, once; what intake and the worker run."""
+
+from __future__ import annotations
+
+import random
+from decimal import Decimal
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from engine.auth import Auth
+from engine.batching import Batcher, Ready
+from engine.errors import BadValue, SpecErrors
+from engine.exchange import Call
+from engine.expressions import Compiler
+from engine.limits import Gate
+from engine.lookups import Cache, Lookup
+from engine.mapping import compile_tree
+from engine.names import ARRIVED, CHECKED, LOOKED_UP, MAPPED, REPLY, ROW
+from engine.outcomes import Judge, Level
+from engine.records import Draft, Outcome, OutcomeKind
+from engine.retrying import Backoff
+from engine.sending import Hosts, Requester
+from engine.spec import types
+from engine.spec.findings import Finding
+from engine.steps import Step, Steps
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from engine.exchange import Wire
+    from engine.expressions import Path, Run
+    from engine.outcomes import ResultsRule
+    from engine.records import Delivery, Trace
+
+decode_event = msgspec.json.Decoder(dict[str, Any], float_hook=Decimal).decode
+
+
+class Done(msgspec.Struct, frozen=True):
+    """A delivery that ended, or has to wait, before it was in a batch."""
+
+    delivery: Delivery
+    outcome: Outcome
+    trace: Trace | None = None
+
+
+class Check:
+    """One compiled `require`: a reason, or None where the record is fine."""
+
+    def __init__(self, compiler: Compiler, spec: types.Requirement, place: Path, *, early: bool) -> None:
+        names = ROW | {"delivery"} if early else CHECKED
+        self.that = compiler.condition(spec.that, names, (*place, "that")) if spec.that is not None else None
+        self.reason = compiler.text(spec.reason or "a check failed", names, (*place, "reason"))
+        self.schema = spec.schema
+        if self.schema is not None:
+            import jsonschema_rs
+
+            self.validator = jsonschema_rs.validator_for(self.schema, validate_formats=True)
+
+    def fails(self, scope: dict[str, Any], record: Any) -> str | None:
+        if self.that is not None and not self.that(scope):
+            try:
+                return str(self.reason(scope) or "a check failed")
+            except BadValue:
+                return "a check failed"
+        if self.schema is not None:
+            faults = [
+                f"{'.'.join(map(str, error.instance_path)) or 'record'}: {error.message[:200]}"
+                for error in self.validator.iter_errors(record if record is not None else {})
+            ]
+            return "; ".join(faults[:5]) or None
+        return None
+
+
+class Action:
+    """One compiled action."""
+
+    def __init__(self, program: Program, name: str, spec: types.Action) -> None:
+        compiler, connector = program.compiler, program.connector
+        self.name, self.spec = name, spec
+        place: Path = ("actions", name)
+        drop = spec.drop or connector.drop
+        self.mode = spec.mode or connector.receive.mode
+        self.when = compiler.condition(spec.when, ROW, (*place, "when"))
+        key = spec.key if spec.key is not None else connector.key
+        self.key = compiler.value(key, ROW, (*place, "key") if spec.key is not None else ("key",))
+        self.batcher = Batcher(compiler, spec.batch, (*place, "batch"), rows=uses_rows(spec))
+        self.lookups = {
+            title: Lookup(
+                compiler,
+                lookup,
+                name=title,
+                place=(*place, "lookups", title),
+                connector=connector,
+                call=program.caller(name, place, spec, f"lookup {title}"),
+                cache=program.cache,
+            )
+            for title, lookup in spec.lookups.items()
+        }
+        self.vars = (
+            compile_tree(compiler, spec.vars, LOOKED_UP | {"vars"}, (*place, "vars"), drop) if spec.vars else None
+        )
+        self.record: Run = compile_tree(compiler, spec.record, MAPPED, (*place, "record"), drop)
+        self.early, self.late = self.checks(compiler, spec, place)
+        single = spec.batch is None
+        renews = program.auth.can_renew
+
+        def steps(of: dict[str, types.Step], key: str) -> dict[str, Step]:
+            return {
+                title: Step(
+                    compiler,
+                    step,
+                    name=title,
+                    place=place if title == "request" and len(of) == 1 else (*place, key, title),
+                    action=spec,
+                    action_place=place,
+                    connector=connector,
+                    single=single,
+                    can_renew=renews,
+                    call=program.caller(name, place, spec, title, drop),
+                )
+                for title, step in of.items()
+            }
+
+        self.steps = Steps(name, steps(spec.steps, "steps"), steps(spec.on_failure, "on_failure"), single=single)
+
+    @staticmethod
+    def checks(compiler: Compiler, spec: types.Action, place: Path) -> tuple[list[Check], list[Check]]:
+        """Those that read no look-up and nothing mapped run before the look-ups."""
+        early, late = [], []
+        for index, requirement in enumerate(spec.require):
+            at = (*place, "require", index)
+            if requirement.schema is None:
+                probe = Compiler()
+                probe.condition(requirement.that, CHECKED, at)
+                if not {use.path[0] for use in probe.uses} & {"lookups", "vars", "record"}:
+                    early.append(Check(compiler, requirement, at, early=True))
+                    continue
+            late.append(Check(compiler, requirement, at, early=False))
+        return early, late
+
+    def prepare(
+        self, program: Program, wire: Wire, deliveries: Sequence[Delivery], *, failures: int
+    ) -> tuple[list[Ready], list[Done]]:
+        """Look-ups, variables, record and checks for a window of deliveries: those that are ready, and those that ended."""
+        done: list[Done] = []
+        rows: list[tuple[Delivery, dict[str, Any]]] = []
+        for delivery in deliveries:
+            try:
+                scope = program.row_scope(decode_event(delivery.body), delivery.received_at)
+                scope["delivery"] = {"id": delivery.id, "attempt": delivery.attempts + 1}
+                reason = next((why for check in self.early if (why := check.fails(scope, None))), None)
+            except (BadValue, msgspec.DecodeError) as error:
+                reason = str(error)
+            if reason is not None:
+                done.append(Done(delivery, Outcome(OutcomeKind.REJECT, reason, "invalid")))
+            else:
+                rows.append((delivery, {**scope, "lookups": {}}))
+        for name, lookup in self.lookups.items():
+            if not rows:
+                break
+            left = []
+            for (delivery, scope), found in zip(
+                rows, lookup.find(wire, [scope for _, scope in rows], failures=failures), strict=True
+            ):
+                if found.outcome is not None:
+                    done.append(Done(delivery, found.outcome, found.trace))
+                    continue
+                if found.value is not None:
+                    scope["lookups"][name] = found.value
+                left.append((delivery, scope))
+            rows = left
+        ready: list[Ready] = []
+        for delivery, scope in rows:
+            try:
+                scope["vars"] = (self.vars(scope) or {}) if self.vars is not None else {}
+                record = self.record(scope)
+                reason = next(
+                    (why for check in self.late if (why := check.fails({**scope, "record": record}, record))), None
+                )
+            except BadValue as error:
+                reason = str(error)
+            if reason is not None:
+                done.append(Done(delivery, Outcome(OutcomeKind.REJECT, reason, "invalid")))
+            else:
+                ready.append(Ready(delivery, scope, record))
+        return ready, done
+
+    def forget(self, wire: Wire, lookup: str, scope: dict[str, Any]) -> None:
+        """The cached answer of a look-up for this row was stale."""
+        if (found := self.lookups.get(lookup)) is not None:
+            key = found.key_of(scope)
+            if isinstance(key, str):
+                found.cache.forget(lookup, key)
+        wire.telemetry.event("look-up-forgotten", connector=wire.connector, client=wire.client, lookup=lookup)
+
+
+class Program:
+    """All that runs for one client of one connector. Making it compiles everything; `problems` says what does not compile."""
+
+    def __init__(
+        self,
+        connector: types.Connector,
+        client: types.Client,
+        binding: types.Binding,
+        *,
+        jitter: Callable[[], float] = random.random,
+    ) -> None:
+        self.connector, self.client, self.binding = connector, client, binding
+        self.compiler = Compiler()
+        self.hosts = Hosts(connector.hosts)
+        self.cache = Cache()
+        self.settings = with_defaults(connector.settings, binding.settings)
+        self.scope: dict[str, Any] = {
+            "settings": self.settings,
+            "client": {"name": client.client, "title": client.title},
+            "tables": {name: {**table, **binding.tables.get(name, {})} for name, table in connector.tables.items()},
+            "derived": {},
+        }
+        self.backoff = Backoff(connector.http.retry, jitter)
+        self.fields = compile_tree(self.compiler, connector.fields, ARRIVED, ("fields",)) if connector.fields else None
+        self.auth = Auth(
+            self.compiler, connector.auth, name="default", place=("auth",), connector=connector, hosts=self.hosts
+        )
+        self.action_specs = patched(connector, binding)
+        self.actions = {name: Action(self, name, spec) for name, spec in self.action_specs.items() if spec.active}
+        self.checks = {name: self.check_call(name, check) for name, check in connector.checks.items()}
+
+    @property
+    def name(self) -> str:
+        return f"{self.connector.name}/{self.client.client}"
+
+    @cached_property
+    def secret_names(self) -> set[str]:
+        """The secrets that something enabled reaches."""
+        return {use.path[1] for use in self.compiler.uses if use.path[0] == "secrets" and len(use.path) > 1}
+
+    def require_sound(self, file: str) -> None:
+        """SpecErrors unless everything compiled."""
+        errors = [problem for problem in self.compiler.problems if problem.severity == "error"]
+        if errors:
+            raise SpecErrors(
+                [
+                    Finding(file, 1, 1, one.rule, "error", f"{'.'.join(map(str, one.place))}: {one.message}", one.hint)
+                    for one in errors
+                ]
+            )
+
+    def caller(
+        self, action: str, place: Path, spec: types.Action, step: str, drop: types.Drop | None = None
+    ) -> Callable[..., Call]:
+        """What makes a Call of a request of this action: with the limits of connector, auth, action and request."""
+
+        def call(request: types.Request, names: frozenset[str], at: Path, judge: Judge) -> Call:
+            gate = Gate(self.name)
+            gate.add(self.compiler, self.connector.http.limits, names, ("http", "limits"), owner="http")
+            gate.add(self.compiler, self.connector.auth.limits, names, ("auth", "limits"), owner="auth")
+            gate.add(self.compiler, self.binding.limits, names, ("limits",), owner="client")
+            gate.add(self.compiler, spec.limits, names, (*place, "limits"), owner=action)
+            gate.add(self.compiler, request.limits, names, (*at, "limits"), owner=f"{action}.{step}")
+            requester = self.requester(request, names, at, drop or spec.drop or self.connector.drop)
+            return Call(requester, judge, self.auth, gate, action=action, step=step)
+
+        return call
+
+    def requester(self, request: types.Request, names: frozenset[str], at: Path, drop: types.Drop) -> Requester:
+        headers = {**self.connector.http.headers, **request.headers}
+        whole = msgspec.structs.replace(request, headers=headers)
+        return Requester(
+            self.compiler, whole, names=names, place=at, drop=drop, http=self.connector.http, hosts=self.hosts
+        )
+
+    def check_call(self, name: str, check: types.Check) -> Call:
+        place: Path = ("checks", name, "request")
+        names = frozenset({"settings", "client", "tables", "derived"})
+        levels = [Level(self.compiler, self.connector.replies, names | REPLY | {"now", "failures"}, ("replies",))]
+        no_results: list[ResultsRule] = []
+        judge = Judge(
+            self.compiler, levels, no_results, check.request.expect, names | REPLY, place, can_renew=self.auth.can_renew
+        )
+        return self.caller("check", ("checks",), types.Action(steps={}), name)(check.request, names, place, judge)
+
+    # --- intake ---
+
+    def row_scope(self, event: dict[str, Any], received_at: float) -> dict[str, Any]:
+        """The context of one event: what mapping and conditions read."""
+        scope = {**self.scope, "event": event, "received_at": Decimal(repr(received_at))}
+        scope["fields"] = (self.fields(scope) or {}) if self.fields is not None else {}
+        return scope
+
+    def drafts(self, event: dict[str, Any], received_at: float) -> tuple[Draft, ...]:
+        """One draft for each enabled action that wants the event. BadValue if a field can't be read."""
+        scope = self.row_scope(event, received_at)
+        return tuple(
+            Draft(name, key_text(action.key(scope))) for name, action in self.actions.items() if action.when(scope)
+        )
+
+
+def key_text(value: Any) -> str | None:
+    if value is None:
+        return None
+    return value if isinstance(value, str) else msgspec.json.Encoder(decimal_format="number").encode(value).decode()
+
+
+def uses_rows(spec: Any) -> bool:
+    """Does a request of this action send columns and rows?"""
+
+    def inside(node: Any) -> bool:
+        if isinstance(node, dict):
+            return "$rows" in node or any(inside(child) for child in node.values())
+        return isinstance(node, list) and any(inside(child) for child in node)
+
+    return any(inside(step.request.json) or inside(step.request.form) for step in spec.steps.values())
+
+
+def with_defaults(schema: types.SettingsSchema, given: dict[str, Any]) -> dict[str, Any]:
+    """Settings as given, with the defaults of the connector's schema, also inside of objects."""
+    return fill({"properties": schema.properties}, given)
+
+
+def fill(schema: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+    filled = dict(given)
+    for name, field in schema.get("properties", {}).items():
+        if name not in filled and "default" in field:
+            filled[name] = field["default"]
+        if isinstance(filled.get(name), dict) and "properties" in field:
+            filled[name] = fill(field, filled[name])
+        elif name not in filled and any("default" in inner for inner in field.get("properties", {}).values()):
+            filled[name] = fill(field, {})
+    return filled
+
+
+PATCHABLE = ("active", "when", "batch", "limits", "record", "vars", "title")
+
+
+def patched(connector: types.Connector, binding: types.Binding) -> dict[str, types.Action]:
+    """The connector's actions with the client's changes: maps merge, all else replaces, `$remove: true` takes a key out."""
+    if not binding.actions:
+        return dict(connector.actions)
+    actions = dict(connector.actions)
+    for name, patch in binding.actions.items():
+        if name in actions:
+            plain = msgspec.to_builtins(actions[name], builtin_types=(Decimal,))
+            allowed = {key: value for key, value in patch.items() if key in PATCHABLE}
+            actions[name] = msgspec.convert(overlay(plain, allowed), types.Action)
+    return actions
+
+
+def overlay(base: Any, change: Any) -> Any:
+    if isinstance(base, dict) and isinstance(change, dict):
+        merged = {key: value for key, value in base.items() if change.get(key) != {"$remove": True}}
+        for key, value in change.items():
+            if value != {"$remove": True}:
+                merged[key] = overlay(merged.get(key), value)
+        return merged
+    return change
+
+
+def clash(programs: Iterable[Program]) -> list[tuple[Program, Program]]:
+    """Pairs of programs of one connector that one event would match."""
+    seen: dict[tuple[str, str], Program] = {}
+    pairs = []
+    for program in programs:
+        at = (program.connector.name, program.binding.match or program.client.client)
+        if at in seen:
+            pairs.append((seen[at], program))
+        seen.setdefault(at, program)
+    return pairs

@@ -1,0 +1,340 @@
+"""Project, store, secrets, transport -> a running engine; the only place that knows all the parts."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from engine.alerts import LogAlerts
+from engine.clock import SystemClock
+from engine.errors import SecretUnavailable, SpecErrors, UsageError
+from engine.intake import Receiver
+from engine.program import Program
+from engine.records import Answered, LaneChange, TokenRow
+from engine.secrets import SecretSources, fingerprint
+from engine.sending import HttpTransport, Masker
+from engine.telemetry import NullTelemetry
+from engine.worker import Credentials, Worker, World
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection
+    from concurrent.futures import Future
+    from pathlib import Path
+
+    from engine.ports import Alerts, Clock, Secrets, Store
+    from engine.ports import Telemetry as TelemetryPort
+    from engine.records import Accepted, Lane, Received, Stored
+    from engine.sending import Transport
+    from engine.spec.project import Project
+    from engine.spec.types import Binding, Client, Connector
+
+LOOK_AGAIN_S = 2.0
+PAUSED_WITH = "#paused-with"  # kept beside the tokens: the configuration that a lane was paused with
+
+SCHEMES = {
+    "memory:": "memory:  (lost when the process ends)",
+    "sqlite:": "sqlite:///connect.db  (a file; sqlite:////absolute/path.db)",
+}
+
+
+def open_store(url: str, directory: Path, env: Any = os.environ) -> Store:
+    """The adapter that a store URL names. UsageError for an unknown scheme, StoreUnavailable if it can't be opened."""
+    scheme = url.split(":", 1)[0] + ":"
+    if scheme == "memory:":
+        from engine.stores.memory import MemoryStore
+
+        return MemoryStore()
+    if scheme == "sqlite:" and url.startswith("sqlite:///"):
+        from engine.stores.sqlite import SqliteStore
+
+        path = url.removeprefix("sqlite:///")
+        return SqliteStore(directory / path if not path.startswith("/") else path, cipher=cipher(env))
+    known = "; ".join(SCHEMES.values())
+    raise UsageError(f"no store is called {url.split('://', 1)[0]}; known are {known}")
+
+
+def cipher(env: Any) -> Any:
+    """Encryption of stored tokens with the key in CONNECT_KEY; None without one."""
+    key = env.get("CONNECT_KEY")
+    if not key:
+        return None
+    from cryptography.fernet import Fernet
+
+    try:
+        return Fernet(key.encode())
+    except ValueError:
+        raise UsageError("CONNECT_KEY is not a key; make one with `connect key`") from None
+
+
+class Engine:
+    """
+    Everything wired for one project; what `serve`, `deliver`, `send` and `check` run.
+
+    Programs are compiled when first needed and again when a file of theirs changes. A client with findings is left out
+    and named in the log; the others run.
+    """
+
+    def __init__(
+        self,
+        project: Project,
+        store: Store,
+        *,
+        transport: Transport | None = None,
+        secrets: Secrets | None = None,
+        clock: Clock | None = None,
+        telemetry: TelemetryPort | None = None,
+        alerts: Alerts | None = None,
+        via: str | None = None,
+        workers: int = 8,
+    ) -> None:
+        self.project, self.store = project, store
+        self.clock = clock or SystemClock()
+        self.telemetry = telemetry or NullTelemetry()
+        self.masker = Masker()
+        self.secrets = secrets or SecretSources(project.directory, os.environ)
+        self.lock = threading.RLock()
+        self.programs: dict[tuple[str, str], tuple[object, object, Program]] = {}
+        self.receivers: dict[str, Receiver] = {}
+        self.origins: dict[str, set[str]] = {}
+        self.directs: dict[str, bool] = {}
+        self.connector_specs: dict[str, Connector] = {}
+        self.client_specs: dict[str, Client] = {}
+        self.broken: list[str] = []
+        self.looked_at = float("-inf")
+        self.told: set[str] = set()
+        self.worker = Worker(
+            World(
+                store=store,
+                transport=transport or HttpTransport(via),
+                clock=self.clock,
+                telemetry=self.telemetry,
+                alerts=alerts or LogAlerts(self.telemetry),
+                program=self.program_or_none,
+                credentials=self.credentials,
+                masker=lambda _: self.masker,
+            ),
+            workers=workers,
+        )
+        self.reload()
+
+    # --- specs ---
+
+    def reload(self) -> None:
+        """Read what has changed; what is sound serves, what is not is named once."""
+        with self.lock:
+            connectors, clients, findings = self.project.all()
+            self.looked_at = time.monotonic()
+            same = self.same(connectors, self.connector_specs) and self.same(clients, self.client_specs)
+            self.broken = [str(finding) for finding in findings if finding.severity == "error"]
+            for text in self.broken:
+                if text not in self.told:
+                    self.told.add(text)
+                    self.telemetry.event("finding", text=text)
+            if same and self.receivers:
+                return
+            self.connector_specs, self.client_specs = connectors, clients
+            self.receivers = {
+                name: self.receiver(connector) for name, connector in connectors.items() if self.bound(name)
+            }
+            self.origins = {
+                name: {origin for client, _ in self.bound(name) for origin in client.ingest.origins}
+                for name in connectors
+            }
+            self.directs = {name: connector.receive.mode == "direct" for name, connector in connectors.items()}
+
+    @staticmethod
+    def same(new: dict[str, Any], old: dict[str, Any]) -> bool:
+        return new.keys() == old.keys() and all(new[name] is old[name] for name in new)
+
+    def bound(self, connector: str) -> list[tuple[Client, Binding]]:
+        return [
+            (client, client.connectors[connector])
+            for client in self.client_specs.values()
+            if connector in client.connectors
+        ]
+
+    def receiver(self, connector: Connector) -> Receiver:
+        active: dict[str, str] = {}
+        inactive: dict[str, str] = {}
+        keys: dict[str, list[str]] = {}
+        for client, binding in self.bound(connector.name):
+            match = binding.match or client.client
+            if client.active and binding.active:
+                active.setdefault(match, client.client)
+            else:
+                inactive[match] = client.client
+            keys[client.client] = self.write_keys(client)
+        return Receiver(
+            connector,
+            active,
+            lambda client: self.program(connector.name, client),
+            schema=connector.receive.schema,
+            keys=keys,
+            inactive=inactive,
+        )
+
+    def write_keys(self, client: Client) -> list[str]:
+        """Resolved write keys; one that can't be had is named, and the client takes no events without a key either."""
+        found = []
+        for reference in client.ingest.keys:
+            try:
+                value = self.secrets.resolve(reference)
+            except SecretUnavailable as error:
+                self.telemetry.event("finding", text=f"{client.client}: {error}")
+                value = f"unavailable-{os.urandom(16).hex()}"
+            self.masker.add(value)
+            found.append(value)
+        return found
+
+    def look(self) -> None:
+        """Reload if the last look is older than two seconds."""
+        if time.monotonic() - self.looked_at > LOOK_AGAIN_S:
+            self.reload()
+
+    def program(self, connector: str, client: str) -> Program:
+        """What runs for this client, compiled. UsageError for unknown names, SpecErrors for what does not compile."""
+        with self.lock:
+            spec, who = self.connector_specs.get(connector), self.client_specs.get(client)
+            if spec is None:
+                spec = self.project.connector(connector)
+            if who is None:
+                who = self.project.client(client)
+            if connector not in who.connectors:
+                raise UsageError(f"{client} has no connector {connector}; it has {', '.join(who.connectors)}")
+            kept = self.programs.get((connector, client))
+            if kept is not None and kept[0] is spec and kept[1] is who:
+                return kept[2]
+            program = Program(spec, who, who.connectors[connector])
+            program.require_sound(f"connectors/{connector}.yaml")
+            self.programs[connector, client] = (spec, who, program)
+            return program
+
+    def program_or_none(self, connector: str, client: str) -> Program | None:
+        """For the worker: None where the client or its binding is gone or switched off."""
+        try:
+            program = self.program(connector, client)
+        except (UsageError, SpecErrors) as error:
+            self.telemetry.event("finding", connector=connector, client=client, text=str(error))
+            return None
+        return program if program.client.active and program.binding.active else None
+
+    def credentials(self, program: Program) -> Credentials:
+        """The secrets that this client's enabled actions reach. SecretUnavailable names the first that is missing."""
+        values: dict[str, str] = {}
+        for name in sorted(program.secret_names):
+            reference = program.binding.secrets.get(name)
+            if reference is None:
+                field = program.connector.secrets.get(name)
+                if field is not None and (field.optional or field.when is not None):
+                    continue
+                raise SecretUnavailable(
+                    f"{program.name}: no secret {name}; add `secrets: {{{name}: env:NAME}}` to the client's {program.connector.name}"
+                )
+            values[name] = self.secrets.resolve(reference)
+        self.masker.add(*values.values())
+        return Credentials(values, fingerprint(values))
+
+    # --- the HTTP door (serve.Front) ---
+
+    def connectors(self) -> Collection[str]:
+        return self.receivers.keys()
+
+    def allows_origin(self, connector: str, origin: str) -> bool:
+        return origin in self.origins.get(connector, ())
+
+    def receive(self, connector: str, body: bytes, content_type: str, key: str | None, now: float) -> Received:
+        self.look()
+        return self.receivers[connector].receive(body, content_type, key, now)
+
+    def put(self, events: list[Accepted], now: float, hold_s: float) -> Future[list[Stored]]:
+        return self.store.put(events, now=now, hold_s=hold_s)
+
+    def hold_s(self, connector: str) -> float:
+        spec = self.connector_specs[connector]
+        return self.worker.hold_s(spec)
+
+    def walk_now(self, connector: str, client: str, stored: Stored, now: float) -> Answered:
+        return self.worker.walk_now(self.program(connector, client), stored)
+
+    def ready(self) -> list[str]:
+        reasons = list(self.broken[:5])
+        if not self.receivers:
+            reasons.append("no client is bound to any connector")
+        try:
+            self.store.next_due(now=self.clock.now())
+        except Exception as error:
+            reasons.append(f"the store: {error}")
+        return reasons
+
+    def lanes(self) -> list[Lane]:
+        return self.store.lanes()
+
+    def metrics(self) -> bytes:
+        read: Callable[[], bytes] | None = getattr(self.telemetry, "metrics", None)
+        return read() if read is not None else b""
+
+    # --- lanes that are paused ---
+
+    def mark_paused(self) -> None:
+        """
+        Remember the configuration each paused lane was paused with, and let go of those whose configuration has changed.
+
+        A lane goes on when the client file, the connector or a secret changes, or by hand.
+        """
+        for lane in self.store.lanes():
+            if lane.state != "paused":
+                continue
+            print_ = self.configuration(lane.connector, lane.client)
+            row = self.store.token(lane.connector, lane.client, PAUSED_WITH)
+            reason = row.values.get("reason") if row is not None else None
+            if row is None or reason != lane.reason:
+                values = {"print": print_, "reason": lane.reason or ""}
+                self.store.save_token(
+                    lane.connector, lane.client, PAUSED_WITH, TokenRow(values, self.clock.now(), None, "")
+                )
+            elif row.values.get("print") != print_:
+                self.resume(lane.connector, lane.client)
+
+    def resume(self, connector: str, client: str) -> None:
+        """The lane goes on."""
+        self.store.change_lane(
+            connector,
+            client,
+            LaneChange(pause=False, reason="", not_before=0.0, failures=0, failing_since=0),
+            now=self.clock.now(),
+        )
+        for key in [key for key in self.worker.held if key[:2] == (connector, client)]:
+            del self.worker.held[key]
+        self.telemetry.event("lane-resumed", connector=connector, client=client)
+
+    def configuration(self, connector: str, client: str) -> str:
+        """A print of all that a person may change to mend a pause."""
+        parts: dict[str, str] = {}
+        try:
+            program = self.program(connector, client)
+            encoder = msgspec.json.Encoder(decimal_format="number")
+            parts["connector"] = encoder.encode(program.connector).decode()
+            parts["client"] = encoder.encode(program.client).decode()
+            parts["secrets"] = self.credentials(program).fingerprint
+        except (UsageError, SpecErrors, SecretUnavailable) as error:
+            parts["error"] = str(error)
+        return fingerprint(parts)
+
+    # --- running ---
+
+    def watch(self, stop: threading.Event) -> None:
+        """Look for changed files and mended lanes until `stop`."""
+        while not stop.wait(LOOK_AGAIN_S):
+            try:
+                self.look()
+                self.mark_paused()
+            except Exception as error:
+                self.telemetry.event("fault", where="watch", error=f"{type(error).__name__}: {error}")
+
+    def close(self) -> None:
+        """Finish what is queued."""
+        self.store.close()
