@@ -1,18 +1,19 @@
 """
 What a schema finds wrong -> findings in plain words, each at the key or value an author has to change.
 
-The compiled validator says yes or no; only on a no the slow one is asked what is wrong. A schema may carry its own
-words as `errorMessage` and its own rule id as `x-rule`. Values are not repeated: one could be a secret.
+A schema may carry its own words as `errorMessage` and its own rule id as `x-rule`; with a rule of its own, no value is
+repeated, since it could be a secret.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from decimal import Decimal
 from functools import cache
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 from engine.spec.findings import Finding, did_you_mean, nearest_to
 from engine.spec.located import Located
@@ -54,25 +55,26 @@ def bundled(folder: str) -> Path:
 def violations(located: Located, schema: str) -> list[Finding]:
     """`schema` is connector, client or project."""
     data = located.data
-    if _quick(schema).is_valid(data):
+    validator = _validator(schema)
+    if validator.is_valid(data):
         return []
     found: dict[Finding, None] = {}
     missing: list[tuple[Steps, str, Finding]] = []
     replaced: set[tuple[Steps, str]] = set()
-    for error in _thorough(schema).iter_errors(data):
-        path = tuple(error.absolute_path)
-        if error.validator == "additionalProperties":
-            for key in _unknown_keys(error):
-                known = error.schema.get("properties", {})
+    for error in validator.iter_errors(data):
+        fault = _Fault(error)
+        path = fault.path
+        if fault.keyword == "additionalProperties":
+            known = fault.schema.get("properties", {})
+            for key in error.kind.unexpected:
                 found[_unknown_key(located, path, key, known)] = None
                 if meant := nearest_to(key, known):
                     replaced.add((path, meant))
-        elif error.validator == "required":
-            for key in error.validator_value:
-                if key not in error.instance:
-                    missing.append((path, key, _missing_key(located, path, key, error.schema)))
+        elif fault.keyword == "required":
+            key = error.kind.property
+            missing.append((path, key, _missing_key(located, path, key, fault.schema)))
         else:
-            found[_explained(located, path, error)] = None
+            found[_explained(located, fault)] = None
     for path, key, finding in missing:
         if (path, key) not in replaced:  # a key written wrong is one fault, not two
             found[finding] = None
@@ -112,7 +114,7 @@ def document(name: str) -> dict[str, Any]:
 
 
 @cache
-def _quick(name: str) -> Any:
+def _validator(name: str) -> Any:
     import jsonschema_rs
 
     connector = document("connector")
@@ -120,19 +122,31 @@ def _quick(name: str) -> Any:
     return jsonschema_rs.validator_for(document(name), registry=registry)
 
 
-@cache
-def _thorough(name: str) -> Any:
-    import jsonschema
-    from referencing import Registry, Resource
+class _Fault:
+    """One error of the validator, with the part of the schema that it is about."""
 
-    connector = document("connector")
-    registry: Any = Registry().with_resource(connector["$id"], Resource.from_contents(connector))
-    return jsonschema.Draft202012Validator(document(name), registry=registry)
+    def __init__(self, error: Any) -> None:
+        self.path: Steps = tuple(error.instance_path)
+        self.instance = error.instance
+        location = error.absolute_keyword_location
+        self.about_key = location.endswith("/propertyNames")
+        if self.about_key:  # what a name looks like is said where names are described
+            self.instance = error.kind.error.instance
+            self.schema = _target(_schema_at(location))
+            self.keyword = "propertyNames"
+        else:
+            parent, _, self.keyword = location.rpartition("/")
+            self.schema = _schema_at(parent)
 
 
-def _unknown_keys(error: Any) -> Iterator[str]:
-    known = error.schema.get("properties", {})
-    return (key for key in error.instance if key not in known)
+def _schema_at(location: str) -> Mapping[str, Any]:
+    """The schema that an absolute address such as `…/client.schema.json#/$defs/patch` means."""
+    home, _, pointer = location.partition("#")
+    found: Any = document(home.removeprefix(_BASE).removesuffix(".schema.json"))
+    for part in pointer.split("/")[1:]:
+        step = unquote(part).replace("~1", "/").replace("~0", "~")
+        found = found[int(step)] if isinstance(found, list) else found[step]
+    return found if isinstance(found, Mapping) else {}
 
 
 def _unknown_key(located: Located, path: Steps, key: str, known: Mapping[str, Any]) -> Finding:
@@ -164,35 +178,37 @@ def _missing_key(located: Located, path: Steps, key: str, schema: Mapping[str, A
     return located.finding(path, "missing-key", says, on_key=True)
 
 
-def _explained(located: Located, path: Steps, error: Any) -> Finding:
-    schema = error.schema if isinstance(error.schema, Mapping) else {}
-    if "propertyNames" in error.absolute_schema_path:
-        return located.finding((*path, error.instance), "name", schema.get("errorMessage", "no such name"), on_key=True)
+def _explained(located: Located, fault: _Fault) -> Finding:
+    schema = fault.schema
+    if fault.about_key:
+        path = (*fault.path, fault.instance)
+        return located.finding(path, "name", schema.get("errorMessage", "no such name"), on_key=True)
     if "x-rule" in schema:  # what stands here may be a secret: its own words, which repeat nothing
-        return located.finding(path, schema["x-rule"], schema["errorMessage"])
-    rule, says, hint = _in_words(error, schema)
-    return located.finding(path, rule, says, hint, on_key=error.validator == "not")
+        return located.finding(fault.path, schema["x-rule"], schema["errorMessage"])
+    rule, says, hint = _in_words(fault)
+    return located.finding(fault.path, rule, says, hint, on_key=fault.keyword == "not")
 
 
-def _in_words(error: Any, schema: Mapping[str, Any]) -> tuple[str, str, str]:
+def _in_words(fault: _Fault) -> tuple[str, str, str]:
     """Rule, what is wrong, what to write instead."""
+    schema, value = fault.schema, fault.instance
+    wanted = schema.get(fault.keyword)
     unit = schema.get("format") if schema.get("format") in _UNITS else None
     own = schema.get("errorMessage")
-    if unit and _is_number(error.instance):
-        example = _UNITS[unit].replace("{}", str(error.instance))
-        return "unit", f"{error.instance} is a bare number", f"write it with its unit, such as {example}"
-    match error.validator:
+    if unit and _is_number(value):
+        example = _UNITS[unit].replace("{}", str(value))
+        return "unit", f"{value} is a bare number", f"write it with its unit, such as {example}"
+    match fault.keyword:
         case "type":
-            wanted = error.validator_value
-            return "type", f"must be {_listed(wanted)}, not {_kind(error.instance)}", _type_hint(error.instance, wanted)
+            return "type", f"must be {_listed(wanted)}, not {_kind(value)}", _type_hint(value, wanted)
         case "enum" if not own:
-            return "value", *_no_choice(error.instance, error.validator_value)
+            return "value", *_no_choice(value, wanted or ())
         case "pattern" | "format" if not own:
             return "value", "is not written as it must be", _example(schema)
         case "uniqueItems":
             return "value", "an item stands twice", ""
         case bound if bound in _BOUNDS:
-            return "value", own or _BOUNDS[bound].format(error.validator_value), ""
+            return "value", own or _BOUNDS[bound].format(wanted), ""
     return ("unit" if unit else "value"), own or "is not allowed here", ""
 
 
