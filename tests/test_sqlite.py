@@ -149,6 +149,24 @@ def test_one_that_fails_takes_back_its_own_writes_and_no_others(store: SqliteSto
     assert store.lock("half", owner="b", ttl_s=9, now=1.0)
 
 
+def test_a_put_that_fails_leaves_nothing_behind_not_even_its_lane(path: Path) -> None:
+    new_ids = iter(["d1", None, "d2"])
+
+    def new_id() -> str:
+        made = next(new_ids)
+        if made is None:
+            raise RuntimeError("no more ids")
+        return made
+
+    store = SqliteStore(path, new_id=new_id)
+    with pytest.raises(RuntimeError, match="no more ids"):
+        store.put([event("e1"), event("e2")], now=0.0).result()
+    assert store.lanes() == []
+    store.put([event("e3")], now=0.0).result()
+    assert [lane.waiting for lane in store.lanes()] == [1]
+    store.close()
+
+
 def test_a_cancelled_write_is_not_done_and_harms_nobody(store: SqliteStore) -> None:
     with writer_kept_busy(store):
         cancelled, kept = store.put([event("e1")], now=0.0), store.put([event("e2")], now=0.0)
