@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from engine.errors import BadValue, ConnectError, EgressRefused
+from engine.limits import Gate
 from engine.mapping import compile_tree
 from engine.names import AUTH, CLIENT, REPLY, WAIT
 from engine.outcomes import Judge, Level
@@ -58,9 +59,9 @@ class TokenRequest:
             hosts=auth.hosts,
         )
         self.save = compile_tree(auth.compiler, save, names | REPLY, (*place, "save"))
-        self.judge = Judge(
-            auth.compiler, auth.levels, [], spec.expect, names | REPLY, (*place, "request")
-        )  # fmt: skip
+        self.judge = Judge(auth.compiler, auth.levels, [], spec.expect, names | REPLY, (*place, "request"))
+        self.gate = Gate(auth.lane)
+        self.gate.add(auth.compiler, spec.limits, names, (*place, "request", "limits"), owner=f"auth.{auth.name}")
 
 
 class Auth:
@@ -75,8 +76,10 @@ class Auth:
         place: Path,
         connector: types.Connector,
         hosts: Hosts,
+        lane: str,
     ) -> None:
         self.compiler, self.spec, self.name, self.http, self.hosts = compiler, spec, name, connector.http, hosts
+        self.lane = lane
         token = spec.token
         self.levels = [
             Level(compiler, token.replies if token else None, AUTH | REPLY | WAIT, (*place, "token", "replies")),
@@ -181,8 +184,14 @@ class Auth:
             self.hide(wire, old)
             base = self.base_url(scope) if self.base_url and wanted.requester.path is not None else ""
             prepared = msgspec.structs.replace(wanted.requester.prepare(scope, base or ""), purpose="auth")
+            slots = wanted.gate.enter(wire.store, scope, owner=wire.owner, now=wire.clock.now())
+            if isinstance(slots, Outcome):
+                raise AuthFailed(slots)
             now = wire.clock.now()
-            reply = wire.exchange(prepared, action="auth", step=how)
+            try:
+                reply = wire.exchange(prepared, action="auth", step=how)
+            finally:
+                wanted.gate.leave(wire.store, slots, wire.owner)
             if isinstance(reply, Reply):
                 trace = Trace(prepared.method, wire.masker.mask(prepared.url), reply.status)  # never bodies of a log-in
             judged = {**scope, "now": now, "failures": 0}
@@ -262,7 +271,7 @@ class Auth:
         try:
             base = (self.url or self.base_url or self.http_base_url)(scope)
             filled = {part: {key: run(scope) for key, run in runs.items()} for part, runs in self.parts.items()}
-            return base, Placement(**filled) if any(filled.values()) else NOTHING
+            return base, msgspec.convert(filled, Placement) if any(filled.values()) else NOTHING
         except BadValue as error:
             raise AuthFailed(Outcome(OutcomeKind.PAUSE, f"auth: {unquoted(error)}")) from None
 

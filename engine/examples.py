@@ -228,7 +228,7 @@ class Run:
         sandbox = connector.sandbox
         given = example.client
         binding = types.Binding(
-            settings={**(sandbox.settings if sandbox else {}), **given.get("settings", {})},
+            settings=given.get("settings", sandbox.settings if sandbox else {}),
             secrets={},
             tables=given.get("tables", {}),
             actions=given.get("actions", {}),

@@ -81,7 +81,7 @@ class _Limit:
                 rate = units.rate(text)
             except units.UnitError as error:
                 raise BadValue(str(error), "limits") from None
-            wait = store.take(name, count=rate.count, per_s=rate.per_s, now=now)
+            wait = store.take(name, count=rate.uses, per_s=rate.per_s, now=now)
             if wait > 0:
                 kind = OutcomeKind.DEFER if self.spec.then == "defer" else OutcomeKind.THROTTLE
                 return Outcome(kind, f"our limit of {text} is used up", "limit", wait, count=False)

@@ -103,7 +103,9 @@ class Source:
             if not isinstance(link, str) or not link or done.prepared is None:
                 return found
             following = self.call.requester.follow(link, done.base_url, done.prepared.headers)
-            reply = wire.exchange(following, action=self.call.action, step=self.call.step)
+            reply = self.call.send(wire, following, inside)
+            if isinstance(reply, Outcome):
+                raise Stopped(reply, None)
             judged = {**inside, "now": wire.clock.now(), "failures": failures}
             verdict = self.call.judge.verdict(judged, reply, records=len(keys))
             came = reply if hasattr(reply, "status") else None

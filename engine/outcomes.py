@@ -52,7 +52,10 @@ class Rule:
                 return False
         return self.when is None or self.when(scope)
 
-    def outcome(self, scope: Mapping[str, Any], reply: Reply | None, code: Any, message: Any) -> Outcome:
+    def outcome(
+        self, scope: Mapping[str, Any], reply: Reply | None, code: Any, message: Any, *, whole: bool = False
+    ) -> Outcome:
+        """`whole`: the rule judges the request, not one record of it."""
         spec = self.spec
         reason = spec.why or describe(reply, code, message)
         if spec.why and (detail := describe(reply, code, message)):
@@ -64,11 +67,14 @@ class Rule:
             and self.kind in (OutcomeKind.THROTTLE, OutcomeKind.RETRY, OutcomeKind.DEFER)
         ):
             wait = retry_after(reply, scope)
+        down = self.kind is OutcomeKind.RETRY and reply is not None and reply.status >= 500 and spec.attempts is None
         return Outcome(
             kind=self.kind,
             reason=reason,
             code=as_code(code),
             wait_s=wait,
+            count=not down,
+            outage=down and whole,  # the vendor is down, whoever wrote it in words: no delivery's fault
             attempts=spec.attempts,
             otherwise=OutcomeKind(spec.else_ or "reject"),
             forget=spec.forget,
@@ -139,7 +145,7 @@ class Verdict(msgspec.Struct, frozen=True):
 
 
 class Judge:
-    """All that decides over the reply to one request, in the order of docs/language.md: outcomes, results, expect, defaults."""
+    """All that decides over the reply to one request, in the order of docs/language.md: outcomes, expect, results, defaults."""
 
     def __init__(
         self,
@@ -169,7 +175,7 @@ class Judge:
         for level in self.levels:
             for rule in level.rules:
                 if rule.holds(inside, reply, code, message):
-                    outcome = rule.outcome(inside, reply, code, message)
+                    outcome = rule.outcome(inside, reply, code, message, whole=True)
                     if outcome.kind is not OutcomeKind.DELIVERED:
                         return Verdict(self.of_request(outcome, records))
                     return Verdict(
@@ -177,11 +183,12 @@ class Judge:
                     )
         if reply.status in self.absent_on:
             return Verdict(DELIVERED)
+        fine = 200 <= reply.status < 300
+        if fine and self.expect is not None and not self.expect(inside):
+            return Verdict(self.unmet(reply, code, message))
         if (results := self.results_for(inside, reply)) is not None:
             return Verdict(None, results)
-        if 200 <= reply.status < 300:
-            if self.expect is not None and not self.expect(inside):
-                return Verdict(self.unmet(reply, code, message))
+        if fine:
             return Verdict(DELIVERED)
         return Verdict(self.default(inside, reply, code, message, records))
 
@@ -222,7 +229,7 @@ class Judge:
         if records > 1 and outcome.kind in single and not outcome.everyone:
             return msgspec.structs.replace(outcome, kind=OutcomeKind.SPLIT)
         if records <= 1 and outcome.kind is OutcomeKind.SPLIT:
-            return msgspec.structs.replace(outcome, kind=OutcomeKind.REJECT)
+            return msgspec.structs.replace(outcome, kind=outcome.otherwise)
         return outcome
 
     def default(self, scope: Mapping[str, Any], reply: Reply, code: Any, message: Any, records: int) -> Outcome:

@@ -221,7 +221,13 @@ class Program:
         self.backoff = Backoff(connector.http.retry, jitter)
         self.fields = compile_tree(self.compiler, connector.fields, ARRIVED, ("fields",)) if connector.fields else None
         self.auth = Auth(
-            self.compiler, connector.auth, name="default", place=("auth",), connector=connector, hosts=self.hosts
+            self.compiler,
+            connector.auth,
+            name="default",
+            place=("auth",),
+            connector=connector,
+            hosts=self.hosts,
+            lane=self.name,
         )
         self.action_specs = patched(connector, binding)
         self.actions = {name: Action(self, name, spec) for name, spec in self.action_specs.items() if spec.active}
@@ -274,7 +280,11 @@ class Program:
     def check_call(self, name: str, check: types.Check) -> Call:
         place: Path = ("checks", name, "request")
         names = frozenset({"settings", "client", "tables", "derived"})
-        levels = [Level(self.compiler, self.connector.replies, names | REPLY | {"now", "failures"}, ("replies",))]
+        read = names | REPLY | {"now", "failures"}
+        levels = [
+            Level(self.compiler, check.replies, read, ("checks", name, "replies")),
+            Level(self.compiler, self.connector.replies, read, ("replies",)),
+        ]
         no_results: list[ResultsRule] = []
         judge = Judge(
             self.compiler, levels, no_results, check.request.expect, names | REPLY, place, can_renew=self.auth.can_renew

@@ -190,7 +190,7 @@ class Sandbox:
             rate, by, full = self.limits[route.spec.limit]
             key = f"{route.spec.limit}:{plain(found) if (found := by(scope)) is not None else ''}"
             recent = [at for at in self.used.get(key, []) if at > now - rate.per_s]
-            if len(recent) >= rate.count:
+            if len(recent) >= rate.uses:
                 self.used[key] = recent
                 return full.make(scope)
             self.used[key] = [*recent, now]

@@ -273,7 +273,7 @@ class Steps:
                     self.run(wire, part, group=group, progress=fresh, save=save, failures=failures)
             return
         if outcome.kind is OutcomeKind.SPLIT:
-            outcome = msgspec.structs.replace(outcome, kind=OutcomeKind.REJECT)
+            outcome = msgspec.structs.replace(outcome, kind=outcome.otherwise)
         self.decide(undecided, outcome, trace)
         onward = None if failed else self.onward(outcome, progress)
         for member in undecided:

@@ -36,7 +36,7 @@ from engine.spec import units
 from engine.steps import Member
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from engine.ports import Alerts, Clock, Store, Telemetry
     from engine.program import Action, Program
@@ -99,7 +99,7 @@ class Walk:
             keep_alive=keep_alive,
         )
 
-    def fresh(self, action: Action, deliveries: Sequence[Delivery], lease: Lease | None) -> list[list[Ended]]:
+    def fresh(self, action: Action, deliveries: Sequence[Delivery], lease: Lease | None) -> Iterator[list[Ended]]:
         """New deliveries, batch after batch, lazily: the caller settles each before the next is sent."""
         ready, done = action.prepare(self.program, self.wire, deliveries, failures=self.failures)
         batches: list[Any] = [done] if done else []
@@ -108,9 +108,9 @@ class Walk:
         else:
             wide = next(one for one in done if lane_wide(one.outcome))
             batches[0] = [*done, *(Done(one.delivery, wide.outcome, wide.trace) for one in ready)]
-        return self.each(action, batches, lease)  # type: ignore[return-value]
+        yield from self.each(action, batches, lease)
 
-    def each(self, action: Action, batches: list[Any], lease: Lease | None) -> Any:
+    def each(self, action: Action, batches: list[Any], lease: Lease | None) -> Iterator[list[Ended]]:
         for batch in batches:
             if isinstance(batch, list):
                 yield [Ended(one.delivery, one.outcome, one.trace, None) for one in batch]
@@ -200,6 +200,7 @@ class Verdicts:
         self.world, self.program, self.lease = world, program, lease
         self.failures = lease.failures if lease else 0
         self.failing_since = lease.failing_since if lease else None
+        self.held = lease is not None and lease.not_before > 0
 
     def of(self, ended: Sequence[Ended], now: float) -> tuple[list[Settled], LaneChange | None, dict[str, float]]:
         """(rows, lane change, action -> until when it stands still)."""
@@ -273,10 +274,10 @@ class Verdicts:
             ours = all(one.outcome.code == "limit" for one in ended if lane_wide(one.outcome))
             self.failures += 0 if ours else 1
             self.failing_since = self.failing_since or now
-            since = self.failing_since if not ours else None
+            since, self.held = self.failing_since if not ours else None, True
             return LaneChange(not_before=hold, reason=reason, failures=self.failures, failing_since=since)
-        if self.failures and any(one.outcome.kind is OutcomeKind.DELIVERED for one in ended):
-            self.failures, self.failing_since = 0, None
+        if (self.failures or self.held) and any(one.outcome.kind is OutcomeKind.DELIVERED for one in ended):
+            self.failures, self.failing_since, self.held = 0, None, False
             return LaneChange(reason="", failures=0, failing_since=0)
         return None
 

@@ -327,6 +327,7 @@ class Http(Part, frozen=True, kw_only=True):
 class Check(Part, frozen=True, kw_only=True):
     request: Request
     title: str = ""
+    replies: Replies | None = None
 
 
 class Exchange(Part, frozen=True, kw_only=True):

@@ -16,7 +16,7 @@ _BYTES = {"B": 1, "KB": 1000, "MB": 1000**2, "GB": 1000**3, "KiB": 1024, "MiB": 
 
 
 class Rate(NamedTuple):
-    count: int
+    uses: int
     per_s: float
 
 
@@ -60,8 +60,17 @@ def statuses(spec: Any) -> Callable[[int], bool]:
 
 
 def codes(spec: Any) -> Callable[[Any], bool]:
-    """A test for a vendor's code, compared as text; a `*` at the end stands for any rest."""
+    """A test for a vendor's code, compared as text; a `*` at an end stands for anything there."""
     wanted = [str(part) for part in (spec if isinstance(spec, list) else [spec])]
-    whole = {part for part in wanted if not part.endswith("*")}
-    starts = tuple(part[:-1] for part in wanted if part.endswith("*"))
-    return lambda code: code is not None and (str(code) in whole or str(code).startswith(starts))
+    whole = {part for part in wanted if "*" not in (part[:1], part[-1:])}
+    starts = tuple(part[:-1] for part in wanted if part.endswith("*") and not part.startswith("*"))
+    ends = tuple(part[1:] for part in wanted if part.startswith("*") and not part.endswith("*"))
+    inside = tuple(part[1:-1] for part in wanted if len(part) > 1 and part.startswith("*") and part.endswith("*"))
+
+    def holds(code: Any) -> bool:
+        if code is None:
+            return False
+        text = str(code)
+        return text in whole or text.startswith(starts) or text.endswith(ends) or any(part in text for part in inside)
+
+    return holds
