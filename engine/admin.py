@@ -130,7 +130,7 @@ def _response(answer: Answer) -> Response:
 def _guard(scope: Scope, token: str | None) -> Answer | None:
     headers: dict[bytes, bytes] = dict(scope["headers"])
     host = headers.get(b"host", b"").decode("latin-1")
-    if token is None:
+    if not token:
         if not _is_loopback_host(host) or not headers.keys().isdisjoint(_FORWARDED):
             return answers.problem(403, detail="without a token the admin side answers only to 127.0.0.1 and localhost")
     elif not hmac.compare_digest(_given_token(headers), token.encode()):

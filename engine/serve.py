@@ -95,7 +95,7 @@ def serve(
     admin: App | None = None
     if not shared or is_loopback(host):
         at = host if shared else admin_host
-        if admin_token is None and not is_loopback(at):
+        if not admin_token and not is_loopback(at):
             raise UsageError(f"the admin side on {at} is open to others: give it a token, or bind it to 127.0.0.1")
         admin = admin_app(front, token=admin_token, routes=admin_routes, telemetry=telemetry, clock=clock)
     with ExitStack() as stack:

@@ -1,0 +1,820 @@
+from __future__ import annotations
+
+import json
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Collection, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route
+
+from engine import listening
+from engine.errors import Refused, StoreUnavailable, UsageError
+from engine.records import Accepted, Answered, Delivery, Draft, Fault, Lane, Received, Settled, Stored
+from engine.serve import Limits, serve
+from engine.stores.memory import MemoryStore
+
+KEY = "s3cr3t-write-key"
+PAGE = "https://www.loja-abc.example"
+NOW = 1_700_000_000.0
+QUICK = Limits(max_body=1_000, body_s=0.2, max_pending=3, direct_workers=2, grace_s=5)
+
+
+class Shop:
+    """
+    A small engine behind the door: `crm` is buffered, `leads` is direct.
+
+    An event is {"id", "do"?, "key"?}; `do` tells what is to become of it. The store commits when `open` is set.
+    """
+
+    def __init__(self, hold_s: float = 5.0) -> None:
+        self.store = MemoryStore(new_id=iter([f"d{number}" for number in range(1, 1000)]).__next__)
+        self.hold = hold_s
+        self.open = threading.Event()
+        self.open.set()
+        self.answering = threading.Event()
+        self.answering.set()
+        self.away = False
+        self.walked: list[str] = []
+        self.seen: list[tuple[str, bytes, str, str | None]] = []
+        self.committing = ThreadPoolExecutor(8)
+
+    def connectors(self) -> Collection[str]:
+        return {"crm", "leads"}
+
+    def allows_origin(self, connector: str, origin: str) -> bool:
+        return (connector, origin) == ("crm", PAGE)
+
+    def receive(self, connector: str, body: bytes, content_type: str, key: str | None, now: float) -> Received:
+        self.seen.append((connector, body, content_type, key))
+        if key != KEY:
+            return Received(1, [], [], 401, "Unknown write key")
+        try:
+            posted = json.loads(body)
+        except ValueError:
+            raise Refused(400, "Not JSON", [Fault("", "it ends too early")]) from None
+        listed = isinstance(posted, list)
+        events = posted if listed else [posted]
+        good: list[tuple[int, Accepted]] = []
+        faults: list[Fault] = []
+        for index, event in enumerate(events):
+            if event == "break":
+                raise ValueError(f"cannot read {body!r}")
+            if "id" in event:
+                good.append((index, self._accepted(connector, event, now)))
+            else:
+                faults.append(Fault("id", "is missing", index if listed else None))
+        return Received(len(events), good, faults, 422, "", connector == "leads", listed)
+
+    def _accepted(self, connector: str, event: dict[str, str], now: float) -> Accepted:
+        drafts = () if event.get("do") == "nothing" else (Draft("save", event.get("key")),)
+        return Accepted(connector, "abc", event["id"], json.dumps(event).encode(), now, drafts, dedupe_s=600)
+
+    def put(self, events: list[Accepted], now: float, hold_s: float) -> Future[list[Stored]]:
+        def commit() -> list[Stored]:
+            self.open.wait(5)
+            if self.away:
+                raise StoreUnavailable("disk full")
+            return self.store.put(events, now=now, hold_s=hold_s).result()
+
+        return self.committing.submit(commit)
+
+    def hold_s(self, connector: str) -> float:
+        return self.hold if connector == "leads" else 0.0
+
+    def walk_now(self, connector: str, client: str, stored: Stored, now: float) -> Answered:
+        del connector, client, now
+        [delivery] = stored.deliveries
+        self.walked.append(delivery.event_id)
+        self.answering.wait(5)
+        return self._answered(delivery, json.loads(delivery.body).get("do", "delivered"))
+
+    def _answered(self, delivery: Delivery, do: str) -> Answered:
+        event_id = delivery.event_id
+        match do:
+            case "delivered":
+                self.store.settle(None, [Settled(delivery.seq, "delivered")], now=NOW)
+                return Answered(200, "delivered", event_id)
+            case "wait":
+                return Answered(202, "waiting", event_id, "HTTP 503")
+            case "reject":
+                return Answered(422, "rejected", event_id, "email is not one")
+            case _:
+                raise ValueError("s3cr3t payload")
+
+    def ready(self) -> list[str]:
+        if self.away:
+            raise StoreUnavailable("disk full")
+        return []
+
+    def lanes(self) -> list[Lane]:
+        if self.away:
+            raise StoreUnavailable("disk full")
+        return self.store.lanes()
+
+    def metrics(self) -> bytes:
+        return b"connect_store_up 1\n"
+
+
+class Seen:
+    """Telemetry that keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.events: list[tuple[str, dict[str, object]]] = []
+
+    def event(self, name: str, /, **facts: object) -> None:
+        self.events.append((name, facts))
+
+    def named(self, name: str) -> list[dict[str, object]]:
+        return [facts for found, facts in self.events if found == name]
+
+
+class House:
+    """The shop, served; `http` speaks to its door and `admin` to its admin side."""
+
+    def __init__(self, shop: Shop, port: int, admin_port: int, seen: Seen) -> None:
+        self.shop, self.port, self.admin_port, self.seen = shop, port, admin_port, seen
+        self.http = httpx.Client(base_url=f"http://127.0.0.1:{port}", headers={"x-connect-key": KEY}, trust_env=False)
+        self.admin = httpx.Client(base_url=f"http://127.0.0.1:{admin_port}", trust_env=False)
+
+    def raw(self, *parts: bytes, half_close: bool = False, pause_s: float = 0) -> tuple[int, dict[str, str], Any]:
+        """Bytes as they stand, and the answer taken apart."""
+        with socket.create_connection(("127.0.0.1", self.port), timeout=5) as sock:
+            for part in parts:
+                sock.sendall(part)
+                time.sleep(pause_s)
+            if half_close:
+                sock.shutdown(socket.SHUT_WR)
+            return read_answer(sock)
+
+
+def read_answer(sock: socket.socket) -> tuple[int, dict[str, str], Any]:
+    with sock.makefile("rb") as stream:
+        status = int(stream.readline().split()[1])
+        headers = {}
+        while (line := stream.readline().decode().strip()) != "":
+            name, _, value = line.partition(": ")
+            headers[name] = value
+        return status, headers, json.loads(stream.read(int(headers["content-length"])))
+
+
+@contextmanager
+def opened(shop: Shop | None = None, *, limits: Limits = QUICK, **options: Any) -> Iterator[House]:
+    shop, stop, seen = shop or Shop(), threading.Event(), Seen()
+    ports: list[int] = []
+    there = threading.Event()
+
+    def ready(port: int, admin_port: int) -> None:
+        ports.extend([port, admin_port])
+        there.set()
+
+    options = {"port": 0, "admin_port": 0, "limits": limits, "telemetry": seen, "clock": lambda: NOW, **options}
+    server = threading.Thread(target=lambda: serve(shop, on_ready=ready, stop=stop, **options))
+    server.start()
+    assert there.wait(5)
+    house = House(shop, *ports, seen)
+    try:
+        with house.http, house.admin:
+            yield house
+    finally:
+        shop.open.set()
+        shop.answering.set()
+        stop.set()
+        server.join(10)
+        shop.committing.shutdown()
+        assert not server.is_alive()
+
+
+@pytest.fixture(scope="module")
+def shared() -> Iterator[House]:
+    with opened() as house:
+        yield house
+
+
+@pytest.fixture
+def house(shared: House) -> House:
+    """The shop that is open during the whole file; a test takes ids of its own."""
+    shared.seen.events.clear()
+    shared.shop.seen.clear()
+    shared.shop.walked.clear()
+    return shared
+
+
+def problem(status: int, title: str, detail: str, faults: list[Any] | None = None, **more: str) -> dict[str, Any]:
+    shape = {"type": "about:blank", "title": title, "status": status, "detail": detail, "faults": faults or []}
+    return {**shape, **more}
+
+
+def refused(reply: httpx.Response) -> dict[str, Any]:
+    assert reply.headers["content-type"] == "application/problem+json"
+    body: dict[str, Any] = reply.json()
+    assert body["status"] == reply.status_code
+    return body
+
+
+def eventually(true: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 5
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+
+
+# What is taken in
+
+
+def test_an_event_is_stored_and_then_answered_with_its_id(house: House) -> None:
+    reply = house.http.post("/crm", json={"id": "e1"})
+    assert (reply.status_code, reply.headers["content-type"]) == (202, "application/json")
+    assert reply.json() == {"accepted": 1, "ids": ["e1"]}
+    assert house.seen.events == [("accepted", {"connector": "crm", "client": "abc", "count": 1})]
+
+
+def test_the_answer_waits_for_the_commit() -> None:
+    with opened() as house, ThreadPoolExecutor(1) as pool:
+        house.shop.open.clear()
+        reply = pool.submit(house.http.post, "/crm", json={"id": "e1"})
+        eventually(lambda: len(house.shop.seen) == 1)
+        time.sleep(0.1)
+        assert not reply.done()
+        house.shop.open.set()
+        assert reply.result().status_code == 202
+
+
+def test_of_a_list_the_good_are_taken_and_the_bad_answered_one_by_one(house: House) -> None:
+    reply = house.http.post("/crm", json=[{"id": "l1"}, {}, {"id": "l2"}, {"x": 1}])
+    assert (reply.status_code, reply.json()) == (
+        202,
+        {
+            "accepted": 2,
+            "ids": ["l1", "l2"],
+            "faults": [
+                {"index": 1, "field": "id", "reason": "is missing"},
+                {"index": 3, "field": "id", "reason": "is missing"},
+            ],
+        },
+    )
+    assert house.seen.events == [
+        ("refused", {"connector": "crm", "status": 422, "count": 2}),
+        ("accepted", {"connector": "crm", "client": "abc", "count": 2}),
+    ]
+
+
+def test_an_event_sent_twice_is_answered_alike_and_named(house: House) -> None:
+    house.http.post("/crm", json={"id": "twice"})
+    reply = house.http.post("/crm", json=[{"id": "once"}, {"id": "twice"}])
+    assert (reply.status_code, reply.json()) == (
+        202,
+        {"accepted": 2, "ids": ["once", "twice"], "duplicates": ["twice"]},
+    )
+
+
+@pytest.mark.parametrize(
+    ("sent", "read"),
+    [
+        ("application/json", "application/json"),
+        ('Application/JSON; charset="UTF-8"', "application/json"),
+        ("application/cloudevents+json; charset=utf-8", "application/cloudevents+json"),
+        ("text/plain;charset=UTF-8", "text/plain"),
+    ],
+)
+def test_json_comes_as_json_or_as_plain_text(house: House, sent: str, read: str) -> None:
+    reply = house.http.post("/crm", content=b'{"id": "t"}', headers={"content-type": sent})
+    assert (reply.status_code, house.shop.seen) == (202, [("crm", b'{"id": "t"}', read, KEY)])
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        {"content-type": "application/x-www-form-urlencoded"},
+        {"content-type": "text/html"},
+        {"content-type": "application/json; charset=latin-1"},
+        {"content-type": "jsonp+json"},
+        {"content-type": "application/json", "content-encoding": "gzip"},
+        {},
+    ],
+)
+def test_other_content_is_415(house: House, sent: dict[str, str]) -> None:
+    assert refused(house.http.post("/crm", content=b'{"id": "t"}', headers=sent)) == problem(
+        415, "Unsupported Media Type", "send application/json or text/plain, in UTF-8 and not compressed"
+    )
+    assert house.shop.seen == []
+
+
+@pytest.mark.parametrize(
+    ("headers", "query", "key"),
+    [
+        ({"x-connect-key": "a", "authorization": "Bearer b"}, "?key=c", "a"),
+        ({"authorization": "bearer b"}, "?key=c", "b"),
+        ({"authorization": "Basic b"}, "?x=1&key=c%2B1&key=d", "c+1"),
+        ({}, "?monkey=1", None),
+        ({}, "", None),
+    ],
+)
+def test_the_key_comes_by_header_or_query(house: House, headers: dict[str, str], query: str, key: str | None) -> None:
+    httpx.post(f"http://127.0.0.1:{house.port}/crm{query}", json={}, headers=headers, trust_env=False)
+    assert house.shop.seen == [("crm", b"{}", "application/json", key)]
+
+
+def test_a_beacon_needs_no_preflight_and_no_header(house: House) -> None:
+    reply = httpx.post(
+        f"http://127.0.0.1:{house.port}/crm?key={KEY}",
+        content=b'{"id": "beacon"}',
+        headers={"content-type": "text/plain;charset=UTF-8", "origin": PAGE},
+        trust_env=False,
+    )
+    assert (reply.status_code, reply.json()) == (202, {"accepted": 1, "ids": ["beacon"]})
+    assert (reply.headers["access-control-allow-origin"], reply.headers["vary"]) == (PAGE, "Origin")
+
+
+def test_no_event_tells_the_log_a_key_or_a_payload(house: House) -> None:
+    for body in [{"id": "s3cr3t"}, {}, ["break"]]:
+        house.http.post(f"/crm?key={KEY}", json=body)
+    assert [name for name, _ in house.seen.events] == ["accepted", "refused", "fault", "refused"]
+    assert "s3cr3t" not in repr(house.seen.events)
+
+
+# What is not
+
+
+def test_a_refusal_names_field_and_reason(house: House) -> None:
+    assert refused(house.http.post("/crm", json={})) == problem(
+        422, "Unprocessable Content", "id: is missing", [{"field": "id", "reason": "is missing"}]
+    )
+    assert refused(house.http.post("/crm", json=[{}, {}])) == problem(
+        422,
+        "Unprocessable Content",
+        "id: is missing (and 1 more)",
+        [{"index": 0, "field": "id", "reason": "is missing"}, {"index": 1, "field": "id", "reason": "is missing"}],
+    )
+    assert house.seen.events == 2 * [
+        ("refused", {"connector": "crm", "status": 422, "why": "Unprocessable Content"}),
+    ]
+
+
+def test_intake_decides_status_and_title(house: House) -> None:
+    assert refused(house.http.post("/crm", json={}, headers={"x-connect-key": "wrong"})) == problem(
+        401, "Unknown write key", "Unknown write key"
+    )
+    assert refused(house.http.post("/crm", content=b"{", headers={"content-type": "text/plain"})) == problem(
+        400, "Not JSON", "it ends too early", [{"field": "", "reason": "it ends too early"}]
+    )
+
+
+def test_our_own_fault_is_500_and_says_nothing_of_the_payload(house: House) -> None:
+    reply = house.http.post("/crm", json=["break"])
+    assert refused(reply) == problem(500, "Internal Server Error", "Internal Server Error")
+    [fault] = house.seen.named("fault")
+    assert str(fault["error"]).startswith("ValueError at ")
+
+
+def test_an_unknown_connector_is_404_and_names_only_the_path(house: House) -> None:
+    for path in ["/nobody", "/crm/", "/", "/CRM", "/lanes", "/metrics"]:
+        assert refused(house.http.post(path, json={})) == problem(404, "Not Found", f"there is nothing at {path}")
+    assert house.seen.named("refused")[0] == {"connector": "", "status": 404, "why": "Not Found"}
+
+
+@pytest.mark.parametrize("method", ["GET", "PUT", "DELETE", "PATCH"])
+def test_only_post_is_allowed(house: House, method: str) -> None:
+    reply = house.http.request(method, "/crm")
+    assert refused(reply) == problem(405, "Method Not Allowed", "events are sent with POST")
+    assert reply.headers["allow"] == "POST, OPTIONS"
+
+
+TOO_LARGE = problem(413, "Content Too Large", "a body has at most 1000 bytes")
+HEAD = b"POST /crm HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nX-Connect-Key: " + KEY.encode() + b"\r\n"
+
+
+def test_a_body_that_says_it_is_too_large_is_refused_unread(house: House) -> None:
+    status, _, body = house.raw(HEAD + b"Content-Length: 1001\r\n\r\n")
+    assert (status, body) == (413, TOO_LARGE)
+    status, _, body = house.raw(HEAD + b"Content-Length: 1001\r\nExpect: 100-continue\r\n\r\n")
+    assert (status, body) == (413, TOO_LARGE)
+
+
+def test_a_body_that_turns_out_too_large_is_refused_while_it_comes(house: House) -> None:
+    chunk = b"1f4\r\n" + b" " * 500 + b"\r\n"
+    status, _, body = house.raw(HEAD + b"Transfer-Encoding: chunked\r\n\r\n", chunk, chunk, chunk)
+    assert (status, body) == (413, TOO_LARGE)
+    assert house.shop.seen == []
+
+
+def test_the_sender_of_a_body_too_large_can_read_why_and_go_on(house: House) -> None:
+    assert refused(house.http.post("/crm", json={"id": "x" * 3_000_000})) == TOO_LARGE
+    assert house.http.post("/crm", json={"id": "after"}).status_code == 202
+
+
+def test_a_body_as_large_as_allowed_is_taken(house: House) -> None:
+    body = b'{"id": "large"}'.ljust(1000)
+    assert house.http.post("/crm", content=body, headers={"content-type": "text/plain"}).status_code == 202
+
+
+def test_a_sender_who_sends_for_ever_is_cut_off(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listening, "MAX_DRAIN", 100_000)
+    with socket.create_connection(("127.0.0.1", house.port), timeout=5) as sock:
+        sock.sendall(HEAD + b"Content-Length: 100000000\r\n\r\n")
+        assert read_answer(sock)[0] == 413
+        with pytest.raises(OSError, match=r"reset|pipe"):
+            sock.sendall(b" " * 50_000_000)
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b'Content-Length: 20\r\n\r\n{"id": "cut"}',
+        b'Transfer-Encoding: chunked\r\n\r\nd\r\n{"id": "cut"}\r\n',
+        b"Content-Length: 20\r\n\r\n",
+    ],
+)
+def test_a_truncated_body_is_400_and_not_taken(house: House, sent: bytes) -> None:
+    status, headers, body = house.raw(HEAD + sent, half_close=True)
+    assert (status, body) == (400, problem(400, "Bad Request", "the body ended early"))
+    assert headers["connection"] == "close"
+    assert house.shop.seen == []
+
+
+def test_a_sender_who_closes_its_half_is_still_answered(house: House) -> None:
+    status, _, body = house.raw(HEAD + b'Content-Length: 14\r\n\r\n{"id": "half"}', half_close=True)
+    assert (status, body) == (202, {"accepted": 1, "ids": ["half"]})
+
+
+def test_a_sender_who_is_gone_leaves_nothing_behind(house: House) -> None:
+    with socket.create_connection(("127.0.0.1", house.port), timeout=5) as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+        sock.sendall(HEAD + b'Content-Length: 20\r\n\r\n{"id": "gone"}')
+    time.sleep(0.05)
+    assert house.http.post("/crm", json={"id": "next"}).status_code == 202
+    assert [body for _, body, _, _ in house.shop.seen] == [b'{"id":"next"}']
+
+
+def test_a_body_that_is_slow_is_408(house: House) -> None:
+    status, headers, body = house.raw(HEAD + b'Content-Length: 20\r\n\r\n{"id"')
+    assert (status, body) == (408, problem(408, "Request Timeout", "the body was not there after 0.2 s"))
+    assert headers["connection"] == "close"
+
+
+def test_a_body_may_come_in_pieces(house: House) -> None:
+    status, _, body = house.raw(HEAD + b'Content-Length: 15\r\n\r\n{"id"', b': "part', b's"}', pause_s=0.02)
+    assert (status, body) == (202, {"accepted": 1, "ids": ["parts"]})
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [b"rubbish\r\n\r\n", HEAD + b"Content-Length: x\r\n\r\n", HEAD + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n"],
+)
+def test_what_is_not_http_is_400(house: House, sent: bytes) -> None:
+    status, _, body = house.raw(sent)
+    assert (status, body) == (400, problem(400, "Bad Request", "Invalid HTTP request received."))
+
+
+def test_headers_are_bounded_in_bytes(house: House) -> None:
+    status, _, body = house.raw(HEAD, *[b"X-More: " + b"x" * 30_000 + b"\r\n"] * 3, pause_s=0.02)
+    assert (status, body) == (400, problem(400, "Bad Request", "the headers are too large"))
+
+
+def test_headers_are_bounded_in_time(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listening, "HEADERS_S", 0.1)
+    with socket.create_connection(("127.0.0.1", house.port), timeout=5) as sock:
+        sock.sendall(HEAD)
+        assert sock.recv(1) == b""
+
+
+# Pages of other origins
+
+
+def preflight(house: House, origin: str) -> httpx.Response:
+    asks = {"access-control-request-method": "POST", "access-control-request-headers": "x-connect-key"}
+    return house.http.options("/crm", headers={"origin": origin, **asks})
+
+
+def test_a_preflight_allows_the_origins_of_the_client(house: House) -> None:
+    reply = preflight(house, PAGE)
+    headers = {name: value for name, value in reply.headers.items() if name != "date"}
+    assert (reply.status_code, reply.content) == (204, b"")
+    assert headers == {
+        "vary": "Origin",
+        "access-control-allow-origin": PAGE,
+        "access-control-allow-credentials": "true",
+        "allow": "POST, OPTIONS",
+        "access-control-allow-methods": "POST",
+        "access-control-allow-headers": "content-type, x-connect-key",
+        "access-control-max-age": "86400",
+    }
+
+
+def test_a_foreign_origin_is_403_and_learns_nothing(house: House) -> None:
+    posted = house.http.post("/crm", json={"id": "e"}, headers={"origin": "https://evil.example"})
+    for reply in [preflight(house, "https://evil.example"), posted]:
+        assert refused(reply) == problem(403, "Forbidden", "this origin is not one of the client's `ingest.origins`")
+        assert [name for name in reply.headers if name.startswith("access-control")] == []
+        assert reply.headers["vary"] == "Origin"
+    assert house.shop.seen == []
+
+
+def test_a_page_may_read_why_it_was_refused(house: House) -> None:
+    reply = house.http.post("/crm", json={}, headers={"origin": PAGE})
+    assert (reply.status_code, reply.headers["access-control-allow-origin"]) == (422, PAGE)
+
+
+def test_without_an_origin_no_page_is_allowed_anything(house: House) -> None:
+    reply = house.http.post("/crm", json={"id": "server"})
+    assert [name for name in reply.headers if name.startswith("access-control")] == []
+
+
+# When the store is away, or slow
+
+
+def test_a_store_that_is_away_is_503_and_nothing_is_said_to_be_accepted() -> None:
+    with opened() as house:
+        house.shop.away = True
+        reply = house.http.post("/crm", json={"id": "e1"})
+        assert refused(reply) == problem(
+            503,
+            "Service Unavailable",
+            "the store can't be written; nothing was accepted, send it again a little later",
+        )
+        assert reply.headers["retry-after"] == "1"
+        ready = [house.http.get("/readyz"), house.admin.get("/readyz")]
+        assert [(each.status_code, each.json()) for each in ready] == [
+            (503, {"status": "not ready"}),
+            (503, {"status": "not ready", "reasons": ["disk full"]}),
+        ]
+        assert refused(house.admin.get("/lanes"))["detail"] == "the store can't be read"
+        assert house.http.get("/healthz").status_code == 200
+        house.shop.away = False
+        assert house.http.post("/crm", json={"id": "e1"}).json() == {"accepted": 1, "ids": ["e1"]}
+
+
+def test_more_than_can_be_stored_is_503() -> None:
+    with opened() as house, ThreadPoolExecutor(3) as pool:
+        house.shop.open.clear()
+        waiting = [pool.submit(house.http.post, "/crm", json={"id": f"e{number}"}) for number in range(3)]
+        eventually(lambda: len(house.shop.seen) == 3)
+        reply = house.http.post("/crm", json={"id": "e4"})
+        assert refused(reply) == problem(
+            503, "Service Unavailable", "more is coming in than is stored; send it again a little later"
+        )
+        assert reply.headers["retry-after"] == "1"
+        house.shop.open.set()
+        assert [each.result().status_code for each in waiting] == [202, 202, 202]
+        assert house.http.post("/crm", json={"id": "e4"}).status_code == 202
+
+
+# Callers who wait for the CRM
+
+
+def test_a_direct_caller_is_told_what_the_crm_said(house: House) -> None:
+    replies = [house.http.post("/leads", json={"id": f"d-{do}", "do": do}) for do in ["delivered", "wait", "nothing"]]
+    assert [(reply.status_code, reply.json()) for reply in replies] == [
+        (200, {"outcome": "delivered", "id": "d-delivered"}),
+        (202, {"outcome": "waiting", "id": "d-wait", "reason": "HTTP 503"}),
+        (200, {"outcome": "skipped", "id": "d-nothing", "reason": "no action wants this event"}),
+    ]
+    assert refused(house.http.post("/leads", json={"id": "d-reject", "do": "reject"})) == problem(
+        422, "Unprocessable Content", "email is not one", outcome="rejected", id="d-reject"
+    )
+    assert house.seen.named("refused") == []
+
+
+def test_a_direct_duplicate_is_not_carried_twice(house: House) -> None:
+    replies = [house.http.post("/leads", json={"id": "d-twice"}) for _ in range(2)]
+    assert [(reply.status_code, reply.json()) for reply in replies] == [
+        (200, {"outcome": "delivered", "id": "d-twice"}),
+        (200, {"outcome": "skipped", "id": "d-twice", "reason": "this id was accepted before"}),
+    ]
+    assert house.shop.walked == ["d-twice"]
+
+
+def test_a_direct_list_is_answered_event_by_event(house: House) -> None:
+    reply = house.http.post("/leads", json=[{"id": "m1"}, {}, {"id": "m2", "do": "reject"}, {"id": "m3", "do": "wait"}])
+    assert (reply.status_code, reply.json()) == (
+        200,
+        {
+            "results": [
+                {"index": 0, "status": 200, "outcome": "delivered", "id": "m1"},
+                {"index": 2, "status": 422, "outcome": "rejected", "id": "m2", "reason": "email is not one"},
+                {"index": 3, "status": 202, "outcome": "waiting", "id": "m3", "reason": "HTTP 503"},
+            ],
+            "faults": [{"index": 1, "field": "id", "reason": "is missing"}],
+        },
+    )
+
+
+def test_a_direct_list_of_one_is_a_list(house: House) -> None:
+    results = [{"index": 0, "status": 200, "outcome": "delivered", "id": "one"}]
+    assert house.http.post("/leads", json=[{"id": "one"}]).json() == {"results": results}
+    assert house.http.post("/leads", json=[{}]).status_code == 422
+
+
+def test_events_of_one_key_are_carried_in_order_and_wait_for_each_other(house: House) -> None:
+    events = [
+        {"id": "k1", "key": "ana"},
+        {"id": "k2", "key": "ana", "do": "wait"},
+        {"id": "k3", "key": "ana"},
+        {"id": "k4", "key": "ben"},
+    ]
+    results = house.http.post("/leads", json=events).json()["results"]
+    assert [(each["id"], each["outcome"], each.get("reason")) for each in results] == [
+        ("k1", "delivered", None),
+        ("k2", "waiting", "HTTP 503"),
+        ("k3", "waiting", "an earlier event of the same key waits"),
+        ("k4", "delivered", None),
+    ]
+    assert [each for each in house.shop.walked if each != "k4"] == ["k1", "k2"]
+
+
+def test_a_walk_that_breaks_leaves_the_event_in_the_buffer(house: House) -> None:
+    reply = house.http.post("/leads", json={"id": "d-break", "do": "break"})
+    assert (reply.status_code, reply.json()) == (
+        202,
+        {"outcome": "waiting", "id": "d-break", "reason": "it is tried again"},
+    )
+    [fault] = house.seen.named("fault")
+    assert (fault["where"], str(fault["error"]).startswith("ValueError at ")) == ("walk", True)
+
+
+def test_a_caller_is_told_to_wait_when_the_hold_ends_or_all_workers_are_busy() -> None:
+    with opened(Shop(hold_s=0.3), limits=Limits(direct_workers=2)) as house, ThreadPoolExecutor(4) as pool:
+        house.shop.answering.clear()
+        replies = list(pool.map(lambda number: house.http.post("/leads", json={"id": f"e{number}"}), range(4)))
+        assert [reply.status_code for reply in replies] == [202] * 4
+        assert sorted(reply.json()["reason"] for reply in replies) == [
+            *["the CRM has not answered yet"] * 2,
+            *["too many others are being carried right now"] * 2,
+        ]
+        house.shop.answering.set()
+        reply = house.http.post("/leads", json={"id": "later"})
+        assert reply.json() == {"outcome": "delivered", "id": "later"}
+
+
+# The admin side
+
+
+def test_health_is_answered_on_both_ports(house: House) -> None:
+    for client in [house.http, house.admin]:
+        assert (client.get("/healthz").json(), client.get("/readyz").json()) == ({"status": "ok"}, {"status": "ready"})
+        assert client.head("/healthz").status_code == 200
+
+
+def test_lanes_are_shown_as_status_shows_them() -> None:
+    with opened(clock=lambda: NOW) as house:
+        house.http.post("/crm", json={"id": "e1"})
+        assert house.admin.get("/lanes").json() == {
+            "lanes": [
+                {
+                    "connector": "crm",
+                    "client": "abc",
+                    "state": "waiting",
+                    "waiting": 1,
+                    "delivered": 0,
+                    "rejected": 0,
+                    "skipped": 0,
+                    "oldest_s": 0.0,
+                    "reason": None,
+                }
+            ]
+        }
+
+
+def test_metrics_are_text_for_prometheus(house: House) -> None:
+    reply = house.admin.get("/metrics")
+    assert (reply.text, reply.headers["content-type"]) == (
+        "connect_store_up 1\n",
+        "text/plain; version=0.0.4; charset=utf-8",
+    )
+
+
+def test_the_admin_side_answers_problems_too(house: House) -> None:
+    assert refused(house.admin.get("/nothing")) == problem(404, "Not Found", "there is nothing at /nothing")
+    reply = house.admin.post("/lanes")
+    assert refused(reply) == problem(405, "Method Not Allowed", "Method Not Allowed")
+    assert set(reply.headers["allow"].split(", ")) == {"GET", "HEAD"}
+
+
+def test_a_token_guards_all_but_health() -> None:
+    with opened(admin_token="s3cr3t") as house:
+        bare = house.admin.get("/lanes")
+        assert refused(bare) == problem(401, "Unauthorized", "give the admin token as bearer or as password")
+        assert bare.headers["www-authenticate"] == 'Basic realm="DaxGO Connect", charset="UTF-8"'
+        wrong = [{"authorization": f"Bearer {token}"} for token in ["s3cr3", "s3cr3tt", "x", "ção"]]
+        wrong += [{"authorization": "Basic !"}, {"authorization": "Basic czNjcjN0"}]
+        raw = [{name: value.encode() for name, value in headers.items()} for headers in wrong]
+        assert [house.admin.get("/metrics", headers=headers).status_code for headers in raw] == [401] * 6
+        assert house.admin.get("/metrics", headers={"authorization": "Bearer s3cr3t"}).status_code == 200
+        assert house.admin.get("/lanes", auth=("anyone", "s3cr3t")).status_code == 200
+        assert [house.admin.get(path).status_code for path in ["/healthz", "/readyz"]] == [200, 200]
+
+
+def test_without_a_token_no_other_name_and_no_proxy_reaches_the_admin_side(house: House) -> None:
+    names = [{"host": host} for host in ["rebound.example", "rebound.example:80", "[", ""]]
+    for headers in [*names, {"x-forwarded-for": "203.0.113.7"}]:
+        assert refused(house.admin.get("/lanes", headers=headers)) == problem(
+            403, "Forbidden", "without a token the admin side answers only to 127.0.0.1 and localhost"
+        )
+    for host in ["localhost", "localhost:99", "127.0.0.1", "[::1]:80"]:
+        assert house.admin.get("/lanes", headers={"host": host}).status_code == 200
+
+
+def test_what_is_mounted_is_guarded_and_not_for_foreign_pages() -> None:
+    def pause(_: Request) -> Response:
+        return PlainTextResponse("paused")
+
+    def break_down(_: Request) -> Response:
+        raise ValueError("s3cr3t")
+
+    routes = [Route("/pause", pause, methods=["POST"]), Route("/broken", break_down)]
+    with opened(admin_routes=routes, admin_token="t") as house:
+        assert house.admin.post("/pause").status_code == 401
+        house.admin.headers["authorization"] = "Bearer t"
+        own = {"origin": f"http://127.0.0.1:{house.admin_port}"}
+        assert [house.admin.post("/pause", headers=headers).text for headers in [{}, own]] == ["paused"] * 2
+        assert refused(house.admin.post("/pause", headers={"origin": "https://evil.example"})) == problem(
+            403, "Forbidden", "a page of another origin can't do this"
+        )
+        assert refused(house.admin.get("/broken")) == problem(500, "Internal Server Error", "Internal Server Error")
+        assert [fault["where"] for fault in house.seen.named("fault")] == ["admin"]
+        assert "s3cr3t" not in repr(house.seen.events)
+
+
+def test_on_the_loopback_one_port_does_for_both() -> None:
+    with opened(admin_port=None) as house:
+        assert house.admin_port == house.port
+        assert house.http.get("/lanes").json() == {"lanes": []}
+        assert house.http.post("/crm", json={"id": "e1"}).status_code == 202
+        assert house.http.get("/crm").status_code == 405
+        assert refused(house.http.post("/nobody")) == problem(404, "Not Found", "there is nothing at /nobody")
+
+
+def test_a_port_open_to_others_has_no_admin_side() -> None:
+    with opened(host="0.0.0.0", admin_port=None) as house:
+        assert house.admin_port == 0
+        assert [house.http.get(path).status_code for path in ["/lanes", "/metrics", "/healthz"]] == [404, 404, 200]
+
+
+@pytest.mark.parametrize("token", [None, ""])
+def test_an_admin_side_open_to_others_needs_a_token(token: str | None) -> None:
+    with pytest.raises(UsageError) as caught:
+        serve(Shop(), port=0, admin_port=0, admin_host="0.0.0.0", admin_token=token)
+    assert str(caught.value) == (
+        "the admin side on 0.0.0.0 is open to others: give it a token, or bind it to 127.0.0.1"
+    )
+
+
+@pytest.mark.parametrize("which", ["port", "admin_port"])
+def test_a_port_that_is_taken_is_named(which: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(UsageError) as caught:
+        serve(Shop(), **{"port": 0, "admin_port": 0, which: taken.getsockname()[1]})
+    assert str(caught.value).startswith("can't listen on 127.0.0.1:")
+
+
+# The end
+
+
+def test_at_the_end_requests_in_flight_are_finished_and_new_ones_not_taken() -> None:
+    with opened() as house, ThreadPoolExecutor(1) as pool:
+        house.shop.open.clear()
+        reply = pool.submit(house.http.post, "/crm", json={"id": "e1"})
+        eventually(lambda: len(house.shop.seen) == 1)
+        threading.Timer(0.4, house.shop.open.set).start()
+    assert reply.result().json() == {"accepted": 1, "ids": ["e1"]}
+    with pytest.raises(httpx.ConnectError):
+        httpx.get(f"http://127.0.0.1:{house.port}/healthz", trust_env=False)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_lets_a_request_in_flight_be_answered(number: signal.Signals) -> None:
+    with subprocess.Popen([sys.executable, __file__], stdout=subprocess.PIPE, cwd=Path(__file__).parents[1]) as process:
+        assert process.stdout is not None
+        port = int(process.stdout.readline())
+        with ThreadPoolExecutor(1) as pool:
+            post = {"json": {"id": "e1"}, "headers": {"x-connect-key": KEY}, "trust_env": False}
+            reply = pool.submit(httpx.post, f"http://127.0.0.1:{port}/leads", **post)
+            assert process.stdout.readline() == b"walking\n"
+            process.send_signal(number)
+            assert (reply.result().status_code, reply.result().json()) == (200, {"outcome": "delivered", "id": "e1"})
+        assert process.stdout.read() == b"ended\n"
+        assert process.wait(5) == 0
+
+
+class SlowShop(Shop):
+    """Says when it begins a walk, and then takes its time."""
+
+    def walk_now(self, connector: str, client: str, stored: Stored, now: float) -> Answered:
+        print("walking", flush=True)
+        time.sleep(0.4)
+        return super().walk_now(connector, client, stored, now)
+
+
+if __name__ == "__main__":
+    serve(SlowShop(), port=0, on_ready=lambda port, _: print(port, flush=True))
+    print("ended", flush=True)
