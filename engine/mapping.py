@@ -12,14 +12,15 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from engine import semantics
+from engine.emitting import Emitter, ExpressionError, closest, is_expression, is_template
 from engine.errors import BadValue
-from engine.expressions import Compiler, Emitter, ExpressionError, closest, emit_scalar, is_expression, is_template
+from engine.expressions import Compiler, emit_scalar
 from engine.spec.types import Drop
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
-    from engine.expressions import Path, Run
+    from engine.emitting import Path, Run
 
 encode_json = msgspec.json.Encoder(decimal_format="number").encode
 
@@ -131,7 +132,7 @@ class Tree:
         self.missing: str | None = None  # inside $all: the flag that a leaf was absent
 
     def emit(self, node: Any, *keys: str | int) -> str:
-        """Python source of the value of `node`, whose place is the current one plus `keys`; None is absent, NULL null."""
+        """Python source of the value of `node`, placed at the current place plus `keys`; None is absent, NULL null."""
         outer = self.em.place
         self.em.place = (*outer, *keys)
         try:
@@ -148,7 +149,7 @@ class Tree:
         if isinstance(node, dict):
             return self.object(node)
         if isinstance(node, list):
-            return self.list(node)
+            return self.sequence(node)
         code = emit_scalar(self.em, node)
         kept = self.em.fresh()
         self.em.line(f"{kept} = {code}")
@@ -186,7 +187,7 @@ class Tree:
             self.em.line(f"if not {built}: {built} = None")
         return built
 
-    def list(self, node: list[Any]) -> str:
+    def sequence(self, node: list[Any]) -> str:
         built = self.items(node)
         if node:
             self.em.line(f"if not {built}: {built} = None")

@@ -1,0 +1,227 @@
+"""
+One Python function in the making, and what both notations share: names, literals, comparisons, calls, what is wrong.
+
+The only calls in generated code are the helpers of `engine.semantics` and the functions of `engine.functions`; no
+attribute is ever read.
+"""
+
+from __future__ import annotations
+
+import re
+from decimal import Decimal
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from engine import functions, semantics
+from engine.errors import BadValue, ConnectError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+    Path = tuple[str | int, ...]
+    Scope = Mapping[str, Any]
+    Run = Callable[[Scope], Any]
+
+WHOLE = re.compile(r"\s*\$\{(.*)\}\s*\Z", re.DOTALL)
+MAX_EXPRESSION = 20_000
+
+
+class Use(NamedTuple):
+    """A path that an expression reads from its context: ("event", "product", "id"), and where it is written."""
+
+    path: tuple[str, ...]
+    place: tuple[str | int, ...]
+
+
+class Problem(NamedTuple):
+    """What is wrong with one scalar or key of a spec, by its path in the YAML."""
+
+    place: tuple[str | int, ...]
+    rule: str
+    message: str
+    hint: str = ""
+    severity: str = "error"
+
+
+class ExpressionError(ConnectError):
+    """A text that does not compile; `rule`, message and `hint` make the finding."""
+
+    exit_code = 1
+
+    def __init__(self, rule: str, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.rule, self.message, self.hint = rule, message, hint
+
+
+def is_expression(value: object) -> bool:
+    """Is this scalar one whole `${ … }`?"""
+    return isinstance(value, str) and WHOLE.match(value) is not None
+
+
+def is_template(value: object) -> bool:
+    """Is this scalar a text with holes or statements?"""
+    return isinstance(value, str) and ("{{" in value or "{%" in value or "{#" in value)
+
+
+def closest(name: str, names: Iterable[str]) -> str:
+    """`did you mean "x"?`, or nothing."""
+    near = get_close_matches(name, list(names), n=1, cutoff=0.6)
+    return f'did you mean "{near[0]}"?' if near else ""
+
+
+class Emitter:
+    """One Python function in the making: lines, constants, context names read, and where each line comes from."""
+
+    def __init__(self, names: Iterable[str], place: Path, problems: list[Problem], uses: list[Use]) -> None:
+        self.names = frozenset(names)
+        self.place: tuple[str | int, ...] = place
+        self.problems = problems
+        self.uses = uses
+        self.globals: dict[str, Any] = dict(semantics.HELPERS)
+        self.lines: list[str] = []
+        self.places: list[tuple[str | int, ...]] = []
+        self.depth = 2
+        self.bound: dict[str, str] = {}  # loop variables: name -> Python variable
+        self.roots: dict[str, str] = {}  # context names read so far -> Python variable
+        self.counter = 0
+        self.root_uses: dict[str, set[str]] = {}
+
+    def fresh(self, prefix: str = "t") -> str:
+        self.counter += 1
+        return f"{prefix}{self.counter}"
+
+    def const(self, value: Any) -> str:
+        """Python source of a constant: a literal where that is safe, else a global of the generated function."""
+        if value is None or isinstance(value, bool):
+            return repr(value)
+        if isinstance(value, (str, int)) and len(str(value)) < 200:
+            return repr(value)
+        name = self.fresh("K")
+        self.globals[name] = value
+        return name
+
+    def line(self, text: str) -> None:
+        self.lines.append("    " * self.depth + text)
+        self.places.append(self.place)
+
+    def problem(self, rule: str, message: str, hint: str = "", severity: str = "error") -> None:
+        self.problems.append(Problem(self.place, rule, message, hint, severity))
+
+    def root(self, name: str) -> str:
+        """The Python variable of a context name, or ExpressionError with the nearest name."""
+        if name in self.bound:
+            return self.bound[name]
+        if name not in self.names:
+            known = sorted(self.names | set(self.bound))
+            if name in ALL_NAMES:
+                raise ExpressionError(
+                    "name", f"{name} does not exist here; names here: {', '.join(known)}", WHERE.get(name, "")
+                )
+            raise ExpressionError("name", f"unknown name {name}; names here: {', '.join(known)}", closest(name, known))
+        return self.roots.setdefault(name, f"n_{name}")
+
+    def use(self, path: tuple[str, ...]) -> None:
+        if path and path[0] not in self.bound:
+            self.uses.append(Use(path, self.place))
+            if len(path) > 1:
+                self.root_uses.setdefault(path[0], set()).add(path[1])
+
+    def build(self, result: str) -> Run:
+        """The finished function: scope -> value; a BadValue that leaves it knows its target field."""
+        source = ["def run(scope):", "    try:", "        pass"]
+        source += [f"        {variable} = scope.get({name!r})" for name, variable in self.roots.items()]
+        first = len(source) + 1
+        source += self.lines
+        source += [
+            f"        return {result}",
+            "    except BadValue as error:",
+            "        locate(error)",
+            "        raise",
+        ]
+        places = self.places
+
+        def locate(error: BadValue) -> None:
+            trace, line = error.__traceback__, 0
+            while trace is not None:
+                if trace.tb_frame.f_code.co_filename == SOURCE:
+                    line = trace.tb_lineno
+                trace = trace.tb_next
+            if not error.at and first <= line < first + len(places):
+                error.at = dotted(places[line - first])
+
+        self.globals.update(BadValue=BadValue, locate=locate)
+        exec(compile("\n".join(source), SOURCE, "exec"), self.globals)
+        run: Run = self.globals["run"]
+        return run
+
+
+SOURCE = "<compiled spec>"
+ALL_NAMES = frozenset(
+    {
+        "event", "fields", "settings", "derived", "client", "tables", "received_at", "lookups", "vars", "delivery",
+        "record", "batch", "steps", "args", "response", "result", "row", "now", "token", "secrets", "request", "path",
+        "key", "group", "item", "index",
+    }
+)  # fmt: skip
+WHERE = {
+    "secrets": "secrets are for auth only; place them there",
+    "event": "from the batch on there are several events; map what you need into the record and read batch.records",
+    "record": "write it in the record first, or read the event",
+    "now": "a mapping must be repeatable; use received_at or a time of the event",
+    "token": "what a log-in saved is for auth and http",
+}
+
+
+def dotted(path: Iterable[str | int]) -> str:
+    """actions.create_task.record.Subject, lists as [0]."""
+    text = ""
+    for part in path:
+        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else str(part)
+    return text
+
+
+def exact(value: Any) -> Any:
+    """A literal with its floats made decimals, deeply."""
+    if isinstance(value, float):
+        return Decimal(repr(value))
+    if isinstance(value, list):
+        return [exact(item) for item in value]
+    if isinstance(value, dict):
+        return {key: exact(item) for key, item in value.items()}
+    return value
+
+
+def compare(operator: str, left: str, right: str) -> str:
+    """eq and ne over all types (strictly), order over numbers; anything else is absent."""
+    if operator in ("eq", "ne"):
+        return f"same({left}, {right})" if operator == "eq" else f"(not same({left}, {right}))"
+    return f"ordered({left}, {operator!r}, {right})"
+
+
+def emit_call(em: Emitter, name: str, arguments: list[str], kinds: list[str]) -> str:
+    """A call of a registered (or given) function, its count and literal kinds checked now."""
+    function = EXTRA.get(name) if name in EXTRA and em.names >= EXTRA_NAMES else functions.REGISTRY.get(name)
+    if function is None:
+        hint = (
+            f'did you mean "{near}"?' if (near := functions.closest(name)) else "docs/functions.md lists all functions"
+        )
+        raise ExpressionError("function", f"unknown function {name}", hint)
+    if isinstance(function, str):
+        return f"{em.root('calls')}[{name!r}]({', '.join(arguments)})"
+    least = sum(parameter.required for parameter in function.parameters)
+    most = None if any(parameter.variadic for parameter in function.parameters) else len(function.parameters)
+    if len(arguments) < least or (most is not None and len(arguments) > most):
+        wanted = f"{least}" if most == least else f"{least} or more" if most is None else f"{least} to {most}"
+        shape = ", ".join(parameter.name for parameter in function.parameters)
+        raise ExpressionError("arguments", f"{name} takes {wanted} arguments, got {len(arguments)}", f"{name}({shape})")
+    for position, kind in enumerate(kinds):
+        parameter = function.parameters[min(position, len(function.parameters) - 1)]
+        if kind not in ("any", "null") and not (parameter.kinds & {kind, "any"}):
+            wanted = " or ".join(sorted(parameter.kinds))
+            raise ExpressionError("arguments", f"{name}: {parameter.name} is to be {wanted}, got {kind}")
+    em.globals[f"f_{name}"] = function.call
+    return f"f_{name}({', '.join(arguments)})"
+
+
+EXTRA_NAMES = frozenset({"calls"})
+EXTRA = {name: name for name in ("recall", "sequence", "count", "find_all", "issue")}  # of the sandbox only

@@ -1,0 +1,224 @@
+"""`{{ }}`: Jinja's tree to a Python expression of text; the library parses, this module translates, once at load."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from engine import semantics
+from engine.emitting import MAX_EXPRESSION, ExpressionError, compare, emit_call, exact
+
+if TYPE_CHECKING:
+    from engine.emitting import Emitter
+
+
+def emit_template(em: Emitter, text: str, hole: str = "text") -> str:
+    """
+    Python source of a text with holes; absent where a hole is absent.
+
+    `hole` names the helper that turns one value into text: text, segment (of a path), must (never absent), soql.
+    """
+    import jinja2
+
+    if len(text) > MAX_EXPRESSION:
+        raise ExpressionError("syntax", f"a text of {len(text)} characters with holes; {MAX_EXPRESSION} is the most")
+    try:
+        tree = parser().parse(text)
+    except jinja2.TemplateSyntaxError as error:
+        raise ExpressionError("syntax", f"not a template: {error.message}", _template_hint(text)) from None
+    except RecursionError:
+        raise ExpressionError("syntax", "a template nested too deeply") from None
+    jinja = _Jinja(em, hole, text)
+    if all(type(node).__name__ == "Output" for node in tree.body):
+        parts = [jinja.part(part) for node in tree.body for part in node.nodes]
+        return parts[0] if len(parts) == 1 else f"concat(({', '.join(parts)},))" if parts else "''"
+    name = em.fresh("text")
+    em.line(f"def {name}():")
+    em.depth += 1
+    em.line("out = []")
+    jinja.statements(tree.body)
+    em.line("return ''.join(out)")
+    em.depth -= 1
+    return f"{name}()"
+
+
+def _template_hint(text: str) -> str:
+    if "${" in text:
+        return "no ${ } inside {{ }}"
+    return "close every {{ with }} and every {% if %} with {% endif %}"
+
+
+@cache
+def parser() -> Any:
+    """Jinja's parser, made on first use."""
+    import jinja2
+
+    return jinja2.Environment(keep_trailing_newline=True)
+
+
+_OPERATORS = {"eq": "eq", "ne": "ne", "lt": "lt", "lteq": "lte", "gt": "gt", "gteq": "gte"}
+
+
+class _Jinja:
+    """Jinja's tree to Python: paths, registered filters, `if`, bounded `for`; everything else is refused."""
+
+    def __init__(self, em: Emitter, hole: str, text: str) -> None:
+        self.em, self.hole, self.text = em, hole, text
+
+    def part(self, node: Any) -> str:
+        if type(node).__name__ == "TemplateData":
+            return self.em.const(node.data)
+        value = self.node(node)
+        named = self.em.const(describe(node))
+        return f"{self.hole}({value}, {named})"
+
+    def statements(self, nodes: list[Any]) -> None:
+        for node in nodes:
+            kind = type(node).__name__
+            if kind == "Output":
+                for part in node.nodes:
+                    code = self.part(part)
+                    if type(part).__name__ == "TemplateData":
+                        self.em.line(f"out.append({code})")
+                    else:
+                        kept = self.em.fresh()
+                        self.em.line(f"{kept} = {code}")
+                        self.em.line(f"if {kept} is None: return None")
+                        self.em.line(f"out.append({kept})")
+            elif kind == "If":
+                self.branch("if", node)
+                for other in node.elif_:
+                    self.branch("elif", other)
+                if node.else_:
+                    self.block("else:", node.else_)
+            elif kind == "For":
+                self.loop(node)
+            else:
+                raise ExpressionError(
+                    "template",
+                    f"{{% {kind.lower()} %}} is not part of the language",
+                    "use {% if %}, {% for %} or a $ key",
+                )
+
+    def branch(self, word: str, node: Any) -> None:
+        self.block(f"{word} true({self.node(node.test)}):", node.body)
+
+    def block(self, head: str, nodes: list[Any]) -> None:
+        self.em.line(head)
+        self.em.depth += 1
+        self.em.line("pass")
+        self.statements(nodes)
+        self.em.depth -= 1
+
+    def loop(self, node: Any) -> None:
+        if type(node.target).__name__ != "Name" or node.else_ or node.test or node.recursive:
+            raise ExpressionError("template", "only {% for name in list %}", "filter with where(list, key, value)")
+        name, variable = node.target.name, self.em.fresh("v")
+        listed = self.node(node.iter)
+        before = self.em.bound.get(name)
+        self.em.bound[name] = variable
+        self.block(f"for {variable} in bounded({listed}):", node.body)
+        if before is None:
+            del self.em.bound[name]
+        else:
+            self.em.bound[name] = before
+
+    def node(self, node: Any) -> str:
+        kind = type(node).__name__
+        method = getattr(self, "on_" + kind.lower(), None)
+        if method is None:
+            raise ExpressionError(
+                "template",
+                *REFUSED.get(kind, (f"{kind} is not part of the language", "a path and functions as filters")),
+            )
+        return str(method(node))
+
+    def on_const(self, node: Any) -> str:
+        return self.em.const(exact(node.value))
+
+    def on_name(self, node: Any) -> str:
+        variable = self.em.root(node.name)
+        self.em.use((node.name,))
+        return variable
+
+    def on_getattr(self, node: Any) -> str:
+        return self.path(node, node.attr)
+
+    def on_getitem(self, node: Any) -> str:
+        if type(node.arg).__name__ != "Const" or not isinstance(node.arg.value, (str, int)):
+            raise ExpressionError("template", "a key that is computed", "{{ map | get(key) }}")
+        return self.path(node, node.arg.value)
+
+    def path(self, node: Any, key: str | int) -> str:
+        code = self.node(node.node)
+        if isinstance(key, int):
+            return f"item({code}, {key})"
+        last = self.em.uses[-1] if self.em.uses else None
+        if last is not None and last.path == path_of(node.node):
+            self.em.uses.pop()
+            self.em.use((*last.path, key))
+        return f"field({code}, {key!r})"
+
+    def on_filter(self, node: Any) -> str:
+        if node.kwargs or node.dyn_args or node.dyn_kwargs:
+            raise ExpressionError("template", f"{node.name}: arguments stand in order, without names")
+        if node.name in ("name", "like") and self.hole == "soql" and node.node is not None and not node.args:
+            return f"soql_{node.name}({self.node(node.node)})"
+        if node.node is None:
+            raise ExpressionError("template", "a filter needs a value before it")
+        if node.name == "join" and type(node.node).__name__ == "Const":
+            raise ExpressionError("argument-order", "join takes the list first", "{{ list | join(', ') }}")
+        values = [node.node, *node.args]
+        kinds = [semantics.kind(exact(value.value)) if type(value).__name__ == "Const" else "any" for value in values]
+        return emit_call(self.em, node.name, [self.node(value) for value in values], kinds)
+
+    def on_compare(self, node: Any) -> str:
+        if len(node.ops) != 1 or node.ops[0].op not in _OPERATORS:
+            raise ExpressionError(
+                "template", "compare two values with == != < <= > >=", "for lists: list | contains(value)"
+            )
+        return compare(_OPERATORS[node.ops[0].op], self.node(node.expr), self.node(node.ops[0].expr))
+
+    def on_and(self, node: Any) -> str:
+        return f"(true({self.node(node.left)}) and true({self.node(node.right)}))"
+
+    def on_or(self, node: Any) -> str:
+        return f"(true({self.node(node.left)}) or true({self.node(node.right)}))"
+
+    def on_not(self, node: Any) -> str:
+        return f"(not true({self.node(node.node)}))"
+
+    def on_test(self, node: Any) -> str:
+        if node.name not in ("defined", "undefined"):
+            raise ExpressionError("template", f"is {node.name} is not part of the language", "only `is defined`")
+        return f"({self.node(node.node)} is {'not ' if node.name == 'defined' else ''}None)"
+
+
+REFUSED = {
+    "Call": ("no calls in {{ }}", "functions stand as filters: {{ value | function(argument) }}"),
+    "CondExpr": ("no `a if b else c` in {{ }}", "use {% if %} or $if"),
+    "Concat": ("no ~ in {{ }}", "write the two holes side by side"),
+    **dict.fromkeys(
+        ("Add", "Sub", "Mul", "Div", "FloorDiv", "Mod", "Pow", "Neg", "Pos"),
+        ("no arithmetic in {{ }}", "use add, subtract, multiply, divide"),
+    ),
+}
+
+
+def path_of(node: Any) -> tuple[str, ...]:
+    """("event", "product") of a Jinja path, () for anything else."""
+    kind = type(node).__name__
+    if kind == "Name":
+        return (node.name,)
+    if kind == "Getattr":
+        return (*path_of(node.node), node.attr)
+    if kind == "Getitem" and type(node.arg).__name__ == "Const" and isinstance(node.arg.value, str):
+        return (*path_of(node.node), node.arg.value)
+    return ()
+
+
+def describe(node: Any) -> str:
+    """What a hole reads, for an error: event.product.id."""
+    while type(node).__name__ == "Filter" and node.node is not None:
+        node = node.node
+    return ".".join(path_of(node)) or "a value"

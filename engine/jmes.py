@@ -1,0 +1,202 @@
+"""`${ }`: JMESPath's tree to a Python expression; the library parses, this module translates, once at load."""
+
+# ruff: noqa: ARG002 (every kind of node is visited with the same three arguments)
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+from engine import semantics
+from engine.emitting import MAX_EXPRESSION, ExpressionError, compare, emit_call, exact
+
+if TYPE_CHECKING:
+    from engine.emitting import Emitter
+
+
+def emit_expression(em: Emitter, text: str) -> str:
+    """Python source of the inside of one `${ }`."""
+    from jmespath import exceptions
+    from jmespath.parser import Parser
+
+    if len(text) > MAX_EXPRESSION:
+        raise ExpressionError("syntax", f"an expression of {len(text)} characters; {MAX_EXPRESSION} is the most")
+    if not text.strip():
+        raise ExpressionError("syntax", "an empty ${ }")
+    try:
+        tree: Any = Parser().parse(text.strip()).parsed
+    except exceptions.JMESPathError as error:
+        raise ExpressionError("syntax", *_syntax(text, error)) from None
+    except RecursionError:
+        raise ExpressionError("syntax", "an expression nested too deeply") from None
+    return _Jmes(em).node(tree, None, True)
+
+
+def _syntax(text: str, error: Any) -> tuple[str, str]:
+    position = getattr(error, "lex_position", None)
+    at = f" at character {position + 1}" if isinstance(position, int) else ""
+    hint = ""
+    if re.search(r"[=<>!]=?\s*-?\d", text):
+        hint = "numbers stand in backticks: `1`"
+    elif re.search(r"\w\[\s*[a-z_]", text):
+        hint = "a key that is computed: get(map, key)"
+    elif "{{" in text:
+        hint = "no {{ }} inside ${ }"
+    elif re.search(r"(?<![=<>!])=(?!=)", text):
+        hint = "equality is =="
+    elif re.search(r"\s(and|or|not)\s", text):
+        hint = "logic is written && || !"
+    elif re.search(r"\S\s*[-+*/]\s*\S", text):
+        hint = "arithmetic is by functions: add, subtract, multiply, divide"
+    return f"not a JMESPath expression{at}: {text.strip()[:80]}", hint
+
+
+class _Jmes:
+    """JMESPath's tree to Python; `cur` is the Python variable of the current item, or None at the context."""
+
+    def __init__(self, em: Emitter) -> None:
+        self.em = em
+
+    def node(self, node: dict[str, Any], cur: str | None, start: bool) -> str:
+        return str(getattr(self, "on_" + node["type"])(node, cur, start))
+
+    def on_field(self, node: dict[str, Any], cur: str | None, start: bool) -> str:
+        name = node["value"]
+        if cur is None:
+            variable = self.em.root(name)
+            self.em.use((name,))
+            return variable
+        if start and (name in self.em.names or name in self.em.bound):
+            raise ExpressionError(
+                "context-in-item",
+                f"{name} is read from the item here, not from the context",
+                f"where(list, 'field', {name}.…) or find(…) compares with it; @.{name} is a key of the item",
+            )
+        return f"field({cur}, {name!r})"
+
+    def on_subexpression(self, node: dict[str, Any], cur: str | None, start: bool) -> str:
+        children = node["children"]
+        if children[0]["type"] == "not_expression":
+            raise ExpressionError("not-path", "! binds to the first name only, JMESPath reads (!a).b", "write !(a.b)")
+        path = []
+        if cur is None and children[0]["type"] == "field" and children[0]["value"] not in self.em.bound:
+            for child in children:
+                if child["type"] != "field":
+                    break
+                path.append(child["value"])
+        code = self.node(children[0], cur, start)
+        if len(path) > 1:
+            self.em.uses.pop()
+            self.em.use(tuple(path))
+        for child in children[1:]:
+            if child["type"] == "field":
+                code = f"field({code}, {child['value']!r})"
+            else:
+                code = self.with_current(code, child, False)
+        return code
+
+    def with_current(self, code: str, node: dict[str, Any], start: bool) -> str:
+        """`node` evaluated over the value of `code`."""
+        if node["type"] in ("identity", "current"):
+            return code
+        item = self.em.fresh("c")
+        return f"(lambda {item}: None if {item} is None else {self.node(node, item, start)})({code})"
+
+    def on_index_expression(self, node: dict[str, Any], cur: str | None, start: bool) -> str:
+        left, right = node["children"]
+        if left["type"] == "not_expression":
+            raise ExpressionError("not-path", "! binds to the first name only, JMESPath reads (!a)[…]", "write !(a[…])")
+        code = self.node(left, cur, start)
+        if right["type"] == "slice":
+            first, last, step = right["children"]
+            return f"cut({code}, {first!r}, {last!r}, {step!r})"
+        return f"item({code}, {right['value']})"
+
+    def on_index(self, node: dict[str, Any], cur: str | None, start: bool) -> str:
+        return f"item({self.current(cur)}, {node['value']})"
+
+    def on_slice(self, node: dict[str, Any], cur: str | None, start: bool) -> str:
+        first, last, step = node["children"]
+        return f"cut({self.current(cur)}, {first!r}, {last!r}, {step!r})"
+
+    def current(self, cur: str | None) -> str:
+        if cur is None:
+            raise ExpressionError(
+                "name", "@ and [ ] need a value before them", f"begin with a name: {', '.join(sorted(self.em.names))}"
+            )
+        return cur
+
+    def on_current(self, node: dict[str, Any], cur: str | None, start: bool) -> str:
+        return self.current(cur)
+
+    on_identity = on_current
+
+    def each(self, left: str, right: dict[str, Any]) -> str:
+        if right["type"] == "identity":
+            return f"compact({left})"
+        item = self.em.fresh("c")
+        return f"project({left}, lambda {item}: {self.node(right, item, False)})"
+
+    def on_projection(self, node: dict[str, Any], cur: str | None, start: bool) -> str:
+        left, right = node["children"]
+        return self.each(self.node(left, cur, start), right)
+
+    def on_value_projection(self, node: dict[str, Any], cur: str | None, start: bool) -> str:
+        left, right = node["children"]
+        return self.each(f"values({self.node(left, cur, start)})", right)
+
+    def on_flatten(self, node: dict[str, Any], cur: str | None, start: bool) -> str:
+        return f"flat({self.node(node['children'][0], cur, start)})"
+
+    def on_filter_projection(self, node: dict[str, Any], cur: str | None, start: bool) -> str:
+        left, right, condition = node["children"]
+        item = self.em.fresh("c")
+        kept = f"keep({self.node(left, cur, start)}, lambda {item}: {self.node(condition, item, True)})"
+        return self.each(kept, right)
+
+    def on_pipe(self, node: dict[str, Any], cur: str | None, start: bool) -> str:
+        left, right = node["children"]
+        return self.with_current(self.node(left, cur, start), right, True)
+
+    def on_comparator(self, node: dict[str, Any], cur: str | None, start: bool) -> str:
+        left, right = (self.node(child, cur, True) for child in node["children"])
+        return compare(node["value"], left, right)
+
+    def on_or_expression(self, node: dict[str, Any], cur: str | None, start: bool) -> str:
+        left, right = (self.node(child, cur, True) for child in node["children"])
+        kept = self.em.fresh()
+        return f"({kept} if true({kept} := {left}) else {right})"
+
+    def on_and_expression(self, node: dict[str, Any], cur: str | None, start: bool) -> str:
+        left, right = (self.node(child, cur, True) for child in node["children"])
+        kept = self.em.fresh()
+        return f"({right} if true({kept} := {left}) else {kept})"
+
+    def on_not_expression(self, node: dict[str, Any], cur: str | None, start: bool) -> str:
+        return f"(not true({self.node(node['children'][0], cur, True)}))"
+
+    def on_multi_select_list(self, node: dict[str, Any], cur: str | None, start: bool) -> str:
+        return f"compact([{', '.join(self.node(child, cur, True) for child in node['children'])}])"
+
+    def on_multi_select_dict(self, node: dict[str, Any], cur: str | None, start: bool) -> str:
+        pairs = (f"{pair['value']!r}: {self.node(pair['children'][0], cur, True)}" for pair in node["children"])
+        return f"solid({{{', '.join(pairs)}}})"
+
+    def on_literal(self, node: dict[str, Any], cur: str | None, start: bool) -> str:
+        return self.em.const(exact(node["value"]))
+
+    def on_function_expression(self, node: dict[str, Any], cur: str | None, start: bool) -> str:
+        name, children = node["value"], node["children"]
+        if name == "join" and children and children[0]["type"] == "literal":
+            raise ExpressionError("argument-order", "join takes the list first here", "join(list, ', ')")
+        return emit_call(
+            self.em, name, [self.node(child, cur, True) for child in children], [kind_of(child) for child in children]
+        )
+
+    def on_expref(self, node: dict[str, Any], cur: str | None, start: bool) -> str:
+        raise ExpressionError("syntax", "& is not used here", "name the key in quotes: sort(list, 'price')")
+
+
+def kind_of(node: dict[str, Any]) -> str:
+    """The kind of a literal argument, or "any"."""
+    return semantics.kind(exact(node["value"])) if node["type"] == "literal" else "any"
