@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import random
 import time
 from decimal import Decimal
 from pathlib import Path
@@ -179,6 +180,42 @@ def test_a_whole_number_is_written_as_one() -> None:
     assert [str(finding) for finding in findings] == [
         "f:5:26: http.retry.attempts: expected `int`, got `decimal` [shape]"
     ]
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_no_damage_to_a_file_is_more_than_findings(seed: int) -> None:
+    chance = random.Random(seed)
+    tokens = [
+        "{",
+        "}",
+        "[",
+        "${",
+        "{{",
+        "}}",
+        ": ",
+        "\n",
+        "\t",
+        "&a ",
+        "*a",
+        "!x ",
+        "'",
+        '"',
+        " #",
+        "$use: x",
+        "|",
+        "? ",
+    ]
+    for _ in range(5):
+        text = chance.choice([*GOOD, *BAD, *OURS]).read_text()
+        for _ in range(chance.randint(1, 5)):
+            at = chance.randrange(len(text))
+            text = text[:at] + chance.choice(tokens) + text[at + chance.randint(0, 20) :]
+        try:
+            located = read(text, "f")
+        except SpecErrors:
+            continue
+        load_connector(located)
+        load_client(located)
 
 
 @pytest.fixture

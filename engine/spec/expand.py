@@ -221,13 +221,13 @@ class _Growth:
     def _without(self, base: Node, names: Node | None, definition: str, path: Steps) -> Node:
         if names is None:
             return base
-        if not isinstance(names.value, list):
+        if not isinstance(names.value, list) or not all(isinstance(name.value, str) for name in names.value):
             self._find(names.mark, path, "use", "except is a list of keys")
             return base
         dropped = set()
         for name in names.value:
             if name.value not in base.value:
-                hint = did_you_mean(str(name.value), base.value)
+                hint = did_you_mean(name.value, base.value)
                 self._find(name.mark, path, "use", f"{definition} has no {name.value} to leave out", hint)
             dropped.add(name.value)
         return base.changed({key: child for key, child in base.value.items() if key not in dropped})

@@ -159,10 +159,13 @@ def _parts(template: str) -> list[str]:
     """A template as the JMESPath expressions it is made of: texts, and holes as `path` or `function(path, …)`."""
     if _is_expression(template):
         return [template.strip()[2:-1].strip()]
-    from jinja2 import Environment, nodes
+    from jinja2 import Environment, TemplateSyntaxError, nodes
 
     # NUL can't stand in a file, so no expression and no comment of Jinja's can begin with it
-    parsed = Environment(comment_start_string="\0#", comment_end_string="#\0").parse(template)
+    try:
+        parsed = Environment(comment_start_string="\0#", comment_end_string="#\0").parse(template)
+    except TemplateSyntaxError as error:
+        raise ValueError(f"{{{{ … }}}} can't be read: {error.message}") from None
     parts: list[str] = []
     for output in parsed.body:
         if not isinstance(output, nodes.Output):
