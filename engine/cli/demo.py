@@ -1,0 +1,125 @@
+"""`connect demo`: the whole thing on sample traffic, with the sums at the end."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+
+import click
+
+
+@click.command()
+@click.option("--keep", is_flag=True, help="Leave everything running until Ctrl-C, and say what to open.")
+def demo(keep: bool) -> None:
+    """Run 1,000 browsing events through simulated CRMs and show where each one went."""
+    from engine.demo import CLIENTS, Demo
+
+    watched = sys.stderr.isatty()
+
+    def show(text: str) -> None:
+        if watched:
+            click.echo(f"\r\033[K{text}", nl=False, err=True)
+
+    folder = Path(tempfile.mkdtemp(prefix="connect-demo-"))
+    began = time.monotonic()
+    click.echo("Browsing events → connect serve → durable buffer → CRMs (simulated by their connectors' own sandboxes)")
+    run = Demo(folder)
+    code = 0
+    try:
+        run.post_all(lambda done, total: show(f"posting {done}/{total}") if done % 20 == 0 else None)
+        posted_s = time.monotonic() - began
+        lanes = run.drain(lambda waiting: show(f"draining, {waiting} waiting"))
+        show("")
+        drained_s = time.monotonic() - began
+        rows = run.rows(lanes)
+        table(rows)
+        refused = Counter(posted.status for posted in run.posted if not posted.accepted)
+        accepted = sum(posted.accepted for posted in run.posted)
+        click.echo(
+            f"{len(run.posted)} requests: {accepted} events accepted, {sum(refused.values())} refused at the door ("
+            + ", ".join(f"{count} × {status}" for status, count in sorted(refused.items()))
+            + ")"
+        )
+        click.echo(
+            f"posted in {posted_s:.1f} s, drained after {drained_s:.1f} s; the CRMs saw {sum(box.served for box in run.sandboxes)} requests"
+        )
+        waiting = sum(row.waiting for row in rows)
+        if waiting:
+            click.echo(
+                f"{waiting} still waiting on purpose: a lead at the daily limit of its CRM is held, nobody else is"
+            )
+        explain(run)
+        if keep:
+            click.echo(f"\nPost to   http://127.0.0.1:{run.port}/responsys (X-Connect-Key: demo-write-key-loja-abc)")
+            click.echo(f"Look at   http://127.0.0.1:{run.admin_port}/lanes and /metrics")
+            click.echo(f"Project   {folder} (connect status --project {folder})\nCtrl-C ends it.")
+            try:
+                while run.process.poll() is None:
+                    time.sleep(0.5)
+            except KeyboardInterrupt:
+                click.echo("")
+        held = all(row.holds for row in rows) and len(rows) == len(CLIENTS)
+        if not held or accepted != sum(row.accepted for row in rows):
+            click.echo(
+                "THE SUMS DO NOT HOLD: an event is missing; please report this with the folder " + str(folder), err=True
+            )
+            code = 1
+    finally:
+        ended = run.close()
+    if ended != 0:
+        click.echo(f"connect serve ended with {ended}; see {folder}/serve.log", err=True)
+        code = code or 1
+    if code == 0:
+        shutil.rmtree(folder, ignore_errors=True)
+        click.echo(
+            f"\nOK: every accepted event is delivered, rejected with a reason, or waiting ({time.monotonic() - began:.1f} s)."
+        )
+    sys.exit(code)
+
+
+def table(rows: list[object]) -> None:
+    """The one table: accepted = delivered + rejected + skipped + waiting, by client."""
+    head = f"{'client':<11} {'connector':<11} {'accepted':>8} = {'delivered':>9} + {'rejected':>8} + {'skipped':>7} + {'waiting':>7}  {'answer':>8}"
+    click.echo(f"\n{head}\n{'-' * len(head)}")
+    totals = [0, 0, 0, 0, 0]
+    for row in rows:
+        client, connector, *counts, answer_ms = row  # type: ignore[misc]
+        totals = [total + count for total, count in zip(totals, counts, strict=True)]
+        click.echo(line(client, connector, counts, f"{answer_ms:.0f} ms"))
+    click.echo("-" * len(head))
+    click.echo(line("all", "", totals, "") + "\n")
+
+
+def line(client: str, connector: str, counts: list[int], answer: str) -> str:
+    accepted, delivered, rejected, skipped, waiting = counts
+    return (
+        f"{client:<11} {connector:<11} {accepted:>8} = {delivered:>9} + {rejected:>8} + {skipped:>7} + {waiting:>7}  {answer:>8}"
+    ).rstrip()
+
+
+def explain(run: object) -> None:
+    """One dead letter: what was sent, what came back, what it means, what to do."""
+    found = list(run.dead())  # type: ignore[attr-defined]
+    if not found:
+        return
+    one = next((dead for dead in found if "poison" in str(dead["reply"]) or dead["status"] == 400), found[0])
+    reasons = Counter((dead["connector"], dead["code"] or "-") for dead in found)
+    listed = ", ".join(f"{connector} {code} × {count}" for (connector, code), count in reasons.most_common(6))
+    click.echo(f"{len(found)} dead letters: {listed}. One of them:")
+    reply = " ".join(str(one["reply"]).split())
+    for title, text in (
+        (
+            "which",
+            f"no. {one['id']}, {one['connector']}/{one['client']}, action {one['action']}, after {one['attempts']} counted tries",
+        ),
+        ("why", one["reason"]),
+        ("sent", one["url"]),
+        ("came", f"HTTP {one['status']} {reply}"),
+        ("next", f"connect dead show {one['id']}; mend the event or the spec, then connect dead retry {one['id']}"),
+    ):
+        text = str(text)
+        click.echo(f"  {title:<6}{text if len(text) <= 150 else text[:149] + '…'}")
