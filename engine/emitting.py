@@ -84,7 +84,8 @@ class Emitter:
         self.bound: dict[str, str] = {}  # loop variables: name -> Python variable
         self.roots: dict[str, str] = {}  # context names read so far -> Python variable
         self.counter = 0
-        self.root_uses: dict[str, set[str]] = {}
+        self.read: list[tuple[str | int, ...]] = []  # every path this function reads
+        self.watched: list[tuple[tuple[str, ...], set[str]]] = []  # a path, and what is read below it: for $rest
 
     def fresh(self, prefix: str = "t") -> str:
         self.counter += 1
@@ -120,11 +121,23 @@ class Emitter:
             raise ExpressionError("name", f"unknown name {name}; names here: {', '.join(known)}", closest(name, known))
         return self.roots.setdefault(name, f"n_{name}")
 
+    def key_of(self, code: str, key: str) -> str:
+        """Python source that reads a key of what `code` gives; in line, since a call would cost as much again."""
+        kept = self.fresh()
+        return f"({kept}.get({key!r}) if ({kept} := {code}).__class__ is dict else None)"
+
     def use(self, path: tuple[str, ...]) -> None:
         if path and path[0] not in self.bound:
             self.uses.append(Use(path, self.place))
-            if len(path) > 1:
-                self.root_uses.setdefault(path[0], set()).add(path[1])
+            self.read.append(path)
+            for base, names in self.watched:
+                note(base, path, names)
+
+    def watch(self, base: tuple[str, ...], names: set[str]) -> None:
+        """Add to `names` what this function reads directly below `base`, now and while the rest of it is compiled."""
+        self.watched.append((base, names))
+        for path in self.read:
+            note(base, path, names)
 
     def build(self, result: str) -> Run:
         """The finished function: scope -> value; a BadValue that leaves it knows its target field."""
@@ -150,9 +163,19 @@ class Emitter:
                 error.at = dotted(places[line - first])
 
         self.globals.update(BadValue=BadValue, locate=locate)
-        exec(compile("\n".join(source), SOURCE, "exec"), self.globals)
+        try:
+            code = compile("\n".join(source), SOURCE, "exec")
+        except (SyntaxError, RecursionError, MemoryError):  # Python's own limits: 20 loops, 100 levels, 200 brackets
+            self.problem("nesting", "nested too deeply", "take a part of it into vars")
+            return lambda _scope: None
+        exec(code, self.globals)
         run: Run = self.globals["run"]
         return run
+
+
+def note(base: tuple[str, ...], path: tuple[str | int, ...], names: set[str]) -> None:
+    if len(path) > len(base) and path[: len(base)] == base:
+        names.add(str(path[len(base)]))
 
 
 SOURCE = "<compiled spec>"

@@ -7,7 +7,6 @@ parsed or interpreted for an event. `None` is absent. Numbers are int and Decima
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any
 
 from engine import semantics
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
 def emit_scalar(em: Emitter, value: Any, hole: str = "text") -> str:
     """Python source of any scalar: an expression, a template, or itself. Problems are noted at em.place; None then."""
     if not isinstance(value, str):
-        return em.const(value) if not isinstance(value, (list, dict)) else em.const(json.loads(json.dumps(value)))
+        return em.const(value)
     try:
         if match := WHOLE.match(value):
             return emit_expression(em, match.group(1))

@@ -96,7 +96,7 @@ def parse(body: bytes, content_type: str) -> tuple[list[Any], bool]:
         ) from None
     except _Duplicate as error:
         raise Refused(400, "the body is not JSON that can be taken", [Fault("body", str(error))]) from None
-    if not depth(value, MAX_DEPTH):
+    if body.count(b"{") + body.count(b"[") > MAX_DEPTH and not depth(value, MAX_DEPTH):
         raise Refused(400, "the body is nested too deeply", [Fault("body", f"deeper than {MAX_DEPTH}")])
     if not isinstance(value, list):
         return [value], False

@@ -22,24 +22,14 @@ def emit_template(em: Emitter, text: str, hole: str = "text") -> str:
 
     if len(text) > MAX_EXPRESSION:
         raise ExpressionError("syntax", f"a text of {len(text)} characters with holes; {MAX_EXPRESSION} is the most")
+    carriage = next(mark for mark in PRIVATE if mark not in text)  # the library would make \n of \r\n
     try:
-        tree = parser().parse(text)
+        tree = parser().parse(text.replace("\r", carriage))
+        return _Jinja(em, hole, carriage).whole(tree.body)
     except jinja2.TemplateSyntaxError as error:
         raise ExpressionError("syntax", f"not a template: {error.message}", _template_hint(text)) from None
     except RecursionError:
         raise ExpressionError("syntax", "a template nested too deeply") from None
-    jinja = _Jinja(em, hole, text)
-    if all(type(node).__name__ == "Output" for node in tree.body):
-        parts = [jinja.part(part) for node in tree.body for part in node.nodes]
-        return parts[0] if len(parts) == 1 else f"concat(({', '.join(parts)},))" if parts else "''"
-    name = em.fresh("text")
-    em.line(f"def {name}():")
-    em.depth += 1
-    em.line("out = []")
-    jinja.statements(tree.body)
-    em.line("return ''.join(out)")
-    em.depth -= 1
-    return f"{name}()"
 
 
 def _template_hint(text: str) -> str:
@@ -56,18 +46,32 @@ def parser() -> Any:
     return jinja2.Environment(keep_trailing_newline=True)
 
 
+PRIVATE = [chr(point) for point in range(0xE000, 0xF8FF)]
 _OPERATORS = {"eq": "eq", "ne": "ne", "lt": "lt", "lteq": "lte", "gt": "gt", "gteq": "gte"}
 
 
 class _Jinja:
     """Jinja's tree to Python: paths, registered filters, `if`, bounded `for`; everything else is refused."""
 
-    def __init__(self, em: Emitter, hole: str, text: str) -> None:
-        self.em, self.hole, self.text = em, hole, text
+    def __init__(self, em: Emitter, hole: str, carriage: str) -> None:
+        self.em, self.hole, self.carriage = em, hole, carriage
+
+    def whole(self, body: list[Any]) -> str:
+        if all(type(node).__name__ == "Output" for node in body):
+            parts = [self.part(part) for node in body for part in node.nodes]
+            return parts[0] if len(parts) == 1 else f"concat(({', '.join(parts)},))" if parts else "''"
+        name = self.em.fresh("text")
+        self.em.line(f"def {name}():")
+        self.em.depth += 1
+        self.em.line("out = []")
+        self.statements(body)
+        self.em.line("return concat(tuple(out))")
+        self.em.depth -= 1
+        return f"{name}()"
 
     def part(self, node: Any) -> str:
         if type(node).__name__ == "TemplateData":
-            return self.em.const(node.data)
+            return self.em.const(node.data.replace(self.carriage, "\r"))
         value = self.node(node)
         named = self.em.const(describe(node))
         return f"{self.hole}({value}, {named})"
@@ -101,7 +105,7 @@ class _Jinja:
                 )
 
     def branch(self, word: str, node: Any) -> None:
-        self.block(f"{word} true({self.node(node.test)}):", node.body)
+        self.block(f"{word} true(attempt(lambda: {self.node(node.test)})):", node.body)
 
     def block(self, head: str, nodes: list[Any]) -> None:
         self.em.line(head)
@@ -114,6 +118,8 @@ class _Jinja:
         if type(node.target).__name__ != "Name" or node.else_ or node.test or node.recursive:
             raise ExpressionError("template", "only {% for name in list %}", "filter with where(list, key, value)")
         name, variable = node.target.name, self.em.fresh("v")
+        if name in self.em.names:
+            raise ExpressionError("template", f"{name} hides the {name} of the context", "choose another name")
         listed = self.node(node.iter)
         before = self.em.bound.get(name)
         self.em.bound[name] = variable
@@ -145,6 +151,8 @@ class _Jinja:
         return self.path(node, node.attr)
 
     def on_getitem(self, node: Any) -> str:
+        if type(node.arg).__name__ == "Neg" and type(node.arg.node).__name__ == "Const":  # the last: list[-1]
+            return f"item({self.node(node.node)}, {-node.arg.node.value!r})"
         if type(node.arg).__name__ != "Const" or not isinstance(node.arg.value, (str, int)):
             raise ExpressionError("template", "a key that is computed", "{{ map | get(key) }}")
         return self.path(node, node.arg.value)
@@ -157,7 +165,7 @@ class _Jinja:
         if last is not None and last.path == path_of(node.node):
             self.em.uses.pop()
             self.em.use((*last.path, key))
-        return f"field({code}, {key!r})"
+        return self.em.key_of(code, key)
 
     def on_filter(self, node: Any) -> str:
         if node.kwargs or node.dyn_args or node.dyn_kwargs:

@@ -25,11 +25,11 @@ def emit_expression(em: Emitter, text: str) -> str:
         raise ExpressionError("syntax", "an empty ${ }")
     try:
         tree: Any = Parser().parse(text.strip()).parsed
+        return _Jmes(em).node(tree, None, True)
     except exceptions.JMESPathError as error:
         raise ExpressionError("syntax", *_syntax(text, error)) from None
     except RecursionError:
         raise ExpressionError("syntax", "an expression nested too deeply") from None
-    return _Jmes(em).node(tree, None, True)
 
 
 def _syntax(text: str, error: Any) -> tuple[str, str]:
@@ -51,6 +51,16 @@ def _syntax(text: str, error: Any) -> tuple[str, str]:
     return f"not a JMESPath expression{at}: {text.strip()[:80]}", hint
 
 
+STEPS = {"subexpression", "index_expression", "projection", "value_projection", "filter_projection", "flatten"}
+
+
+def cut(code: str, node: dict[str, Any]) -> str:
+    first, last, step = node["children"]
+    if step == 0:
+        raise ExpressionError("syntax", "a slice can't go by steps of 0", "[::2] takes each second item")
+    return f"cut({code}, {first!r}, {last!r}, {step!r})"
+
+
 class _Jmes:
     """JMESPath's tree to Python; `cur` is the Python variable of the current item, or None at the context."""
 
@@ -58,6 +68,8 @@ class _Jmes:
         self.em = em
 
     def node(self, node: dict[str, Any], cur: str | None, start: bool) -> str:
+        if node["type"] in STEPS and node["children"][0]["type"] == "not_expression":
+            raise ExpressionError("not-path", "! binds to the first name only, JMESPath reads (!a).b", "write !(a.b)")
         return str(getattr(self, "on_" + node["type"])(node, cur, start))
 
     def on_field(self, node: dict[str, Any], cur: str | None, start: bool) -> str:
@@ -72,12 +84,10 @@ class _Jmes:
                 f"{name} is read from the item here, not from the context",
                 f"where(list, 'field', {name}.…) or find(…) compares with it; @.{name} is a key of the item",
             )
-        return f"field({cur}, {name!r})"
+        return self.em.key_of(cur, name)
 
     def on_subexpression(self, node: dict[str, Any], cur: str | None, start: bool) -> str:
         children = node["children"]
-        if children[0]["type"] == "not_expression":
-            raise ExpressionError("not-path", "! binds to the first name only, JMESPath reads (!a).b", "write !(a.b)")
         path = []
         if cur is None and children[0]["type"] == "field" and children[0]["value"] not in self.em.bound:
             for child in children:
@@ -90,7 +100,7 @@ class _Jmes:
             self.em.use(tuple(path))
         for child in children[1:]:
             if child["type"] == "field":
-                code = f"field({code}, {child['value']!r})"
+                code = self.em.key_of(code, child["value"])
             else:
                 code = self.with_current(code, child, False)
         return code
@@ -100,24 +110,18 @@ class _Jmes:
         if node["type"] in ("identity", "current"):
             return code
         item = self.em.fresh("c")
-        return f"(lambda {item}: None if {item} is None else {self.node(node, item, start)})({code})"
+        return f"(lambda {item}: {self.node(node, item, start)})({code})"
 
     def on_index_expression(self, node: dict[str, Any], cur: str | None, start: bool) -> str:
         left, right = node["children"]
-        if left["type"] == "not_expression":
-            raise ExpressionError("not-path", "! binds to the first name only, JMESPath reads (!a)[…]", "write !(a[…])")
         code = self.node(left, cur, start)
-        if right["type"] == "slice":
-            first, last, step = right["children"]
-            return f"cut({code}, {first!r}, {last!r}, {step!r})"
-        return f"item({code}, {right['value']})"
+        return cut(code, right) if right["type"] == "slice" else f"item({code}, {right['value']})"
 
     def on_index(self, node: dict[str, Any], cur: str | None, start: bool) -> str:
         return f"item({self.current(cur)}, {node['value']})"
 
     def on_slice(self, node: dict[str, Any], cur: str | None, start: bool) -> str:
-        first, last, step = node["children"]
-        return f"cut({self.current(cur)}, {first!r}, {last!r}, {step!r})"
+        return cut(self.current(cur), node)
 
     def current(self, cur: str | None) -> str:
         if cur is None:
@@ -176,11 +180,13 @@ class _Jmes:
         return f"(not true({self.node(node['children'][0], cur, True)}))"
 
     def on_multi_select_list(self, node: dict[str, Any], cur: str | None, start: bool) -> str:
-        return f"compact([{', '.join(self.node(child, cur, True) for child in node['children'])}])"
+        made = f"compact([{', '.join(self.node(child, cur, True) for child in node['children'])}])"
+        return made if cur is None else f"(None if {cur} is None else {made})"
 
     def on_multi_select_dict(self, node: dict[str, Any], cur: str | None, start: bool) -> str:
         pairs = (f"{pair['value']!r}: {self.node(pair['children'][0], cur, True)}" for pair in node["children"])
-        return f"solid({{{', '.join(pairs)}}})"
+        made = f"solid({{{', '.join(pairs)}}})"
+        return made if cur is None else f"(None if {cur} is None else {made})"
 
     def on_literal(self, node: dict[str, Any], cur: str | None, start: bool) -> str:
         return self.em.const(exact(node["value"]))

@@ -18,7 +18,7 @@ from engine.expressions import Compiler, emit_scalar
 from engine.spec.types import Drop
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Iterable, Mapping
 
     from engine.emitting import Path, Run
 
@@ -72,6 +72,8 @@ def entries(value: Any, key: str, name: str, by: Any) -> list[dict[str, Any]] | 
     if value.__class__ is not dict:
         raise BadValue(f"$entries needs an object, got {semantics.kind(value)}")
     if by is not None:
+        if by.__class__ is not dict:
+            raise BadValue(f"by needs an object, got {semantics.kind(by)}")
         value = {str(by[found]): entry for found, entry in value.items() if found in by}
     return [{key: found, name: entry} for found, entry in value.items()] or None
 
@@ -79,6 +81,8 @@ def entries(value: Any, key: str, name: str, by: Any) -> list[dict[str, Any]] | 
 def as_object(value: list[Any] | None) -> dict[str, Any] | None:
     if value is None:
         return None
+    if any(pair.__class__ is not dict for pair in semantics.bounded(value)):
+        raise BadValue("$object needs a list of objects with key and value")
     if any("value" in pair and "key" in pair and pair["key"].__class__ is not str for pair in value):
         raise BadValue("$object needs texts as keys")
     return {pair["key"]: pair["value"] for pair in value if "key" in pair and "value" in pair} or None
@@ -101,17 +105,9 @@ def case(value: Any) -> str | None:
     return None if value is None or isinstance(value, (list, dict)) else semantics.plain(value)
 
 
-def attempt(read: Callable[[], Any]) -> Any:
-    """A condition: a value of a wrong type makes it false."""
-    try:
-        return read()
-    except BadValue:
-        return False
-
-
 HELPERS: dict[str, Any] = {
     function.__name__: function
-    for function in (plain_null, json_text, lines, merged, rest, entries, as_object, columns_and_rows, case, attempt)
+    for function in (plain_null, json_text, lines, merged, rest, entries, as_object, columns_and_rows, case)
 } | {"NULL": NULL}
 
 ALONE = {"$literal", "$lines", "$json", "$soql", "$all", "$keep", "$merge", "$object", "$entries", "$rest"}
@@ -120,6 +116,7 @@ OPTIONS = {
     "$rest": {"except", "only"}, "$entries": {"key", "value", "by"}, "$rows": {"columns", "rows"},
     "$drop": {"do"}, "$with": set(),
 }  # fmt: skip
+OWN = {"$literal", "$lines", "$each", "$rows", "$entries", "$rest", "$keep"}  # inside $all these judge their own leaves
 DIRECTIVES = ALONE | set(OPTIONS)
 
 
@@ -181,7 +178,7 @@ class Tree:
             if code == "NULL":
                 self.em.line(f"{built}[{name!r}] = None")
             elif code != "None":
-                self.em.line(f"if {code} is not None: {built}[{name!r}] = plain_null({code})")
+                self.em.line(f"if {code} is not None: {built}[{name!r}] = {unwrapped(code)}")
             self.em.place = self.em.place[:-1]
         if node:
             self.em.line(f"if not {built}: {built} = None")
@@ -199,7 +196,7 @@ class Tree:
         for position, child in enumerate(node):
             code = self.emit(child, *keys, position)
             if code != "None":
-                self.em.line(f"if {code} is not None: {built}.append(plain_null({code}))")
+                self.em.line(f"if {code} is not None: {built}.append({unwrapped(code)})")
         return built
 
     # --- directives: one method each ---
@@ -213,10 +210,21 @@ class Tree:
             if key != name and key not in OPTIONS.get(name, ()):
                 allowed = ", ".join(sorted(OPTIONS.get(name, ()))) or "no other key"
                 raise ExpressionError("directive", f"{key} does not belong beside {name}", f"beside {name}: {allowed}")
-        return str(getattr(self, "on_" + name[1:])(node))
+        outer = self.missing
+        if name in OWN:
+            self.missing = None
+        try:
+            code = str(getattr(self, "on_" + name[1:])(node))
+        finally:
+            self.missing = outer
+        if outer and code == "None":
+            self.em.line(f"{outer} = True")
+        elif outer and code != "NULL":
+            self.em.line(f"if {code} is None: {outer} = True")
+        return code
 
     def on_literal(self, node: dict[str, Any]) -> str:
-        return self.em.const(node["$literal"])
+        return "NULL" if node["$literal"] is None else self.assigned(self.em.const(node["$literal"]))
 
     def condition(self, node: Any, *keys: str | int) -> str:
         outer = self.em.place
@@ -269,14 +277,13 @@ class Tree:
         self.em.line(f"{out} = []")
         self.em.line(f"for {index}, {variable} in enumerate(bounded({listed})):")
         self.em.depth += 1
-        outer, missing = dict(self.em.bound), self.missing
-        self.em.bound.update({name: variable, "index": index})
-        self.missing = None
+        outer = dict(self.em.bound)
+        self.em.bound.update({"index": index, name: variable})
         if "where" in node:
             self.em.line(f"if not {self.condition(node['where'], 'where')}: continue")
         code = self.emit(node["do"], "do")
         self.em.line(f"if {code} is not None: {out}.append(plain_null({code}))")
-        self.em.bound, self.missing = outer, missing
+        self.em.bound = outer
         self.em.depth -= 1
         self.em.line(f"if not {out}: {out} = None")
         return out
@@ -309,6 +316,10 @@ class Tree:
         text = node["$soql"]
         if not isinstance(text, str):
             raise ExpressionError("directive", "$soql takes a text")
+        if is_expression(text):
+            raise ExpressionError(
+                "query", "a query is a text with holes, each escaped", "SELECT … WHERE Email = {{ … }}"
+            )
         check_query_holes(text)
         return self.assigned(emit_scalar(self.em, text, "soql"))
 
@@ -321,8 +332,8 @@ class Tree:
         return out
 
     def on_keep(self, node: dict[str, Any]) -> str:
+        empty = empty_of(node["$keep"])
         code = self.emit(node["$keep"], "$keep")
-        empty = "[]" if isinstance(node["$keep"], list) else "{}"
         return self.assigned(f"{empty} if {code} is None else {code}")
 
     def on_drop(self, node: dict[str, Any]) -> str:
@@ -340,22 +351,24 @@ class Tree:
         source = node["$rest"]
         code = self.emit(source, "$rest")
         only, dropped = node.get("only"), node.get("except", [])
+        if not all(listed is None or isinstance(listed, list) for listed in (only, dropped)):
+            raise ExpressionError("directive", "except and only take a list of names", "except: [used, name]")
         used: set[str] = {name for name in dropped if name != "used"}
         if "used" in dropped:
-            root = source.strip()[2:-1].strip() if is_expression(source) else ""
-            used_by_root = self.em.root_uses.setdefault(root, set())  # grows while the rest of the record is compiled
-            used_by_root.update(used)
-            used = used_by_root
+            if not is_expression(source):
+                raise ExpressionError("directive", "except: [used] needs a path", "$rest: ${ event }")
+            self.em.watch(tuple(source.strip()[2:-1].strip().split(".")), used)
         return self.assigned(f"rest({code}, {self.em.const(used)}, {self.em.const(only)})")
 
     def on_entries(self, node: dict[str, Any]) -> str:
         code = self.emit(node["$entries"], "$entries")
         by = self.emit(node["by"], "by") if "by" in node else "None"
-        return self.assigned(f"entries({code}, {node.get('key', 'key')!r}, {node.get('value', 'value')!r}, {by})")
+        key, value = names_of(node, "key", "value")
+        return self.assigned(f"entries({code}, {key!r}, {value!r}, {by})")
 
     def on_rows(self, node: dict[str, Any]) -> str:
         code = self.emit(node["$rows"], "$rows")
-        columns, rows = node.get("columns", "columns"), node.get("rows", "rows")
+        columns, rows = names_of(node, "columns", "rows")
         return self.assigned(f"columns_and_rows({code}, {columns!r}, {rows!r})")
 
     def on_with(self, node: dict[str, Any]) -> str:
@@ -367,6 +380,36 @@ class Tree:
         code = self.emit(inside["do"], "$with", "do")
         self.em.bound = outer
         return code
+
+
+def unwrapped(code: str) -> str:
+    """The value as it is stored: only a branch can be a written null that has come as a value."""
+    return f"plain_null({code})" if code.startswith("b") else code
+
+
+def names_of(node: dict[str, Any], *options: str) -> list[str]:
+    """The keys that a directive writes: as named beside it, else as the options themselves are called."""
+    names = [node.get(option, option) for option in options]
+    if not all(isinstance(name, str) for name in names):
+        raise ExpressionError("directive", f"{' and '.join(options)} are names, such as {options[0]}: {options[0]}")
+    return names
+
+
+def empty_of(node: Any) -> str:
+    """What stays of `node` when nothing is left in it: [] or {}."""
+    if isinstance(node, list):
+        return "[]"
+    if not isinstance(node, dict):
+        raise ExpressionError(
+            "directive", "$keep takes a map or a list", "default gives a value its place: default(a, 'b')"
+        )
+    if "$each" in node or "$entries" in node:
+        return "[]"
+    if "$switch" in node and isinstance(node.get("cases"), dict):
+        inner = next(iter(node["cases"].values()), {})
+    else:
+        inner = node.get("then", node.get("do", {})) if "$if" in node or "$drop" in node else {}
+    return empty_of(inner) if isinstance(inner, (dict, list)) else "{}"
 
 
 def check_query_holes(text: str) -> None:

@@ -31,10 +31,6 @@ def kind(value: Any) -> str:
     return KINDS.get(type(value), "any")
 
 
-def field(value: Any, key: str) -> Any:
-    return value.get(key) if value.__class__ is dict else None
-
-
 def item(value: Any, position: int) -> Any:
     if value.__class__ is list and -len(value) <= position < len(value):
         return value[position]
@@ -69,6 +65,14 @@ def ordered(left: Any, operator: str, right: Any) -> bool | None:
     return bool(left > right) if operator == "gt" else bool(left >= right)
 
 
+def attempt(read: Callable[[], Any]) -> Any:
+    """A condition: a value of a wrong type makes it false."""
+    try:
+        return read()
+    except BadValue:
+        return False
+
+
 def compact(value: Any) -> Any:
     return [entry for entry in value if entry is not None] if value.__class__ is list else None
 
@@ -84,7 +88,8 @@ def project(value: Any, read: Callable[[Any], Any]) -> Any:
 
 
 def keep(value: Any, holds: Callable[[Any], Any]) -> Any:
-    return [entry for entry in value if true(holds(entry))] if value.__class__ is list else None
+    """The items for which the condition holds; one that meets a value of a wrong type does not."""
+    return [entry for entry in value if true(attempt(lambda: holds(entry)))] if value.__class__ is list else None
 
 
 def values(value: Any) -> Any:
@@ -196,7 +201,7 @@ def soql_like(value: Any) -> Ready:
 HELPERS: dict[str, Any] = {
     function.__name__: function
     for function in (
-        field, item, cut, true, same, ordered, compact, solid, project, keep, values, flat, bounded, text, must,
+        attempt, item, cut, true, same, ordered, compact, solid, project, keep, values, flat, bounded, text, must,
         segment, concat, soql, soql_name, soql_like,
     )
 }  # fmt: skip

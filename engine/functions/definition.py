@@ -17,7 +17,7 @@ from types import NoneType, UnionType
 from typing import Any, TypeVar, Union, get_args, get_origin
 
 from engine.errors import BadValue
-from engine.functions.values import capped, described, in_range, json_text
+from engine.functions.values import MAX_TEXT_BYTES, capped, described, in_range, json_text
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -111,6 +111,8 @@ def literal(value: Any) -> str:
     return "`" + json_text(value).replace("`", "\\`") + "`"
 
 
+_SHORT = MAX_TEXT_BYTES // 4  # characters; no text of fewer is beyond the cap
+
 _KINDS: dict[Any, str] = {
     str: "text", int: "number", Decimal: "number", bool: "boolean", list: "list", dict: "object", Any: "any",
 }  # fmt: skip
@@ -145,6 +147,7 @@ def _guarded(
     name: str, body: Callable[..., Any], parameters: Sequence[Parameter], defaults: Sequence[Any]
 ) -> Callable[..., Any]:
     takers = [_taker(parameter) for parameter in parameters]
+    quick = [_quick(parameter) for parameter in parameters]
     least = sum(parameter.required for parameter in parameters)
     variadic = parameters[-1].variadic
     last = len(parameters) - 1
@@ -157,13 +160,18 @@ def _guarded(
             values = []
             for position, value in enumerate(args):
                 index = position if position < last else last
-                if value is not None or parameters[index].takes_absent:
+                if value.__class__ in quick[index]:
+                    values.append(value)
+                elif value is not None or parameters[index].takes_absent:
                     values.append(takers[index](value))
                 elif parameters[index].required or parameters[index].variadic:
                     return None
                 else:
                     values.append(defaults[index])
-            return capped(body(*values))
+            result = body(*values)
+            if result.__class__ is str and len(result) < _SHORT:
+                return result
+            return capped(result)
         except BadValue as error:
             raise BadValue(f"{name}: {error.reason}") from None
         except UnicodeEncodeError:
@@ -172,6 +180,14 @@ def _guarded(
             raise BadValue(f"{name}: the value is nested too deeply") from None
 
     return call
+
+
+def _quick(parameter: Parameter) -> frozenset[type]:
+    """The classes that go to the body as they are; numbers are looked at first."""
+    if "any" in parameter.kinds:
+        return frozenset({str, bool, list, dict})
+    classes: dict[str, type] = {"text": str, "boolean": bool, "list": list, "object": dict}
+    return frozenset(classes[kind] for kind in parameter.kinds if kind in classes)
 
 
 def _taker(parameter: Parameter) -> Callable[[Any], Any]:

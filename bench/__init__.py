@@ -1,0 +1,1 @@
+"""Figures of this machine: mapping, durable intake, drain. `make bench`."""
