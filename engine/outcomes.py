@@ -298,19 +298,17 @@ class ResultsRule:
         if self.spec.match == "test":
             return [self.judge({**inside, "record": record}, reply, None) for record in records]
         named: list[tuple[Any, bool | None]] = []
-        for name, run in self.lists.items():
-            listed = run(inside)
+        lists = {name: quietly(run, inside) for name, run in self.lists.items()}
+        if all(listed is None for listed in lists.values()):
+            return None  # not even an empty list: an error page, or another reply than the author knew
+        for name, listed in lists.items():
             if listed is None:
-                if name == "at":
-                    return None
                 continue
             if listed.__class__ is dict:
                 listed = [{"key": key, "value": value} for key, value in listed.items()]
             if listed.__class__ is not list:
                 return None
             named += [(entry, {"ok_at": True, "failed_at": False}.get(name)) for entry in listed]
-        if not self.lists:
-            return None
         found: list[Outcome | None] = [None] * len(records)
         for index, (entry, fine) in enumerate(named):
             for position in self.positions(inside, entry, index, records):

@@ -62,11 +62,11 @@ def retry_after(reply: Reply, scope: Mapping[str, Any]) -> float | None:
     text = reply.headers.get("retry-after", "").strip()
     if not text:
         return None
-    if text.replace(".", "", 1).isdigit():
+    if text.isascii() and text.replace(".", "", 1).isdigit():
         return min(float(text), LONGEST_S)
     try:
         at = parsedate_to_datetime(text).timestamp()
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, OverflowError):
         return None
     return min(max(at - float(scope["now"]), 0.0), LONGEST_S)
 
@@ -129,11 +129,11 @@ def moment(value: Any, unit: str, now: float) -> float | None:
             text = str(value).strip()
             parsed = datetime.fromisoformat(text) if text[:4].isdigit() else parsedate_to_datetime(text)
             return (parsed if parsed.tzinfo else parsed.replace(tzinfo=ZoneInfo("UTC"))).timestamp()
-        except (ValueError, TypeError):
+        except (ValueError, TypeError, OverflowError):
             return None
     try:
         number = float(Decimal(str(value).strip()))
-    except ArithmeticError:
+    except (ArithmeticError, ValueError):  # ValueError: sNaN
         return None
     if number != number or abs(number) > 1e15:
         return None
