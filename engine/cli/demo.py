@@ -12,9 +12,9 @@ from pathlib import Path
 import click
 
 
-@click.command()
+@click.command("demo")
 @click.option("--keep", is_flag=True, help="Leave everything running until Ctrl-C, and say what to open.")
-def demo(keep: bool) -> None:
+def command(keep: bool) -> None:
     """Run 1,000 browsing events through simulated CRMs and show where each one went."""
     from engine.demo import CLIENTS, Demo
 
