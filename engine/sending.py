@@ -130,8 +130,8 @@ class Hosts:
 
     def check(self, url: str) -> None:
         """EgressRefused unless the URL is https to a host that is named, on its usual port."""
-        parts = urlsplit(url)
         try:
+            parts = urlsplit(url)
             host, port = parts.hostname or "", parts.port
         except ValueError:
             raise EgressRefused("a URL without a valid host") from None
@@ -142,7 +142,7 @@ class Hosts:
 
 
 class Masker:
-    """Replaces secrets, also URL- and base64-encoded, by `***` wherever a person may look."""
+    """Replaces secrets, also URL-encoded, in base64 and as JSON writes them, by `***` wherever a person may look."""
 
     def __init__(self, values: Iterable[str] = ()) -> None:
         self.values: set[str] = set()
@@ -153,10 +153,10 @@ class Masker:
         forms: set[str] = set()
         for value in values:
             if isinstance(value, str) and len(value) >= 4:
-                raw = value.encode()
-                encoded = {base64.b64encode(raw).decode(), base64.urlsafe_b64encode(raw).decode()}
-                forms |= {value, quote(value, safe=""), quote_plus(value), quote(value), *encoded}
-                forms |= {form.rstrip("=") for form in encoded} | {encode_json(value).decode()[1:-1]}
+                raw = encode_json(value)
+                forms |= {value, quote(value, safe=""), quote_plus(value), quote(value), *base64_forms(value.encode())}
+                written = {raw.decode()[1:-1], ascii_only(raw).decode()[1:-1]}
+                forms |= written | {form.replace("/", "\\/") for form in written}  # PHP escapes the slash
         if forms - self.values:
             self.values |= forms
             longest_first = sorted(self.values, key=len, reverse=True)
@@ -186,6 +186,22 @@ class Masker:
             request=shorten(self.mask(sent)),
             reply=shorten(self.mask(came)),
         )
+
+
+def base64_forms(raw: bytes) -> set[str]:
+    """How a secret looks in base64: alone, and inside of a longer text such as `user:password`."""
+    forms: set[str] = set()
+    for encode in (base64.b64encode, base64.urlsafe_b64encode):
+        alone = encode(raw).decode()
+        forms |= {alone, alone.rstrip("=")}
+        for before in range(
+            3
+        ):  # of three places in a group of four letters; those at the ends depend on the neighbours
+            inside = encode(bytes(before) + raw).decode().rstrip("=")
+            end = len(inside) - 1 if (before + len(raw)) % 3 else len(inside)
+            if len(core := inside[(0, 2, 3)[before] : end]) >= 8:
+                forms.add(core)
+    return forms
 
 
 def shorten(text: str) -> str:
@@ -290,7 +306,10 @@ class Requester:
 
     def follow(self, url: str, base_url: str, headers: dict[str, str]) -> Prepared:
         """A GET of a link that a reply gave (the next page), at the same base."""
-        whole = checked(urljoin(base_url if base_url.endswith("/") else base_url + "/", url))
+        try:
+            whole = checked(urljoin(base_url if base_url.endswith("/") else base_url + "/", url))
+        except ValueError:
+            raise BadValue("a link that is no URL", "next") from None
         self.hosts.check(whole)
         return Prepared("GET", whole, headers, None, self.timeout_s)
 
