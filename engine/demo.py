@@ -26,14 +26,14 @@ from engine.spec.project import Project
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-PER_CLIENT = {"responsys": 205, "rdstation": 45, "salesforce": 205}
+PER_CLIENT = {"responsys": 225, "rdstation": 50, "salesforce": 225}
 SENDERS = 16
 OUTAGE_S = 2.0
 LONGEST_S = 26.0
 
 CLIENTS = {
     "loja-abc": ("responsys", "Loja ABC", {"settings": {"list": "CONTACTS_LIST", "folder": "!MasterData"}}),
-    "loja-sul": ("responsys", "Loja Sul", {"settings": {"login_host": "login5.responsys.net", "list": "CLIENTES"}}),
+    "loja-sul": ("responsys", "Loja Sul", {"settings": {"list": "CLIENTES"}}),
     "loja-xyz": ("rdstation", "Loja XYZ Ltda", {"match": "GA4.123456789.987654321", "settings": {"plan": "advanced"}}),
     "loja-norte": ("rdstation", "Loja Norte", {"match": "GA4.222222222.333333333"}),
     "loja-def": ("salesforce", "Loja DEF", {"settings": {"domain": "loja-def.my.salesforce.com"}}),
