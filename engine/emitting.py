@@ -144,9 +144,10 @@ class Emitter:
         source = ["def run(scope):", "    try:", "        pass"]
         source += [f"        {variable} = scope.get({name!r})" for name, variable in self.roots.items()]
         first = len(source) + 1
+        self.line(f"result = {result}")
         source += self.lines
         source += [
-            f"        return {result}",
+            "        return result",
             "    except BadValue as error:",
             "        locate(error)",
             "        raise",

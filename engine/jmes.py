@@ -113,9 +113,11 @@ class _Jmes:
         return f"(lambda {item}: {self.node(node, item, start)})({code})"
 
     def on_index_expression(self, node: dict[str, Any], cur: str | None, start: bool) -> str:
-        left, right = node["children"]
+        left, *steps = node["children"]
         code = self.node(left, cur, start)
-        return cut(code, right) if right["type"] == "slice" else f"item({code}, {right['value']})"
+        for step in steps:
+            code = cut(code, step) if step["type"] == "slice" else f"item({code}, {step['value']})"
+        return code
 
     def on_index(self, node: dict[str, Any], cur: str | None, start: bool) -> str:
         return f"item({self.current(cur)}, {node['value']})"

@@ -317,9 +317,7 @@ class Tree:
         if not isinstance(text, str):
             raise ExpressionError("directive", "$soql takes a text")
         if is_expression(text):
-            raise ExpressionError(
-                "query", "a query is a text with holes, each escaped", "SELECT … WHERE Email = {{ … }}"
-            )
+            raise ExpressionError("query", "a query is a text with holes, each escaped", "… WHERE Email = {{ … }}")
         check_query_holes(text)
         return self.assigned(emit_scalar(self.em, text, "soql"))
 
@@ -400,13 +398,11 @@ def empty_of(node: Any) -> str:
     if isinstance(node, list):
         return "[]"
     if not isinstance(node, dict):
-        raise ExpressionError(
-            "directive", "$keep takes a map or a list", "default gives a value its place: default(a, 'b')"
-        )
+        raise ExpressionError("directive", "$keep takes a map or a list", "for a value write default")
     if "$each" in node or "$entries" in node:
         return "[]"
     if "$switch" in node and isinstance(node.get("cases"), dict):
-        inner = next(iter(node["cases"].values()), {})
+        inner: Any = next(iter(node["cases"].values()), {})
     else:
         inner = node.get("then", node.get("do", {})) if "$if" in node or "$drop" in node else {}
     return empty_of(inner) if isinstance(inner, (dict, list)) else "{}"

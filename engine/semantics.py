@@ -65,10 +65,10 @@ def ordered(left: Any, operator: str, right: Any) -> bool | None:
     return bool(left > right) if operator == "gt" else bool(left >= right)
 
 
-def attempt(read: Callable[[], Any]) -> Any:
+def attempt(read: Callable[..., Any], *arguments: Any) -> Any:
     """A condition: a value of a wrong type makes it false."""
     try:
-        return read()
+        return read(*arguments)
     except BadValue:
         return False
 
@@ -89,7 +89,7 @@ def project(value: Any, read: Callable[[Any], Any]) -> Any:
 
 def keep(value: Any, holds: Callable[[Any], Any]) -> Any:
     """The items for which the condition holds; one that meets a value of a wrong type does not."""
-    return [entry for entry in value if true(attempt(lambda: holds(entry)))] if value.__class__ is list else None
+    return [entry for entry in value if true(attempt(holds, entry))] if value.__class__ is list else None
 
 
 def values(value: Any) -> Any:
