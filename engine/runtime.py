@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from engine.spec.types import Binding, Client, Connector
 
 LOOK_AGAIN_S = 2.0
+BY_HAND = "paused by hand"  # how the reason of such a pause begins; it ends by hand, too
 PAUSED_WITH = "#paused-with"  # kept beside the tokens: the configuration that a lane was paused with
 
 SCHEMES = {
@@ -90,8 +91,10 @@ class Engine:
         alerts: Alerts | None = None,
         via: str | None = None,
         workers: int = 8,
+        reloads: bool = True,
     ) -> None:
-        self.project, self.store = project, store
+        """`reloads` False: files are read once, and changes need a new start."""
+        self.project, self.store, self.reloads = project, store, reloads
         self.clock = clock or SystemClock()
         self.telemetry = telemetry or NullTelemetry()
         self.masker = Masker()
@@ -192,7 +195,7 @@ class Engine:
 
     def look(self) -> None:
         """Reload if the last look is older than two seconds."""
-        if time.monotonic() - self.looked_at > LOOK_AGAIN_S:
+        if self.reloads and time.monotonic() - self.looked_at > LOOK_AGAIN_S:
             self.reload()
 
     def program(self, connector: str, client: str) -> Program:
@@ -286,7 +289,7 @@ class Engine:
         A lane goes on when the client file, the connector or a secret changes, or by hand.
         """
         for lane in self.store.lanes():
-            if lane.state != "paused":
+            if lane.state != "paused" or (lane.reason or "").startswith(BY_HAND):
                 continue
             print_ = self.configuration(lane.connector, lane.client)
             row = self.store.token(lane.connector, lane.client, PAUSED_WITH)

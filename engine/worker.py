@@ -395,19 +395,22 @@ class Worker:
                 facts={"count": str(len(rejected)), "code": rejected[0].code},
             )
         if change is not None and change.pause:
-            telemetry.event("lane-paused", connector=connector, client=client, why=change.reason or "")
-            self.world.alerts.alert(
-                "lane-paused",
-                connector=connector,
-                client=client,
-                text=f"{connector}/{client}: {change.reason}; lane paused, its events are kept; "
-                f"mend it and run `connect check {connector} {client}`",
-                facts={"reason": change.reason or ""},
-            )
+            self.tell_paused(connector, client, change.reason or "")
         elif change is not None and change.not_before is not None:
             telemetry.event(
                 "throttled", connector=connector, client=client, why=change.reason or "", until=change.not_before
             )
+
+    def tell_paused(self, connector: str, client: str, reason: str) -> None:
+        self.world.telemetry.event("lane-paused", connector=connector, client=client, why=reason)
+        self.world.alerts.alert(
+            "lane-paused",
+            connector=connector,
+            client=client,
+            text=f"{connector}/{client}: {reason}; lane paused, its events are kept; "
+            f"mend it and run `connect check {connector} {client}`",
+            facts={"reason": reason},
+        )
 
 
 class Turn:
@@ -456,7 +459,7 @@ class Turn:
         self.world.store.settle(
             self.lease, [], now=self.world.clock.now(), change=LaneChange(pause=True, reason=reason)
         )
-        self.world.telemetry.event("lane-paused", connector=self.lease.connector, client=self.lease.client, why=reason)
+        self.worker.tell_paused(self.lease.connector, self.lease.client, reason)
 
     def round(self, walk: Walk, verdicts: Verdicts, program: Program) -> bool | None:
         """Every action once. True: something was settled, look again. None: the lane is held back."""

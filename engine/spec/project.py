@@ -30,9 +30,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     host: str = "127.0.0.1"
     port: int = 8080
     admin_port: int | None = None
+    admin_host: str = "127.0.0.1"
     store: str = "sqlite:///connect.db"
     via: str | None = None
     workers: int = 8
+    deliver: bool = True
+    reload: bool = True
+    log_level: str = "info"
 
 
 class Loaded(NamedTuple, Generic[T]):

@@ -1,0 +1,178 @@
+"""Take events in and deliver them, in one process, until SIGTERM or Ctrl-C."""
+
+from __future__ import annotations
+
+import os
+import threading
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from engine.cli import options
+
+if TYPE_CHECKING:
+    from engine.runtime import Engine
+    from engine.spec.project import Project
+
+JOIN_S = 60.0  # for batches in flight at the end; they are repeated at the next start if it is not enough
+
+
+@click.command("serve")
+@click.option("--host", envvar="CONNECT_HOST", metavar="ADDRESS", help="Where to listen.  [default: 127.0.0.1]")
+@click.option("--port", envvar="CONNECT_PORT", type=click.IntRange(0, 65535), help="0: any free one.  [default: 8080]")
+@click.option(
+    "--admin-port",
+    envvar="CONNECT_ADMIN_PORT",
+    type=click.IntRange(0, 65535),
+    help="A port of its own for metrics, lanes and dashboard.  [default: the same, if --host is this machine's own]",
+)
+@click.option("--admin-host", envvar="CONNECT_ADMIN_HOST", metavar="ADDRESS", help="Where --admin-port listens.")
+@click.option("--deliver/--no-deliver", envvar="CONNECT_DELIVER", default=None, help="--no-deliver: only take in.")
+@click.option("--reload/--no-reload", envvar="CONNECT_RELOAD", default=None, help="Heed changed files.  [default: yes]")
+@options.workers
+@options.via
+@options.store
+@options.log_level
+@options.project
+def command(
+    host: str | None,
+    port: int | None,
+    admin_port: int | None,
+    admin_host: str | None,
+    deliver: bool | None,
+    reload: bool | None,
+    workers: int | None,
+    via: str | None,
+    store_url: str | None,
+    log_level: str | None,
+    directory: Path,
+) -> None:
+    """
+    Take events in at POST /CONNECTOR and deliver them, until SIGTERM or Ctrl-C.
+
+    Every option can also be set in connect.yaml (`admin_port: 9090`) or in the environment (CONNECT_ADMIN_PORT).
+    CONNECT_KEY encrypts stored tokens, CONNECT_ADMIN_TOKEN guards the admin side, CONNECT_ALERT_WEBHOOKS names
+    addresses that are told of trouble.
+    """
+    project = options.open_project(directory)
+    require_clients(project)
+    settings = project.settings
+    host, admin_host = host or settings.host, admin_host or settings.admin_host
+    admin_port = admin_port if admin_port is not None else settings.admin_port
+    delivers = deliver if deliver is not None else settings.deliver
+    via = options.checked_via(via, project)
+    from engine.errors import ConnectError
+    from engine.serve import serve
+
+    with ExitStack() as stack:
+        store = options.open_store(store_url, project)
+        stack.callback(store.close)
+        engine, telemetry, alerts = options.make_engine(
+            project,
+            store,
+            via=via,
+            workers=workers,
+            log_level=log_level,
+            reloads=reload if reload is not None else settings.reload,
+        )
+        stack.callback(options.close_alerts, alerts)
+        stop = threading.Event()
+        delivery = Delivery(engine, stop)
+        stack.callback(delivery.end)
+
+        def ready(at: int, admin_at: int) -> None:
+            lines = started(engine, host, at, admin_host, admin_at, options.store_address(store_url, project), via)
+            click.echo("\n".join(lines if delivers else [*lines, "Nothing is delivered here: --no-deliver."]))
+            if delivers:
+                delivery.begin()
+
+        serve(
+            engine,
+            host=host,
+            port=port if port is not None else settings.port,
+            admin_port=admin_port,
+            admin_host=admin_host,
+            admin_token=os.environ.get("CONNECT_ADMIN_TOKEN") or None,
+            admin_routes=options.admin_routes(engine),
+            on_ready=ready,
+            stop=stop,
+            telemetry=telemetry,
+        )
+    if delivery.failed is not None:
+        raise ConnectError(f"deliveries stopped: {type(delivery.failed).__name__}; what waits is kept in the store")
+
+
+class Delivery:
+    """The worker and the look at changed files, in threads beside the door."""
+
+    def __init__(self, engine: Engine, door: threading.Event) -> None:
+        self.engine, self.door = engine, door
+        self.over = threading.Event()
+        self.failed: BaseException | None = None
+        self.threads: list[threading.Thread] = []
+
+    def begin(self) -> None:
+        watch = threading.Thread(target=self.engine.watch, args=(self.over,), name="watch", daemon=True)
+        worker = threading.Thread(target=self._work, name="worker", daemon=True)
+        self.threads = [watch, worker]
+        for thread in self.threads:
+            thread.start()
+
+    def end(self) -> None:
+        """Finish the batches in flight."""
+        self.over.set()
+        self.engine.worker.stop()
+        for thread in self.threads:
+            thread.join(JOIN_S)
+
+    def _work(self) -> None:
+        try:
+            self.engine.worker.run()
+        except BaseException as error:  # a process that takes in and never delivers would look alive
+            from engine.telemetry import told
+
+            self.failed = error
+            self.engine.telemetry.event("fault", where="worker", error=told(error))
+            self.door.set()
+
+
+def require_clients(project: Project) -> None:
+    """UsageError in a directory that is no project: a store made there would be looked for elsewhere later."""
+    from engine.errors import UsageError
+
+    if not project.client_files():
+        raise UsageError(f"no client in {project.directory / 'clients'}; is --project right?")
+
+
+def started(
+    engine: Engine, host: str, port: int, admin_host: str, admin_port: int, store: str, via: str | None
+) -> list[str]:
+    """A few lines: where it listens, for whom, and what is not as it should be in production."""
+    clients = sorted({client for receiver in engine.receivers.values() for client in receiver.active})
+    lines = [
+        f"Events: http://{shown_host(host)}:{port}/{{{','.join(sorted(engine.connectors()))}}}",
+        f"Clients: {', '.join(clients) or 'none that is active'}",
+        f"Store: {without_password(store)}",
+    ]
+    if admin_port:
+        lines.append(f"Admin: http://{shown_host(host if admin_port == port else admin_host)}:{admin_port}/")
+    if via:
+        lines.append(f"Every request goes to {via} and not to the vendors.")
+    if not os.environ.get("CONNECT_KEY") and not store.startswith("memory:"):
+        lines.append("Tokens are stored unencrypted; set CONNECT_KEY to what `connect key` prints.")
+    if engine.broken:
+        lines.append(f"{len(engine.broken)} findings keep files from being used; see `connect validate`.")
+    return lines
+
+
+def shown_host(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
+
+
+def without_password(store: str) -> str:
+    """The address, with a password in it as ***."""
+    import re
+
+    return re.sub(r"(://[^/@:]*):[^@/]*@", r"\1:***@", store)
