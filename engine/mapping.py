@@ -293,8 +293,8 @@ class Tree:
             raise ExpressionError("directive", f"{name} takes a list")
         return self.items(node[name], name)
 
-    def assigned(self, code: str) -> str:
-        out = self.em.fresh()
+    def assigned(self, code: str, prefix: str = "t") -> str:
+        out = self.em.fresh(prefix)
         self.em.line(f"{out} = {code}")
         return out
 
@@ -325,14 +325,14 @@ class Tree:
         outer, self.missing = self.missing, self.em.fresh("m")
         self.em.line(f"{self.missing} = False")
         code = self.emit(node["$all"], "$all")
-        out = self.assigned(f"None if {self.missing} else {code}")
+        out = self.assigned(f"None if {self.missing} else {code}", "b")
         self.missing = outer
         return out
 
     def on_keep(self, node: dict[str, Any]) -> str:
         empty = empty_of(node["$keep"])
         code = self.emit(node["$keep"], "$keep")
-        return self.assigned(f"{empty} if {code} is None else {code}")
+        return self.assigned(f"{empty} if {code} is None else {code}", "b")
 
     def on_drop(self, node: dict[str, Any]) -> str:
         outer = self.drop
@@ -381,8 +381,8 @@ class Tree:
 
 
 def unwrapped(code: str) -> str:
-    """The value as it is stored: only a branch can be a written null that has come as a value."""
-    return f"plain_null({code})" if code.startswith("b") else code
+    """The value as it is stored: only a branch (a variable b…) can be a written null that has come as a value."""
+    return "None" if code == "NULL" else f"plain_null({code})" if code.startswith("b") else code
 
 
 def names_of(node: dict[str, Any], *options: str) -> list[str]:
@@ -401,10 +401,11 @@ def empty_of(node: Any) -> str:
         raise ExpressionError("directive", "$keep takes a map or a list", "for a value write default")
     if "$each" in node or "$entries" in node:
         return "[]"
+    inner: Any = None
     if "$switch" in node and isinstance(node.get("cases"), dict):
-        inner: Any = next(iter(node["cases"].values()), {})
-    else:
-        inner = node.get("then", node.get("do", {})) if "$if" in node or "$drop" in node else {}
+        inner = next(iter(node["cases"].values()), None)
+    elif "$if" in node or "$drop" in node:
+        inner = node.get("then", node.get("do"))
     return empty_of(inner) if isinstance(inner, (dict, list)) else "{}"
 
 
@@ -440,5 +441,5 @@ def compile_tree(
     tree = Tree(em, drop or Drop())
     if args:
         em.bound["args"] = tree.emit(dict(args), "args")
-    code = tree.value(spec) if spec is not None else "None"
+    code = tree.emit(spec) if spec is not None else "None"
     return em.build(f"plain_null({code})")

@@ -573,7 +573,10 @@ def plain(found: Any) -> Any:
 @settings(max_examples=400, deadline=None)
 def test_paths_projections_filters_slices_and_pipes_give_what_stock_jmespath_gives(text: str, document: Any) -> None:
     ours = value(f"${{ {text} }}", {"event": document})
-    stock = jmespath.search(text, {"event": document})
+    try:
+        stock = jmespath.search(text, {"event": document})
+    except TypeError:  # stock can't bear 'x' > 4
+        return
     assert plain(ours) == plain(stock)
     assert type(ours) is type(stock)
 
