@@ -343,7 +343,8 @@ def pairs(fields: Mapping[str, Any], where: str) -> list[tuple[str, str]]:
 
 
 def header(name: str, value: Any) -> str:
-    text = semantics.must(value, name)
+    """The value without the blanks around it, which HTTP takes for nothing and a client library refuses to send."""
+    text = semantics.must(value, name).strip(" \t")
     if not _HEADER.match(text):
         raise BadValue("a header can't carry a line break or this character", f"headers.{name}")
     return text
@@ -412,9 +413,10 @@ class HttpTransport:
             parts = urlsplit(url)
             headers["Host"] = parts.netloc
             url = self.via + (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+        encoded = {name: value.encode("latin-1") for name, value in headers.items()}
         try:
             with self.client().stream(
-                request.method, url, headers=headers, content=request.content, timeout=request.timeout_s
+                request.method, url, headers=encoded, content=request.content, timeout=request.timeout_s
             ) as response:
                 content = bytearray()
                 for chunk in response.iter_bytes():
