@@ -1,0 +1,631 @@
+"""Lanes on virtual time: batches, waits, outages, pauses, order, leases, and callers who wait for the answer."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from conftest import REFUSED, START, TIMED_OUT, Shop, Vendor, balanced, reply
+
+from engine.clock import VirtualClock
+from engine.errors import StoreUnavailable
+from engine.records import Answered, LaneChange
+from engine.stores.memory import MemoryStore
+from engine.stores.sqlite import SqliteStore
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from engine.ports import Store
+    from engine.sending import Prepared, Reply
+
+BATCH = """
+actions:
+  note:
+    record: {id: "${ event.id }"}
+    batch: {records: 3, wait: 15m}
+    request: {path: /notes, json: "${ batch.records }"}
+"""
+TWO = """
+actions:
+  note: {record: {id: "${ event.id }"}, request: {path: /notes, json: "${ record }"}}
+  task: {when: "${ event.task }", record: {id: "${ event.id }"}, request: {path: /tasks, json: "${ record }"}}
+"""
+GROWING = "replies: {outcomes: [{status: 429, then: throttle, wait: {initial: 1m, factor: 2, max: 4m}}]}\n"
+
+
+@pytest.fixture(params=["memory", "sqlite"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
+    made: Store = MemoryStore() if request.param == "memory" else SqliteStore(tmp_path / "connect.db")
+    yield made
+    made.close()
+
+
+def by_path(**answers: Reply) -> Vendor:
+    """`notes=…, tasks=…`: always the same answer for a path."""
+    return Vendor(answer=lambda request: answers[request.url.rsplit("/", 1)[1]])
+
+
+# --- batches ---
+
+
+def test_a_batch_goes_out_when_its_number_is_reached_or_its_time_is_over(store: Store) -> None:
+    shop = Shop(BATCH, store=store)
+    shop.post({"id": "1"}, {"id": "2"})
+    shop.drain(14 * 60)
+    assert shop.vendor.asked == []
+    shop.post({"id": "3"})
+    shop.drain()
+    assert shop.vendor.bodies == [[{"id": "1"}, {"id": "2"}, {"id": "3"}]]
+    shop.post({"id": "4"})
+    shop.drain(899)
+    assert len(shop.vendor.asked) == 1
+    shop.drain(2)
+    assert shop.vendor.bodies[1:] == [[{"id": "4"}]]
+    assert shop.sums() == {"delivered": 4}
+
+
+def test_a_batch_is_never_larger_than_its_number(store: Store) -> None:
+    shop = Shop(BATCH, store=store)
+    shop.post(*({"id": str(at)} for at in range(1, 8)))
+    shop.drain(3600)
+    assert [len(body) for body in shop.vendor.bodies] == [3, 3, 1]
+    assert shop.sums() == {"delivered": 7}
+
+
+def test_a_batch_is_cut_by_its_bytes() -> None:
+    shop = Shop(BATCH.replace("wait: 15m", "bytes: 60B"))
+    shop.post(*({"id": "x" * 20 + str(at)} for at in range(3)))
+    shop.drain(3600)
+    assert [len(body) for body in shop.vendor.bodies] == [1, 1, 1]
+
+
+def test_folded_deliveries_share_the_outcome_of_their_record() -> None:
+    text = """
+actions:
+  note:
+    record: {who: "${ event.email }", last: "${ event.id }"}
+    batch: {records: 10, fold: {by: "${ record.who }"}}
+    request: {path: /notes, json: "${ batch.records }"}
+    results: {at: "${ response.body }", ok: "${ result }"}
+"""
+    shop = Shop(text, vendor=Vendor(reply(200, [True, False])))
+    shop.post(
+        {"id": "1", "email": "a"}, {"id": "2", "email": "b"}, {"id": "3", "email": "a"}, {"id": "4", "email": "b"}
+    )
+    shop.drain()
+    assert shop.vendor.bodies == [[{"who": "a", "last": "3"}, {"who": "b", "last": "4"}]]
+    assert shop.sums() == {"delivered": 2, "rejected": 2}
+    assert sorted(shop.reasons()) == ["2", "4"]
+
+
+# --- several actions ---
+
+
+def test_an_event_goes_to_every_action_that_wants_it_and_each_is_settled_by_itself(store: Store) -> None:
+    shop = Shop(TWO, vendor=by_path(notes=reply(200, {}), tasks=reply(422, {})), store=store)
+    shop.post({"id": "1", "task": True}, {"id": "2"})
+    shop.drain()
+    assert sorted(shop.vendor.lines) == ["POST /v1/notes", "POST /v1/notes", "POST /v1/tasks"]
+    assert shop.sums() == {"delivered": 2, "rejected": 1}
+    assert [(dead.action, dead.event_id) for dead in shop.dead()] == [("task", "1")]
+    assert (shop.counts("delivered"), shop.counts("rejected")) == ({"note": 2}, {"task": 1})
+
+
+def test_an_event_that_no_action_wants_is_skipped() -> None:
+    shop = Shop('actions: {task: {when: "${ event.task }", request: {path: /tasks, json: {}}}}')
+    shop.post({"id": "1"})
+    shop.drain()
+    assert (shop.sums(), shop.vendor.asked) == ({"skipped": 1}, [])
+
+
+def test_a_pause_of_one_action_lets_the_others_go_on() -> None:
+    rules = "replies: {outcomes: [{status: 403, then: pause, scope: action, why: no right to write tasks}]}\n"
+    shop = Shop(rules + TWO, vendor=by_path(notes=reply(200, {}), tasks=reply(403, {})))
+    shop.post({"id": "1", "task": True}, {"id": "2", "task": True})
+    shop.drain(3600)
+    assert sorted(shop.vendor.lines) == ["POST /v1/notes", "POST /v1/notes", "POST /v1/tasks"]
+    assert shop.sums() == {"delivered": 2, "waiting": 2}
+    assert [kind for kind, _ in shop.heard.alerts] == ["lane-paused"]
+
+
+def test_a_throttle_of_one_action_lets_the_others_go_on() -> None:
+    rules = "replies: {outcomes: [{status: 429, then: throttle, wait: 10m, scope: action}]}\n"
+    shop = Shop(rules + TWO, vendor=by_path(notes=reply(200, {}), tasks=reply(429, {})))
+    shop.post({"id": "1", "task": True}, {"id": "2", "task": True})
+    shop.drain(599)
+    assert sorted(shop.vendor.lines) == ["POST /v1/notes", "POST /v1/notes", "POST /v1/tasks"]
+    shop.vendor.answer = lambda _: reply(200, {})
+    shop.drain(2)
+    assert shop.sums() == {"delivered": 4}
+    assert shop.dead() == []
+
+
+# --- trouble of the vendor ---
+
+
+@pytest.mark.parametrize("trouble", [reply(503), reply(500, {"x": 1}), REFUSED, TIMED_OUT])
+def test_an_outage_of_twelve_hours_loses_nothing_and_buries_nothing(trouble: Any) -> None:
+    shop = Shop(BATCH.replace("records: 3, wait: 15m", "records: 100"))
+    up_again = START + 12 * 3600
+    shop.vendor.answer = lambda _: trouble if shop.clock.now() < up_again else reply(200, {})
+    shop.post_many(2000)
+    shop.drain(12 * 3600 - 1)
+    assert shop.sums() == {"waiting": 2000}
+    assert (shop.lane().state, shop.dead()) == ("throttled", [])
+    assert len(shop.vendor.asked) < 300  # the lane probes with one batch, at most every five minutes in the end
+    shop.drain(3600)
+    assert shop.sums() == {"delivered": 2000}
+    assert sorted(int(record["id"]) for body in shop.vendor.bodies[-20:] for record in body) == list(range(1, 2001))
+    assert (shop.lane().state, shop.lane().reason, shop.lane().failures) == ("idle", None, 0)
+
+
+def test_an_outage_ends_as_dead_letters_only_after_give_up_after() -> None:
+    http = "http: {base_url: https://api.crm.example, retry: {initial: 1m, max: 1h, jitter: none, give_up_after: 1d}}"
+    shop = Shop(http, vendor=Vendor(reply(503)))
+    shop.post({"id": "1"})
+    shop.drain(86_000)
+    assert shop.sums() == {"waiting": 1}
+    shop.drain(2 * 3600)
+    assert shop.sums() == {"rejected": 1}
+
+
+def test_a_new_event_after_an_outage_is_not_given_up_at_once() -> None:
+    http = "http: {base_url: https://api.crm.example, retry: {initial: 1m, max: 1h, jitter: none, give_up_after: 1d}}"
+    shop = Shop(http, vendor=Vendor(reply(503)))
+    shop.post({"id": "1"})
+    shop.drain(3 * 86_400)
+    shop.post({"id": "2"})
+    shop.drain(60)
+    assert "2" not in shop.reasons()
+
+
+def test_a_throttle_holds_the_lane_and_counts_no_attempt(store: Store) -> None:
+    shop = Shop(vendor=Vendor(*[reply(429, retry_after="60")] * 20, reply(200, {})), store=store)
+    shop.post({"id": "1"}, {"id": "2"})
+    shop.drain()
+    assert (shop.lane().state, shop.lane().not_before) == ("throttled", START + 60)
+    assert len(shop.vendor.asked) == 1  # the second was not even tried
+    shop.drain(3600)
+    assert shop.sums() == {"delivered": 2}
+    assert [round(at - START) for at in shop.vendor.at[:4]] == [0, 60, 120, 180]
+
+
+def test_a_growing_wait_grows_and_starts_anew_after_a_success() -> None:
+    slow, fine = reply(429), reply(200, {})
+    shop = Shop(GROWING, vendor=Vendor(slow, slow, slow, slow, fine, slow, fine))
+    shop.post({"id": "1"}, {"id": "2"})
+    shop.drain(3600)
+    assert shop.sums() == {"delivered": 2}
+    assert [round(at - START) for at in shop.vendor.at] == [0, 60, 180, 420, 660, 660, 720]
+
+
+def test_a_pause_keeps_the_events_tells_someone_and_goes_on_by_hand(store: Store) -> None:
+    shop = Shop(BATCH, vendor=Vendor(reply(403, {}), reply(200, {})), store=store)
+    shop.post(*({"id": str(at)} for at in range(1, 7)))
+    shop.drain(7 * 86_400)
+    assert shop.sums() == {"waiting": 6}
+    assert (shop.lane().state, shop.lane().reason, len(shop.vendor.asked)) == ("paused", "HTTP 403", 1)
+    assert [kind for kind, _ in shop.heard.alerts] == ["lane-paused"]
+    shop.post({"id": "7"})
+    shop.drain()
+    assert len(shop.vendor.asked) == 1
+    store.change_lane("crm", "abc", LaneChange(pause=False, reason=""), now=shop.clock.now())
+    shop.drain(3600)
+    assert shop.sums() == {"delivered": 7}
+
+
+def test_one_client_s_pause_is_not_another_s() -> None:
+    shop = Shop(
+        "",
+        "{client: abc, connectors: {crm: {}}}",
+        "{client: xyz, connectors: {crm: {}}}",
+        vendor=Vendor(reply(403, {}), reply(200, {})),
+    )
+    shop.post({"id": "1"}, client="abc")
+    shop.drain()
+    shop.post({"id": "2"}, client="xyz")
+    shop.drain()
+    assert (shop.sums("abc"), shop.sums("xyz")) == ({"waiting": 1}, {"delivered": 1})
+
+
+# --- one delivery's trouble ---
+
+RETRIED = "replies: {outcomes: [{status: 409, then: retry}]}\n"
+
+
+def test_a_delivery_is_tried_as_often_as_the_connector_says_and_then_buried() -> None:
+    shop = Shop(RETRIED, vendor=Vendor(reply(409, {})))
+    shop.post({"id": "1"})
+    shop.drain(3600)
+    assert [round(at - START) for at in shop.vendor.at] == [0, 10, 30]
+    assert shop.sums() == {"rejected": 1}
+    assert [(dead.attempts, dead.reason) for dead in shop.dead()] == [(3, "HTTP 409 (after 3 tries)")]
+    assert [kind for kind, _ in shop.heard.alerts] == ["dead-letter"]
+
+
+def test_a_ladder_of_attempts_ends_in_what_else_says() -> None:
+    rules = "replies: {outcomes: [{status: 409, then: retry, attempts: 1, else: pause, wait: 5s}]}\n"
+    shop = Shop(rules, vendor=Vendor(reply(409, {})))
+    shop.post({"id": "1"})
+    shop.drain(3600)
+    assert len(shop.vendor.asked) == 2
+    assert (shop.sums(), shop.lane().state) == ({"waiting": 1}, "paused")
+
+
+def test_an_outage_in_between_does_not_use_up_attempts() -> None:
+    busy, down = reply(409, {}), reply(503)
+    shop = Shop(RETRIED, vendor=Vendor(busy, down, down, down, down, busy, reply(200, {})))
+    shop.post({"id": "1"})
+    shop.drain(3600)
+    assert shop.sums() == {"delivered": 1}
+
+
+def test_a_2xx_that_is_not_the_expected_reply_is_tried_again_and_then_pauses() -> None:
+    text = 'actions: {note: {request: {path: /notes, json: {}, expect: "${ response.body.id }"}}}'
+    shop = Shop(text, vendor=Vendor(reply(200, text="<html>", content_type="text/html")))
+    shop.post({"id": "1"})
+    shop.drain(3600)
+    assert (shop.sums(), shop.lane().state, len(shop.vendor.asked)) == ({"waiting": 1}, "paused", 3)
+
+
+def test_a_deferred_delivery_comes_again_and_the_lane_goes_on() -> None:
+    rules = "replies: {outcomes: [{status: 429, then: defer, wait: 1h}]}\n"
+    shop = Shop(rules, vendor=Vendor(reply(429, {}), reply(200, {})))
+    shop.post({"id": "1"}, {"id": "2"})
+    shop.drain()
+    assert (shop.sums(), shop.lane().state) == ({"delivered": 1, "waiting": 1}, "waiting")
+    shop.drain(3601)
+    assert shop.sums() == {"delivered": 2}
+    assert [body["id"] for body in shop.vendor.bodies] == ["1", "2", "1"]
+
+
+def test_what_a_rule_skips_is_counted_apart_and_what_is_expected_raises_no_alarm() -> None:
+    rules = "replies: {outcomes: [{status: 409, then: skip}, {status: 410, then: reject, expected: true}]}\n"
+    shop = Shop(rules, vendor=Vendor(reply(409, {}), reply(410, {})))
+    shop.post({"id": "1"}, {"id": "2"})
+    shop.drain()
+    assert (shop.sums(), shop.heard.alerts) == ({"skipped": 1, "rejected": 1}, [])
+
+
+def test_a_dead_letter_keeps_request_reply_and_reason_and_can_be_sent_again(store: Store) -> None:
+    shop = Shop(vendor=Vendor(reply(422, {"why": "no mailbox"}), reply(200, {})), store=store)
+    shop.post({"id": "1"})
+    shop.drain()
+    (dead,) = shop.dead()
+    assert dead.trace is not None
+    assert (dead.trace.method, dead.trace.url, dead.trace.status) == ("POST", "https://api.crm.example/v1/notes", 422)
+    assert (dead.trace.request, dead.trace.reply) == ('{"id":"1"}', '{"why":"no mailbox"}')
+    assert store.requeue([dead.id], now=shop.clock.now()) == 1
+    shop.drain()
+    assert shop.sums() == {"delivered": 1}
+
+
+def test_a_record_that_can_not_be_built_is_rejected_alone() -> None:
+    text = """
+actions:
+  note:
+    record: {price: "${ decimal(event.price) }"}
+    batch: {records: 10}
+    request: {path: /notes, json: "${ batch.records }"}
+"""
+    shop = Shop(text)
+    shop.post({"id": "1", "price": 5}, {"id": "2", "price": {"a": 1}}, {"id": "3", "price": 7})
+    shop.drain()
+    assert (shop.vendor.bodies, shop.sums()) == ([[{"price": 5}, {"price": 7}]], {"delivered": 2, "rejected": 1})
+
+
+def test_one_bad_record_whose_request_can_not_be_built_does_not_hold_its_batch() -> None:
+    text = """
+actions:
+  note:
+    record: {id: "${ event.id }"}
+    batch: {records: 10}
+    request: {path: /notes, max_bytes: 40B, json: "${ batch.records }"}
+"""
+    shop = Shop(text)
+    shop.post({"id": "1"}, {"id": "x" * 100}, {"id": "3"})
+    shop.drain()
+    assert shop.sums() == {"delivered": 2, "rejected": 1}
+    assert list(shop.reasons()) == ["x" * 100]
+
+
+# --- order ---
+
+
+def keyed(event_id: str, email: str) -> dict[str, Any]:
+    return {"id": event_id, "email": email}
+
+
+def test_deliveries_of_one_key_never_overtake_each_other(store: Store) -> None:
+    shop = Shop('key: "${ event.email }"\n' + RETRIED, vendor=Vendor(reply(409, {}), reply(200, {})), store=store)
+    shop.post(keyed("1", "ana"), keyed("2", "bia"), keyed("3", "ana"))
+    shop.drain()
+    assert [body["id"] for body in shop.vendor.bodies] == ["1", "2"]
+    shop.post(keyed("4", "ana"), keyed("5", "bia"))
+    shop.drain(3600)
+    assert [body["id"] for body in shop.vendor.bodies] == ["1", "2", "5", "1", "3", "4"]
+    assert shop.sums() == {"delivered": 5}
+
+
+def test_a_batch_may_hold_several_of_one_key_in_their_order() -> None:
+    shop = Shop('key: "${ event.email }"\n' + BATCH)
+    shop.post(keyed("1", "ana"), keyed("2", "ana"), keyed("3", "ana"))
+    shop.drain()
+    assert shop.vendor.bodies == [[{"id": "1"}, {"id": "2"}, {"id": "3"}]]
+
+
+def test_a_later_one_of_its_key_waits_also_where_the_first_failed_in_the_same_window() -> None:
+    """The first of two is sent and must be tried again; the second, read with it, must not go out before it."""
+    shop = Shop('key: "${ event.email }"\n' + RETRIED + BATCH.replace("records: 3, wait: 15m", "records: 1"))
+    shop.vendor.answers = [reply(409, {}), reply(200, {})]
+    shop.post(keyed("1", "ana"), keyed("2", "ana"))
+    shop.drain(3600)
+    assert [body[0]["id"] for body in shop.vendor.bodies] == ["1", "1", "2"]
+
+
+def test_a_later_one_of_its_key_waits_while_a_record_of_the_same_batch_is_sent_again() -> None:
+    text = """
+key: ${ event.email }
+actions:
+  note:
+    record: {id: "${ event.id }"}
+    batch: {records: 2}
+    request: {path: /notes, json: "${ batch.records }"}
+    results: {at: "${ response.body }", ok: "${ result }", outcomes: [{then: retry}]}
+"""
+    shop = Shop(text)
+    shop.vendor.answer = lambda _: reply(200, [len(shop.vendor.asked) > 1, *[True] * (len(shop.vendor.bodies[-1]) - 1)])
+    shop.post(keyed("1", "ana"), keyed("2", "bia"), keyed("3", "ana"), keyed("4", "bia"))
+    shop.drain(3600)
+    sent = [[record["id"] for record in body] for body in shop.vendor.bodies]
+    assert sent[0] == ["1", "2"]
+    assert [one for batch in sent for one in batch if one in "13"] == ["1", "1", "3"]
+    assert shop.sums() == {"delivered": 4}
+
+
+# --- leases ---
+
+
+def test_who_lost_the_lane_in_mid_walk_settles_nothing() -> None:
+    shop = Shop()
+
+    def slow(_: Prepared) -> Reply:
+        shop.clock.sleep(200)  # longer than a lease lasts; meanwhile another takes the lane
+        shop.store.lease("crm", "abc", owner="another", ttl_s=600, now=shop.clock.now())
+        return reply(200, {})
+
+    shop.vendor.answer = slow
+    shop.post({"id": "1"}, {"id": "2"})
+    assert shop.worker.run_lane("crm", "abc") is False
+    assert shop.sums() == {"waiting": 2}
+    assert len(shop.vendor.asked) == 1
+    assert [facts["client"] for facts in shop.heard.named("lease-lost")] == ["abc"]
+
+
+def test_a_lease_is_renewed_while_a_long_turn_lasts() -> None:
+    shop = Shop()
+
+    def slow(_: Prepared) -> Reply:
+        shop.clock.sleep(50)
+        return reply(200, {})
+
+    shop.vendor.answer = slow
+    shop.post(*({"id": str(at)} for at in range(6)))
+    shop.drain(600)
+    assert shop.sums() == {"delivered": 6}
+    assert shop.heard.named("lease-lost") == []
+
+
+def test_a_lane_gives_way_after_its_turn() -> None:
+    shop = Shop("", "{client: abc, connectors: {crm: {}}}", "{client: xyz, connectors: {crm: {}}}")
+
+    def slow(_: Prepared) -> Reply:
+        shop.clock.sleep(4)
+        return reply(200, {})
+
+    shop.vendor.answer = slow
+    shop.post(*({"id": f"a{at}"} for at in range(6)), client="abc")
+    shop.post({"id": "x"}, client="xyz")
+    shop.drain(600)
+    assert "x" in [body["id"] for body in shop.vendor.bodies][:5]
+
+
+def test_a_process_that_dies_repeats_at_most_what_was_in_flight(tmp_path: Path) -> None:
+    class Killed(BaseException):
+        pass
+
+    class Gone(SqliteStore):
+        def release(self, *_: Any, **__: Any) -> None:
+            """A process that is killed does not give its lane back."""
+
+    first = Shop(store=Gone(tmp_path / "connect.db"))
+    count = iter(range(10))
+
+    def die(_: Prepared) -> Reply:
+        if next(count) == 2:
+            raise Killed
+        return reply(200, {})
+
+    first.vendor.answer = die
+    first.post(*({"id": str(at)} for at in range(1, 6)))
+    with pytest.raises(Killed):
+        first.worker.drain()
+    first.store.close()
+    clock = VirtualClock(first.clock.now() + 200)
+    second = Shop(store=SqliteStore(tmp_path / "connect.db"), clock=clock)
+    second.drain(600)
+    assert [body["id"] for body in first.vendor.bodies] == ["1", "2", "3"]
+    assert [body["id"] for body in second.vendor.bodies] == ["3", "4", "5"]
+    assert second.sums() == {"delivered": 5}
+    second.store.close()
+
+
+def test_a_store_that_is_away_loses_nothing() -> None:
+    class Away(MemoryStore):
+        away = False
+
+        def settle(self, *args: Any, **options: Any) -> None:
+            if self.away:
+                raise StoreUnavailable("disk full")
+            super().settle(*args, **options)
+
+    store = Away()
+    shop = Shop(store=store)
+    shop.post({"id": "1"})
+    store.away = True
+    with pytest.raises(StoreUnavailable):
+        shop.worker.drain()
+    store.away = False
+    shop.drain(600)
+    assert shop.sums() == {"delivered": 1}
+
+
+# --- callers who wait ---
+
+DIRECT = """
+receive:
+  {mode: direct, client: "${ event.client }", id: "${ event.id }", dedupe: 24h, answer: {within: 25s, tries: 3%s}}
+http: {base_url: https://api.crm.example/v1, timeout: 5s, retry: {attempts: 5, initial: 2s, max: 5m, jitter: none}}
+replies:
+  outcomes:
+    - {status: 409, then: retry}
+    - {status: 420, then: defer, wait: 1h}
+    - {status: 418, then: skip, why: not needed}
+"""
+
+
+def direct(*answers: Any, answer: str = "") -> Shop:
+    return Shop(DIRECT % answer, vendor=Vendor(*answers))
+
+
+@pytest.mark.parametrize(
+    ("answers", "told", "sums"),
+    [
+        ([reply(200, {})], (200, "delivered", ""), {"delivered": 1}),
+        ([reply(422, {})], (422, "rejected", "HTTP 422"), {"rejected": 1}),
+        ([reply(418, {})], (200, "skipped", "not needed (HTTP 418)"), {"skipped": 1}),
+        ([reply(403, {})], (503, "rejected", "HTTP 403"), {"rejected": 1}),
+        ([reply(420, {})], (202, "waiting", "HTTP 420"), {"waiting": 1}),
+        ([reply(429, {})], (202, "waiting", "HTTP 429"), {"waiting": 1}),
+        ([reply(409, {})] * 2 + [reply(200, {})], (200, "delivered", ""), {"delivered": 1}),
+        ([reply(409, {})] * 3, (202, "waiting", "HTTP 409 (after 3 tries)"), {"waiting": 1}),
+        ([reply(503)] * 2 + [reply(200, {})], (200, "delivered", ""), {"delivered": 1}),
+        ([reply(503)] * 3, (202, "waiting", "HTTP 503 (after 3 tries)"), {"waiting": 1}),
+        ([TIMED_OUT] * 3, (202, "waiting", f"{TIMED_OUT.reason} (after 3 tries)"), {"waiting": 1}),
+    ],
+)
+def test_a_caller_is_told_what_became_of_the_event(
+    answers: list[Any], told: tuple[int, str, str], sums: dict[str, int]
+) -> None:
+    shop = direct(*answers)
+    status, outcome, reason = told
+    assert shop.post({"id": "1"}) == [Answered(status, outcome, "1", reason)]
+    assert shop.sums() == sums
+    balanced(shop.store)
+
+
+@pytest.mark.parametrize(
+    ("written", "answers", "status"),
+    [
+        ("delivered: 201", [reply(200, {})], 201),
+        ("skip: 204", [reply(418, {})], 204),
+        ("reject: 400", [reply(422, {})], 400),
+        ("pause: 401", [reply(403, {})], 401),
+        ("retry: 502", [reply(409, {})] * 3, 502),
+        ("retry: 502", [reply(503)] * 3, 502),
+        ("retry: 504", [TIMED_OUT] * 3, 504),
+        ("defer: 429", [reply(420, {})], 429),
+        ("throttle: 429", [reply(429, {})], 429),
+        ("throttle: 503", [reply(429, {})], 503),
+    ],
+)
+def test_a_connector_says_with_which_status_and_4xx_or_5xx_leave_a_dead_letter(
+    written: str, answers: list[Any], status: int
+) -> None:
+    shop = direct(*answers, answer=f", {written}")
+    (told,) = shop.post({"id": "1"})
+    assert told.status == status
+    assert (told.outcome == "rejected") is (status >= 400)
+    assert len(shop.dead()) == (status >= 400)
+    asked = len(shop.vendor.asked)
+    shop.drain(86_400)
+    assert len(shop.vendor.asked) == asked  # nothing goes on by itself
+
+
+def test_who_was_told_202_is_delivered_later_from_the_buffer() -> None:
+    shop = direct(*[reply(503)] * 3, reply(200, {}))
+    assert [told.status for told in shop.post({"id": "1"})] == [202]
+    shop.drain(600)
+    assert (shop.sums(), len(shop.vendor.asked)) == ({"delivered": 1}, 4)
+
+
+def test_tries_while_the_caller_waits_count_as_attempts() -> None:
+    shop = direct(reply(409, {}))
+    shop.post({"id": "1"})
+    shop.drain(86_400)
+    assert (shop.sums(), len(shop.vendor.asked)) == ({"rejected": 1}, 5)
+
+
+def test_a_caller_does_not_wait_longer_than_within() -> None:
+    shop = Shop((DIRECT % "").replace("within: 25s", "within: 3s"), vendor=Vendor(reply(409, {})))
+    began = shop.clock.now()
+    (told,) = shop.post({"id": "1"})
+    assert (told.status, told.outcome, len(shop.vendor.asked)) == (202, "waiting", 2)
+    assert shop.clock.now() - began <= 3
+
+
+def test_a_pause_is_told_to_later_callers_without_asking_the_vendor() -> None:
+    shop = direct(reply(403, {}), reply(200, {}))
+    assert [told.status for told in shop.post({"id": "1"}, {"id": "2"})] == [503, 503]
+    assert (len(shop.vendor.asked), shop.sums()) == (1, {"rejected": 2})
+
+
+def test_a_throttle_is_told_to_later_callers_and_they_are_delivered_afterwards() -> None:
+    shop = direct(reply(429, retry_after="40"), reply(200, {}))
+    assert [told.status for told in shop.post({"id": "1"}, {"id": "2"})] == [202, 202]
+    assert len(shop.vendor.asked) == 1
+    shop.drain(41)
+    assert (shop.sums(), [round(at - START) for at in shop.vendor.at]) == ({"delivered": 2}, [0, 40, 40])
+
+
+def test_the_same_id_is_delivered_once() -> None:
+    shop = direct(reply(200, {}))
+    assert [told.outcome for told in shop.post({"id": "1"}, {"id": "1"})] == ["delivered", "duplicate"]
+    assert (len(shop.vendor.asked), shop.sums()) == (1, {"delivered": 1})
+    shop.clock.sleep(86_401)
+    assert [told.outcome for told in shop.post({"id": "1"})] == ["delivered"]
+
+
+def test_a_caller_who_is_gone_after_the_event_was_put_loses_nothing() -> None:
+    shop = direct(reply(200, {}))
+    accepted = shop.received({"client": "abc", "id": "1"}).accepted[0][1]
+    shop.store.put([accepted], now=shop.clock.now(), hold_s=shop.worker.hold_s(shop.connector)).result()
+    shop.drain(10)
+    assert shop.vendor.asked == []  # it is held for the caller
+    shop.drain(60)
+    assert shop.sums() == {"delivered": 1}
+
+
+def test_several_actions_of_a_direct_connector_answer_with_the_worst() -> None:
+    shop = Shop((DIRECT % "") + TWO, vendor=by_path(notes=reply(200, {}), tasks=reply(422, {})))
+    assert shop.post({"id": "1", "task": True}) == [Answered(422, "rejected", "1", "HTTP 422")]
+    assert shop.sums() == {"delivered": 1, "rejected": 1}
+
+
+def test_a_walk_that_fails_on_our_side_is_tried_again_and_nothing_is_forgotten() -> None:
+    shop = Shop()
+    broken = iter([True, False])
+
+    def answer(_: Prepared) -> Reply:
+        if next(broken, False):
+            raise RuntimeError("a bug of ours")
+        return reply(200, {})
+
+    shop.vendor.answer = answer
+    shop.post({"id": "1"})
+    with pytest.raises(RuntimeError):
+        shop.worker.drain()
+    shop.drain(600)
+    assert shop.sums() == {"delivered": 1}
