@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from engine import semantics
 from engine.errors import BadValue
-from engine.mapping import encode_json
+from engine.mapping import ascii_only, encode_json
 from engine.names import CHECKED
 from engine.spec import types, units
 
@@ -20,11 +21,14 @@ if TYPE_CHECKING:
 
 
 class Ready(msgspec.Struct, frozen=True):
-    """A delivery whose record is built."""
+    """A delivery whose record is built, with what it is folded, ordered and grouped by."""
 
     delivery: Delivery
     scope: dict[str, Any]
     record: Any
+    fold: str | None = None
+    order: tuple[int, Any] = (0, 0)
+    group: Any = None
 
 
 class Unit(msgspec.Struct, frozen=True):
@@ -33,18 +37,22 @@ class Unit(msgspec.Struct, frozen=True):
     record: Any
     deliveries: tuple[Delivery, ...]
     scope: dict[str, Any]
+    group: Any = None
 
 
 class Batcher:
     """A compiled `batch` section."""
 
-    def __init__(self, compiler: Compiler, spec: types.Batch | None, place: Path, *, rows: bool) -> None:
+    def __init__(
+        self, compiler: Compiler, spec: types.Batch | None, place: Path, *, rows: bool, ascii: bool = False
+    ) -> None:
         self.spec = spec
         limits = spec or types.Batch(records=1)
         self.records = min(limits.records, limits.max.records or limits.records)
         self.bytes = min(units.size(limits.bytes), units.size(limits.max.bytes or limits.bytes))
         self.wait_s = units.duration(limits.wait)
         self.rows = rows  # records go out as columns and rows: those of unequal columns are kept apart
+        self.ascii = ascii  # what is beyond ASCII takes six bytes or twelve
         self.group_by = compiler.value(limits.group_by, CHECKED, (*place, "group_by"))
         fold = limits.fold
         self.keep = fold.keep if fold else ""
@@ -58,42 +66,61 @@ class Batcher:
         """How many deliveries to read at once: more than a batch where some will be folded or sorted apart."""
         return self.records * (5 if self.fold_by is not None or (self.spec is not None and self.spec.group_by) else 1)
 
+    def ready(self, delivery: Delivery, scope: dict[str, Any], record: Any) -> Ready:
+        """BadValue if what it is folded, ordered or grouped by can't be read."""
+        whole = {**scope, "record": record}
+        return Ready(
+            delivery,
+            scope,
+            record,
+            fold=(stable(self.fold_by, whole) or None) if self.fold_by is not None else None,
+            order=sortable(self.fold_order(whole)) if self.fold_order is not None else (0, 0),
+            group=self.group_by(whole),
+        )
+
     def units(self, ready: Sequence[Ready]) -> list[Unit]:
-        """Folded, in the order in which each person was first seen."""
-        if self.fold_by is None:
-            return [Unit(one.record, (one.delivery,), {**one.scope, "record": one.record}) for one in ready]
-        groups: dict[str, list[Ready]] = {}
-        for one in ready:
-            key = stable(self.fold_by, {**one.scope, "record": one.record}) or one.delivery.id
-            groups.setdefault(key, []).append(one)
+        """Folded, in the order in which each person was first seen; what has no person stays by itself."""
+        groups: dict[Any, list[Ready]] = {}
+        for position, one in enumerate(ready):
+            groups.setdefault(position if one.fold is None else one.fold, []).append(one)
         return [self.folded(group) for group in groups.values()]
 
     def folded(self, group: list[Ready]) -> Unit:
-        if self.fold_order is not None:
-            order = self.fold_order
-            group = sorted(group, key=lambda one: sortable(order({**one.scope, "record": one.record})))
-        record = group[-1].record
-        if self.keep == "merge":
+        group = sorted(group, key=lambda one: one.order)
+        last = group[-1]
+        record, by = last.record, last.group
+        if self.keep == "merge" and len(group) > 1:
             record = {}
             for one in group:
                 record = merge_deep(record, one.record)
-        return Unit(record, tuple(one.delivery for one in group), {**group[-1].scope, "record": record})
+            with suppress(BadValue):
+                by = self.group_by({**last.scope, "record": record})
+        return Unit(record, tuple(one.delivery for one in group), {**last.scope, "record": record}, by)
+
+    def size(self, record: Any) -> int:
+        """Bytes of a record in the body, with its comma."""
+        if record is None:
+            return 0
+        encoded = encode_json(record)
+        return len(ascii_only(encoded) if self.ascii else encoded) + 1
 
     def cut(self, units_: Sequence[Unit]) -> list[tuple[Any, list[Unit]]]:
-        """(group, units) for each batch; a unit above the bytes stands alone, the request will say that it is too big."""
+        """
+        (group, units) for each batch; a unit above the bytes stands alone.
+
+        The envelope is not known here: a request whose whole body is above the bytes is halved before it is sent.
+        """
         groups: dict[str, tuple[Any, list[Unit]]] = {}
-        grouped = self.spec is not None and self.spec.group_by is not None
         for unit in units_:
-            value = self.group_by(unit.scope) if grouped else None
-            shape = tuple(unit.record) if self.rows and isinstance(unit.record, dict) else ()
-            key = encode_json([value, shape]).decode()
-            groups.setdefault(key, (value, []))[1].append(unit)
+            shape = sorted(unit.record) if self.rows and isinstance(unit.record, dict) else []
+            key = encode_json([unit.group, shape]).decode()
+            groups.setdefault(key, (unit.group, []))[1].append(unit)
         batches: list[tuple[Any, list[Unit]]] = []
         for value, members in groups.values():
             current: list[Unit] = []
             used = 0
             for unit in members:
-                size = len(encode_json(unit.record)) + 1 if unit.record is not None else 0
+                size = self.size(unit.record)
                 if current and (len(current) >= self.records or used + size > self.bytes):
                     batches.append((value, current))
                     current, used = [], 0

@@ -280,6 +280,8 @@ class Run:
     def said(self) -> dict[str, str]:
         from engine.expressions import Compiler
 
+        if self.connector.receive.client is None:  # the key alone says whose the events are
+            return {CLIENT: CLIENT}
         read = Compiler().value(self.connector.receive.client, frozenset({"event", "received_at"}), ())
         values = [read({"event": event}) for event in self.example.events]
         return {str(value): CLIENT for value in values if value is not None}

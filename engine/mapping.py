@@ -7,6 +7,7 @@ sent. What a directive does is one method here, named after it; a new directive 
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -23,6 +24,18 @@ if TYPE_CHECKING:
     from engine.emitting import Path, Run
 
 encode_json = msgspec.json.Encoder(decimal_format="number").encode
+
+_OUTSIDE = re.compile(r"[^\x00-\x7f]")
+
+
+def ascii_only(raw: bytes) -> bytes:
+    """The same JSON with every character beyond ASCII as `\\uXXXX`."""
+
+    def escape(match: re.Match[str]) -> str:
+        units_ = match[0].encode("utf-16-be")
+        return "".join(f"\\u{units_[at] << 8 | units_[at + 1]:04x}" for at in range(0, len(units_), 2))
+
+    return _OUTSIDE.sub(escape, raw.decode()).encode("ascii")
 
 
 class Null:

@@ -100,6 +100,9 @@ class Buffer(Protocol):
     def change_lane(self, connector: str, client: str, change: LaneChange, *, now: float) -> None:
         """Pause, resume or hold back a lane from outside a lease (operators, direct mode)."""
 
+    def behind(self, connector: str, client: str, delivery: Delivery) -> bool:
+        """Does an older delivery of the same action and key still wait in this lane?"""
+
     def lane(self, connector: str, client: str) -> Lane | None:
         """One lane as `lanes` shows it."""
 

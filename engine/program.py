@@ -22,7 +22,7 @@ from engine.outcomes import Judge, Level
 from engine.records import Draft, Outcome, OutcomeKind
 from engine.retrying import Backoff
 from engine.sending import Hosts, Requester
-from engine.spec import types
+from engine.spec import types, units
 from engine.spec.findings import Finding
 from engine.steps import Step, Steps
 
@@ -85,7 +85,9 @@ class Action:
         self.when = compiler.condition(spec.when, ROW, (*place, "when"))
         key = spec.key if spec.key is not None else connector.key
         self.key = compiler.value(key, ROW, (*place, "key") if spec.key is not None else ("key",))
-        self.batcher = Batcher(compiler, spec.batch, (*place, "batch"), rows=uses_rows(spec))
+        self.batcher = Batcher(
+            compiler, spec.batch, (*place, "batch"), rows=uses_rows(spec), ascii=connector.http.json.ascii
+        )
         self.lookups = {
             title: Lookup(
                 compiler,
@@ -110,7 +112,7 @@ class Action:
             return {
                 title: Step(
                     compiler,
-                    step,
+                    step if single else within(step, self.batcher.bytes),
                     name=title,
                     place=place if title == "request" and len(of) == 1 else (*place, key, title),
                     action=spec,
@@ -176,6 +178,7 @@ class Action:
             try:
                 scope["vars"] = (self.vars(scope) or {}) if self.vars is not None else {}
                 record = self.record(scope)
+                one = self.batcher.ready(delivery, scope, record)
                 reason = next(
                     (why for check in self.late if (why := check.fails({**scope, "record": record}, record))), None
                 )
@@ -184,7 +187,7 @@ class Action:
             if reason is not None:
                 done.append(Done(delivery, Outcome(OutcomeKind.REJECT, reason, "invalid")))
             else:
-                ready.append(Ready(delivery, scope, record))
+                ready.append(one)
         return ready, done
 
     def forget(self, wire: Wire, lookup: str, scope: dict[str, Any]) -> None:
@@ -311,6 +314,12 @@ def key_text(value: Any) -> str | None:
     if value is None:
         return None
     return value if isinstance(value, str) else msgspec.json.Encoder(decimal_format="number").encode(value).decode()
+
+
+def within(step: types.Step, most: int) -> types.Step:
+    """A step whose body is never above the bytes of a batch, whatever stands around the records."""
+    least = min(most, units.size(step.request.max_bytes)) if step.request.max_bytes else most
+    return msgspec.structs.replace(step, request=msgspec.structs.replace(step.request, max_bytes=f"{least}B"))
 
 
 def uses_rows(spec: Any) -> bool:

@@ -36,7 +36,7 @@ from engine.spec import units
 from engine.steps import Member
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence, Set
 
     from engine.ports import Alerts, Clock, Store, Telemetry
     from engine.program import Action, Program
@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 LEASE_S = 120.0
 TURN_S = 10.0  # a lane gives way to others after that long
 POLL_S = 0.1
+STUMBLE_S = 1.0  # before a lane whose turn ended in an error is looked at again
 HOLD_MARGIN_S = 5.0
 
 
@@ -99,8 +100,14 @@ class Walk:
             keep_alive=keep_alive,
         )
 
-    def fresh(self, action: Action, deliveries: Sequence[Delivery], lease: Lease | None) -> Iterator[list[Ended]]:
-        """New deliveries, batch after batch, lazily: the caller settles each before the next is sent."""
+    def fresh(
+        self, action: Action, deliveries: Sequence[Delivery], lease: Lease | None, held: Set[str] = frozenset()
+    ) -> Iterator[list[Ended]]:
+        """
+        New deliveries, batch after batch, lazily: the caller settles each before the next is sent.
+
+        Those whose key has come to be in `held` stay where they are: an older one of their key is to be sent again.
+        """
         ready, done = action.prepare(self.program, self.wire, deliveries, failures=self.failures)
         batches: list[Any] = [done] if done else []
         if not any(lane_wide(one.outcome) for one in done):
@@ -108,14 +115,17 @@ class Walk:
         else:
             wide = next(one for one in done if lane_wide(one.outcome))
             batches[0] = [*done, *(Done(one.delivery, wide.outcome, wide.trace) for one in ready)]
-        yield from self.each(action, batches, lease)
+        yield from self.each(action, batches, lease, held)
 
-    def each(self, action: Action, batches: list[Any], lease: Lease | None) -> Iterator[list[Ended]]:
+    def each(self, action: Action, batches: list[Any], lease: Lease | None, held: Set[str]) -> Iterator[list[Ended]]:
         for batch in batches:
             if isinstance(batch, list):
                 yield [Ended(one.delivery, one.outcome, one.trace, None) for one in batch]
                 continue
             group, members_of = batch
+            members_of = [unit for unit in members_of if not any(each.key in held for each in unit.deliveries)]
+            if not members_of:
+                continue
             progress = Progress(
                 batch=uuid.uuid4().hex
                 if len(members_of) > 1 or len(members_of[0].deliveries) > 1
@@ -216,7 +226,8 @@ class Verdicts:
             attempts = delivery.attempts
             if kind in (OutcomeKind.RETRY, OutcomeKind.REAUTH):
                 attempts += 0 if outcome.outage or not outcome.count else 1
-                age = now - self.failing_since if outcome.outage and self.failing_since else 0.0
+                since = max(self.failing_since, delivery.received_at) if self.failing_since is not None else now
+                age = now - since if outcome.outage else 0.0
                 counted = attempts if not outcome.outage else self.failures + 1
                 kind, wait = after_failure(outcome, counted, age, self.program.backoff)
                 if kind is OutcomeKind.RETRY and outcome.outage:
@@ -302,13 +313,16 @@ class Worker:
         if lease is None:
             return False
         turn = Turn(self, lease)
+        wake_at: float | None = world.clock.now() + STUMBLE_S  # however this turn ends, the lane comes due again
         try:
-            return turn.take()
+            worked = turn.take()
+            wake_at = turn.wake_at
+            return worked
         except LeaseLost as error:
             world.telemetry.event("lease-lost", connector=connector, client=client, why=str(error))
             return False
         finally:
-            world.store.release(turn.lease, wake_at=turn.wake_at)
+            world.store.release(turn.lease, wake_at=wake_at)
 
     def drain(self) -> int:
         """Run every lane that is due, one after the other, until none is; how many turns settled something."""
@@ -401,13 +415,15 @@ class Worker:
                 "throttled", connector=connector, client=client, why=change.reason or "", until=change.not_before
             )
 
-    def tell_paused(self, connector: str, client: str, reason: str) -> None:
-        self.world.telemetry.event("lane-paused", connector=connector, client=client, why=reason)
+    def tell_paused(self, connector: str, client: str, reason: str, action: str = "") -> None:
+        """Someone hears that a lane, or one action of it, stands still until it is mended."""
+        what = f"action {action}" if action else "lane"
+        self.world.telemetry.event("lane-paused", connector=connector, client=client, action=action, why=reason)
         self.world.alerts.alert(
             "lane-paused",
             connector=connector,
             client=client,
-            text=f"{connector}/{client}: {reason}; lane paused, its events are kept; "
+            text=f"{connector}/{client}: {reason}; {what} paused, its events are kept; "
             f"mend it and run `connect check {connector} {client}`",
             facts={"reason": reason},
         )
@@ -488,16 +504,24 @@ class Turn:
                 self.wake(oldest + action.batcher.wait_s)
                 continue
             deliveries = store.read(self.lease, name, limit=action.batcher.window, now=now)
-            for ended in walk.fresh(action, deliveries, self.lease):
+            held_keys: set[str] = set()
+            for ended in walk.fresh(action, deliveries, self.lease, held_keys):
                 worked = True
-                if not self.settle(ended, verdicts, program):
+                if not self.settle(ended, verdicts, program, held_keys):
                     return None
+                walk.failures = verdicts.failures
                 if self.worker.stopping.is_set():
                     return True
         return worked
 
-    def settle(self, ended: list[Ended], verdicts: Verdicts, program: Program) -> bool:
-        """Write down what became of one batch. False: the lane goes no further now."""
+    def settle(
+        self, ended: list[Ended], verdicts: Verdicts, program: Program, held_keys: set[str] | None = None
+    ) -> bool:
+        """
+        Write down what became of one batch; `held_keys` takes the keys of those that wait.
+
+        False: the lane goes no further now.
+        """
         if not ended:
             return True
         now = self.world.clock.now()
@@ -505,9 +529,17 @@ class Turn:
         self.keep_alive()
         self.world.store.settle(self.lease, rows, now=now, change=change)
         self.settled = True
+        if held_keys is not None:
+            pairs = zip(ended, rows, strict=True)
+            held_keys.update(
+                one.delivery.key for one, row in pairs if row.kind == "later" and one.delivery.key is not None
+            )
         for action, until in actions.items():
             self.worker.held[self.lease.connector, self.lease.client, action] = until
         self.worker.report(program, ended, rows, change)
+        if float("inf") in actions.values():
+            reason = next(one.outcome.reason for one in ended if one.outcome.kind is OutcomeKind.PAUSE)
+            self.worker.tell_paused(self.lease.connector, self.lease.client, reason, ", ".join(actions))
         return change is None or not (change.pause or change.not_before is not None)
 
 
@@ -528,6 +560,8 @@ class Direct:
             return self.end(Outcome(OutcomeKind.PAUSE, lane.reason or "the lane is paused"), None, already=True)
         if lane is not None and lane.not_before > clock.now():
             return self.later(self.spec.throttle, lane.reason or "throttled", lane.not_before)
+        if self.delivery.key is not None and self.world.store.behind(*self.lane, self.delivery):
+            return self.later(self.spec.defer, "an older event of the same key waits", clock.now())
         ends_at = clock.now() + units.duration(self.spec.within)
         try:
             walk = Walk(self.world, self.program, keep_alive=lambda: None)

@@ -248,6 +248,13 @@ class MemoryStore:
         self._lanes[connector, client].stir(self._earliest((connector, client)))
 
     @_one_at_a_time
+    def behind(self, connector: str, client: str, delivery: Delivery) -> bool:
+        return any(
+            row.delivery.key == delivery.key is not None and row.delivery.seq < delivery.seq
+            for row in self._of_lane((connector, client), delivery.action)
+        )
+
+    @_one_at_a_time
     def lane(self, connector: str, client: str) -> Lane | None:
         return self._shown((connector, client)) if (connector, client) in self._lanes else None
 

@@ -236,6 +236,16 @@ class SqliteStore:
     def change_lane(self, connector: str, client: str, change: LaneChange, *, now: float) -> None:
         self._writer.run(lambda db: _change_lane(db, connector, client, change, now))
 
+    def behind(self, connector: str, client: str, delivery: Delivery) -> bool:
+        with self._readers.reading() as db:
+            older = db.execute(
+                "SELECT 1 FROM deliveries INDEXED BY deliveries_key"
+                " WHERE lane = (SELECT id FROM lanes WHERE connector = ? AND client = ?)"
+                " AND action = ? AND key = ? AND key IS NOT NULL AND seq < ? LIMIT 1",
+                (connector, client, delivery.action, delivery.key, delivery.seq),
+            )
+            return older.fetchone() is not None
+
     def lane(self, connector: str, client: str) -> Lane | None:
         with self._readers.reading() as db:
             row = db.execute(f"{LANES} WHERE connector = ? AND client = ?", (connector, client)).fetchone()
