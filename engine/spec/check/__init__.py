@@ -1,0 +1,141 @@
+"""
+What a schema can't say of connectors, clients and `connect.yaml`: names, event paths, units, limits, clashes, examples.
+
+Nothing is sent and no secret is resolved unless a source of secrets is given.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from engine.spec.check.clients import ClientFile, clashes, client_sheet
+from engine.spec.check.connectors import Facts, connector_sheet
+from engine.spec.check.files import Piece, chosen, client_piece, connector_piece, loaded
+from engine.spec.check.places import Sheet
+from engine.spec.check.salvage import salvage, text_of
+from engine.spec.findings import Finding, in_file_order
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from engine.ports import Secrets
+    from engine.spec.located import Located
+    from engine.spec.project import Project
+
+__all__ = ["check", "looked_at"]
+
+
+def check(
+    project: Project,
+    paths: Sequence[Path] = (),
+    *,
+    strict: bool = False,
+    resolve: Secrets | None = None,
+    examples: bool = True,
+) -> list[Finding]:
+    """
+    All findings, in file order; of the whole project, or of the files and folders given.
+
+    `strict` makes every warning an error. `resolve` also asks for each secret. `examples` runs those of the connectors.
+    Raises UsageError for a path that is not there.
+    """
+    found = _Check(project, resolve=resolve, examples=examples).run(chosen(project, paths))
+    if strict:
+        found = [msgspec.structs.replace(each, severity="error") for each in found]
+    return in_file_order(found)
+
+
+def looked_at(project: Project, paths: Sequence[Path] = ()) -> int:
+    """How many files `check` looks at; Markdown counts where it has a connector or a client in it."""
+    return len({piece.file for piece in chosen(project, paths)})
+
+
+class _Check:
+    def __init__(self, project: Project, *, resolve: Secrets | None, examples: bool) -> None:
+        self.project, self.resolve, self.examples = project, resolve, examples
+        self.known = project.connector_files()
+        self.facts: dict[str, Facts | None] = {}
+        self.found: list[Finding] = []
+
+    def run(self, pieces: Sequence[Piece]) -> list[Finding]:
+        for piece in pieces:
+            if piece.kind != "client":
+                self.connector(piece)
+        for piece in pieces:
+            if piece.kind == "client":
+                self.client(piece)
+        self.clashes(pieces)
+        return self.found
+
+    def connector(self, piece: Piece) -> None:
+        self.keep(piece, piece.findings)
+        facts = self.facts_of_piece(piece)
+        if facts is not None:
+            self.sheet(piece, connector_sheet(facts, examples=self.examples, indent=piece.indent))
+
+    def client(self, piece: Piece) -> None:
+        self.keep(piece, piece.findings)
+        value, located, gone = piece.value, piece.located, set[str]()
+        if value is None:
+            value, located, gone = self.salvaged(piece)
+        if value is not None and located is not None:
+            file = ClientFile(value, located, piece.indent)
+            self.sheet(piece, client_sheet(file, self.facts_of, self.known, resolve=self.resolve, gone=gone))
+
+    def clashes(self, pieces: Sequence[Piece]) -> None:
+        asked = {piece.file for piece in pieces if piece.kind == "client"}
+        if not asked:
+            return
+        outside = [piece for piece in pieces if piece.kind == "client" and Path(piece.file).suffix != ".md"]
+        all_of = {piece.file: piece for piece in outside}
+        for path in self.project.client_files().values():
+            all_of.setdefault(str(path), client_piece(self.project, path))
+        files = [ClientFile(each.value, each.located) for each in all_of.values() if each.value and each.located]
+        for file, problem in clashes(files, asked):
+            sheet = Sheet(file.located)
+            sheet.add([problem])
+            self.found += sheet.findings()
+
+    # --- what is known of a connector ---
+
+    def facts_of(self, name: str) -> Facts | None:
+        """None for one that can't be used as a whole: its own findings come first."""
+        if name not in self.facts:
+            piece = connector_piece(self.project, name)
+            usable = piece.value is not None and piece.located is not None
+            self.facts[name] = Facts(piece.value, piece.located) if usable and piece.located else None
+        return self.facts[name]
+
+    def facts_of_piece(self, piece: Piece) -> Facts | None:
+        if piece.name and piece.value is not None:
+            return self.facts_of(piece.name)
+        value, located, gone = piece.value, piece.located, set[str]()
+        if value is None and piece.kind == "connector":
+            value, located, gone = self.salvaged(piece)
+        if piece.name:
+            self.facts[piece.name] = None
+        return Facts(value, located, gone) if value is not None and located is not None else None
+
+    def salvaged(self, piece: Piece) -> tuple[Any, Located | None, set[str]]:
+        """The part of a faulty file that can be used; what is found on the way is kept."""
+        text = piece.located.text if piece.located is not None else text_of(Path(piece.file))
+        rest = salvage(text, piece.file, lambda located: loaded(piece.kind, located))
+        if rest is None:
+            return None, None, set()
+        self.keep(piece, rest.findings)
+        return rest.value, rest.located, rest.gone
+
+    # --- findings ---
+
+    def sheet(self, piece: Piece, sheet: Sheet) -> None:
+        said = {(each.line, each.column, each.rule) for each in piece.findings}
+        self.keep(piece, [each for each in sheet.findings() if (each.line, each.column, each.rule) not in said])
+
+    def keep(self, piece: Piece, findings: Sequence[Finding]) -> None:
+        shift = piece.indent
+        self.found += (
+            [msgspec.structs.replace(each, column=each.column + shift) for each in findings] if shift else findings
+        )

@@ -1,0 +1,95 @@
+"""A connector compiled with all its actions: what does not compile, and what is read where. Never raises."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import msgspec
+
+from engine.emitting import Problem
+from engine.expressions import Compiler
+from engine.program import Program
+from engine.sandbox import Sandbox
+from engine.spec import types
+from engine.spec.check.places import node_at
+from engine.spec.check.salvage import without
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from engine.emitting import Use
+    from engine.spec.located import Located
+
+    Path = tuple[str | int, ...]
+
+ANYONE = types.Client(client="anyone", connectors={})
+ROUNDS = 30
+_ARRIVING = frozenset({"event", "received_at"})
+
+
+class Compiled(NamedTuple):
+    problems: list[Problem]
+    uses: list[Use]
+
+
+def compiled(connector: types.Connector, located: Located) -> Compiled:
+    """What raises while it is compiled becomes a problem, is left out, and the rest is compiled."""
+    problems: list[Problem] = []
+    arriving = Compiler()
+    arriving.value(connector.receive.client, _ARRIVING, ("receive", "client"))
+    arriving.value(connector.receive.id, _ARRIVING, ("receive", "id"))
+    root, wanted = located.root, all_active(connector)
+    for _ in range(ROUNDS):
+        try:
+            program = Program(wanted, ANYONE, types.Binding())
+        except Exception as error:  # whatever a file can bring about is a finding
+            place = _place_of(error)
+            problems.append(Problem(place, "unusable", f"can't be used: {_said(error)}"))
+            while place and node_at(root, place) is None:
+                place = place[:-1]
+            if not place:
+                break
+            root = without(root, place)
+            try:
+                wanted = all_active(msgspec.convert(root.plain(), types.Connector))
+            except msgspec.ValidationError:
+                break
+        else:
+            problems += program.compiler.problems
+            return Compiled([*problems, *arriving.problems], [*program.compiler.uses, *arriving.uses])
+    return Compiled([*problems, *arriving.problems], list(arriving.uses))
+
+
+def all_active(connector: types.Connector) -> types.Connector:
+    actions = {name: msgspec.structs.replace(action, active=True) for name, action in connector.actions.items()}
+    return msgspec.structs.replace(connector, actions=actions)
+
+
+def sandbox_problems(connector: types.Connector) -> list[Problem]:
+    if connector.sandbox is None:
+        return []
+    return guarded(lambda: Sandbox(connector).problems, ("sandbox",))
+
+
+def guarded(work: Callable[[], list[Problem]], place: Path) -> list[Problem]:
+    """The problems that `work` finds, or the one that it is."""
+    try:
+        return work()
+    except Exception as error:  # whatever a file can bring about is a finding
+        return [Problem(_place_of(error) or place, "unusable", f"can't be used: {_said(error)}")]
+
+
+def _place_of(error: BaseException) -> Path:
+    """Where the innermost part that was being compiled stands: every part is given its `place`."""
+    trace, place = error.__traceback__, ()
+    while trace is not None:
+        found = trace.tb_frame.f_locals.get("place")
+        if isinstance(found, tuple):
+            place = found
+        trace = trace.tb_next
+    return place
+
+
+def _said(error: Exception) -> str:
+    text = str(error).strip()
+    return text[:300] if isinstance(error, ValueError) and text else f"{type(error).__name__} {text[:200]}".strip()

@@ -1,0 +1,195 @@
+"""Requests: hosts not named or open to the event, queries without escaping, texts that are one hole."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any, NamedTuple
+from urllib.parse import urlsplit
+
+from engine.emitting import Problem, is_expression
+from engine.sending import Hosts
+from engine.spec.findings import did_you_mean
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from engine.spec.located import Located
+    from engine.spec.types import Connector, Request, Step
+
+    Path = tuple[str | int, ...]
+
+_OF_THE_EVENT = ("event", "fields", "record", "vars", "lookups", "batch", "key", "delivery", "row", "item")
+_HOST = re.compile(r"\s*[a-z][a-z0-9+.-]*://([^/?#]*)", re.IGNORECASE)
+_HOLE = re.compile(r"\{\{-?(.*?)-?\}\}|\{%.*?%\}", re.DOTALL)
+_NAME = re.compile(r"(?<![.\w'\"])([a-z_]+)\b(?!\s*\()")
+_ONE_HOLE = re.compile(r"\s*\{\{\s*[A-Za-z_][\w.\[\]]*\s*\}\}\s*\Z")
+_QUERY_KEYS = ("q", "query", "soql", "sql", "statement", "where")
+_SELECT = re.compile(r"\bSELECT\b.*\bFROM\b", re.DOTALL)
+_SELECT_ANY = re.compile(r"\bselect\b", re.IGNORECASE)
+_WALKED = ("fields", "auth", "checks", "http", "actions")
+
+
+class Asked(NamedTuple):
+    """One request of a connector, where it stands, and the `auth:` that it asks for."""
+
+    place: Path
+    request: Request
+
+
+def all_requests(connector: Connector) -> Iterator[Asked]:
+    token = connector.auth.token
+    if token is not None:
+        if token.request is not None:
+            yield Asked(("auth", "token", "request"), token.request)
+        if token.renew is not None:
+            yield Asked(("auth", "token", "renew", "request"), token.renew.request)
+    for name, check in connector.checks.items():
+        yield Asked(("checks", name, "request"), check.request)
+    for name, action in connector.actions.items():
+        place: Path = ("actions", name)
+        for title, lookup in action.lookups.items():
+            if lookup.request is not None:
+                yield Asked((*place, "lookups", title, "request"), lookup.request)
+            for source, spec in lookup.sources.items():
+                yield Asked((*place, "lookups", title, "sources", source, "request"), spec.request)
+        for step_place, step in all_steps(connector, name):
+            yield Asked((*step_place, "request"), step.request)
+
+
+def all_steps(connector: Connector, action: str) -> Iterator[tuple[Path, Step]]:
+    spec = connector.actions[action]
+    for key, steps in (("steps", spec.steps), ("on_failure", spec.on_failure)):
+        for title, step in steps.items():
+            yield ("actions", action, key, title), step
+
+
+def request_faults(connector: Connector) -> Iterator[Problem]:
+    hosts = Hosts(connector.hosts)
+    yield from _open_hosts(connector)
+    if connector.http.base_url:
+        yield from _address(connector.http.base_url, ("http", "base_url"), hosts)
+    if connector.auth.base_url:
+        yield from _address(connector.auth.base_url, ("auth", "base_url"), hosts)
+    if connector.auth.place.url:
+        yield from _address(connector.auth.place.url, ("auth", "place", "url"), hosts)
+    based = bool(connector.http.base_url or connector.auth.base_url or connector.auth.place.url)
+    known = list(getattr(connector, "auths", {}))
+    for place, request in all_requests(connector):
+        if request.url is not None:
+            yield from _address(request.url, (*place, "url"), hosts)
+        elif request.path is not None and not based:
+            says = "a path needs a base URL to stand below"
+            yield Problem((*place, "path"), "base-url", says, "write `http: {base_url: https://…}`, or a whole `url:`")
+        if request.auth is not None and request.auth not in known:
+            hint = did_you_mean(request.auth, known) or "without `auth:` the connector's own is used"
+            yield Problem((*place, "auth"), "unknown-auth", f"there is no auth {request.auth}", hint)
+
+
+def _open_hosts(connector: Connector) -> Iterator[Problem]:
+    for index, host in enumerate(connector.hosts):
+        if host.strip("*.") == "" or (host.startswith("*.") and "." not in host[2:]):
+            yield Problem(("hosts", index), "hosts", f"{host} names every host", "name the vendor's: *.vendor.com")
+
+
+def _address(text: Any, place: Path, hosts: Hosts) -> Iterator[Problem]:
+    """Is the host named, and out of the event's reach?"""
+    if not isinstance(text, str):
+        return
+    if is_expression(text):
+        yield from _chosen(text.strip()[2:-1], place)
+        return
+    found = _HOST.match(text)
+    host = found[1] if found else _first_part(text)
+    if _HOLE.search(host):
+        for hole in _HOLE.finditer(host):
+            yield from _chosen(hole[1] or hole[0], place)
+        ending = _HOLE.sub("\0", host).rpartition("\0")[2].lower()
+        if found and ending.startswith(".") and not any(_may_end(pattern, ending) for pattern in hosts.patterns):
+            yield Problem(place, "host", f"no host of `hosts` ends in {ending}", _add(f"*{ending}"))
+        return
+    if found is None:
+        yield Problem(place, "host", "not an address", "it begins with https:// and a host")
+        return
+    try:
+        name = urlsplit(f"//{host}").hostname or ""
+    except ValueError:
+        name = ""
+    if not text.strip().lower().startswith("https:"):
+        yield Problem(place, "host", "requests are sent by https only", "write https://")
+    elif not hosts.allows(name):
+        yield Problem(place, "host", f"{name or host} is not in the connector's hosts", _add(name))
+
+
+def _first_part(text: str) -> str:
+    """What stands before the first / that is outside of a hole."""
+    plain = _HOLE.sub(lambda hole: hole[0].replace("/", "\0"), text)
+    return text[: plain.index("/")] if "/" in plain else text
+
+
+def _may_end(pattern: str, ending: str) -> bool:
+    name = pattern[1:] if pattern.startswith("*.") else f".{pattern}"
+    return name.endswith(ending) or (pattern.startswith("*.") and ending.endswith(name))
+
+
+def _add(host: str) -> str:
+    return f"add it to `hosts:`: {host}" if host else "name the host"
+
+
+def _chosen(expression: str, place: Path) -> Iterator[Problem]:
+    read = next((name for name in _NAME.findall(expression) if name in _OF_THE_EVENT), None)
+    if read is not None:
+        says = f"the host is read from {read}, so whoever sends events could choose it"
+        yield Problem(place, "event-host", says, "take it from settings, or from what the log-in saved (token)")
+
+
+# --- scalars ---
+
+
+def scalar_faults(located: Located) -> Iterator[Problem]:
+    """Query texts without escaping, and texts that are one hole, as they are written in the file."""
+    for name in _WALKED:
+        if (node := located.root.get(name)) is not None:
+            yield from _scalars(located, node, (name,))
+
+
+def _scalars(located: Located, node: Any, place: Path) -> Iterator[Problem]:
+    value = node.value
+    if isinstance(value, dict):
+        for key, child in value.items():
+            if key not in ("$soql", "$html", "$literal"):
+                yield from _scalars(located, child, (*place, key))
+    elif isinstance(value, list):
+        for index, child in enumerate(value):
+            yield from _scalars(located, child, (*place, index))
+    elif isinstance(value, str):
+        if "request" in place and _is_query(value, place):
+            says = "a query put together from values that are not escaped"
+            yield Problem(place, "query-text", says, 'write {$soql: "SELECT … WHERE Email = {{ key }}"}')
+        elif _ONE_HOLE.match(value) and _stands_here(located, node, value):
+            says = "a text that is one hole"
+            hint = f"write ${{ {value.strip()[2:-2].strip()} }}, which keeps the type"
+            yield Problem(place, "hole", says, hint, "warning")
+
+
+def _is_query(text: str, place: Path) -> bool:
+    if "{{" not in text and not is_expression(text):
+        return False
+    key = next((part for part in reversed(place) if isinstance(part, str)), "")
+    return bool(_SELECT.search(text) or (key.lower() in _QUERY_KEYS and _SELECT_ANY.search(text)))
+
+
+def _stands_here(located: Located, node: Any, text: str) -> bool:
+    """False for what a preset of auth has added."""
+    line, column = node.mark
+    return text.strip()[:20] in located.source_line(line)[column - 1 :]
+
+
+def reply_faults(connector: Connector) -> Iterator[Problem]:
+    """Steps that write, of which nothing says what a good reply is."""
+    for name in connector.actions:
+        for place, step in all_steps(connector, name):
+            told = step.request.expect is not None or step.results or step.repeat != "safe"
+            if place[2] == "steps" and step.request.method == "POST" and not told:
+                says = "nothing says what a good reply is, nor what a repeat does"
+                hint = "write `expect:` or `results:`; and `repeat: may_double` or `never` where twice does harm"
+                yield Problem((*place, "request"), "no-expect", says, hint, "warning")
