@@ -178,6 +178,7 @@ class Progress(msgspec.Struct, frozen=True):
     records: list[Any] = []  # the records as mapped, so that a resumed batch is the same batch
     members: list[list[int]] = []  # for each record, the seqs of the deliveries folded into it
     decided: dict[str, str] = {}  # seq -> "delivered", for records that an earlier step settled
+    polls: int = 0  # how often `step` was asked and was not done
 
 
 class Dead(msgspec.Struct, frozen=True):

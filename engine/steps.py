@@ -139,7 +139,7 @@ class Steps:
                     return
             at += 1
             if at < len(self.order):
-                progress = msgspec.structs.replace(progress, step=self.order[at], poll_since=None)
+                progress = msgspec.structs.replace(progress, step=self.order[at], poll_since=None, polls=0)
                 undecided = [member for member in live if member.outcome is None]
                 if self.durable and undecided:
                     save(progress, undecided)
@@ -202,14 +202,14 @@ class Steps:
         assert step.every is not None
         now = wire.clock.now()
         since = progress.poll_since if progress.poll_since is not None else now
-        progress = msgspec.structs.replace(progress, poll_since=since)
+        polled, progress = progress.polls, msgspec.structs.replace(progress, poll_since=since, polls=progress.polls + 1)
         if now - since >= step.give_up_s:
             kind = OutcomeKind(step.poll.then)
             why = f"{step.name}: not finished after {step.poll.give_up}"
             return Outcome(kind, why, restart="start", everyone=True), msgspec.structs.replace(
-                progress, poll_since=None
+                progress, poll_since=None, polls=0
             )
-        wait = step.every({**read, "now": now, "failures": 0})
+        wait = step.every({**read, "now": now, "failures": polled})
         return Outcome(
             OutcomeKind.DEFER, f"{step.name}: not finished yet", "poll", wait, count=False, everyone=True
         ), progress
@@ -286,7 +286,7 @@ class Steps:
         if outcome.restart in self.steps:
             before = self.order[: self.order.index(outcome.restart)]
             saved = {name: value for name, value in progress.saved.items() if name in before}
-            return msgspec.structs.replace(progress, step=outcome.restart, saved=saved, poll_since=None)
+            return msgspec.structs.replace(progress, step=outcome.restart, saved=saved, poll_since=None, polls=0)
         return progress if progress.saved or progress.step != self.order[0] else None
 
     def clean_up(self, wire: Wire, live: list[Member], group: Any, progress: Progress) -> None:
