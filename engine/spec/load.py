@@ -98,7 +98,7 @@ def _schema_file(reference: str, folder: Path, root: Path | None) -> Path:
     if re.match(r"[a-z][a-z0-9+.-]*:|/|\\", reference, re.IGNORECASE):
         raise ValueError(f"{reference}: must be a path from this file, such as ../schemas/events/x.schema.json")
     target = (folder / reference.partition("#")[0]).resolve()
-    home = (root or folder.parent).resolve()
+    home = root.resolve() if root is not None else folder.resolve().parent
     ours = bundled("schemas").resolve()
     if target.is_relative_to(home) or target.is_relative_to(ours):
         if target.is_file():

@@ -15,10 +15,10 @@ from engine.spec.check.places import node_at
 from engine.spec.check.salvage import without
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
 
     from engine.emitting import Use
-    from engine.spec.located import Located
+    from engine.spec.located import Located, Node
 
     Path = tuple[str | int, ...]
 
@@ -32,16 +32,41 @@ class Compiled(NamedTuple):
     uses: list[Use]
 
 
-def compiled(connector: types.Connector, located: Located) -> Compiled:
+def compiled(connector: types.Connector, located: Located, faulty: Collection[Path] = ()) -> Compiled:
+    """`faulty` are places that are known not to compile; they are left out."""
+
+    def arrives(given: types.Connector) -> Compiled:
+        compiler = Compiler()
+        compiler.value(given.receive.client, _ARRIVING, ("receive", "client"))
+        compiler.value(given.receive.id, _ARRIVING, ("receive", "id"))
+        return Compiled(compiler.problems, compiler.uses)
+
+    def runs(given: types.Connector) -> Compiled:
+        compiler = Program(all_active(given), ANYONE, types.Binding()).compiler
+        return Compiled(compiler.problems, compiler.uses)
+
+    def simulates(given: types.Connector) -> Compiled:
+        return Compiled(Sandbox(given).problems if given.sandbox is not None else [], [])
+
+    parts = [_as_far(make, connector, located.root, faulty) for make in (arrives, runs, simulates)]
+    return Compiled([each for part in parts for each in part.problems], [each for part in parts for each in part.uses])
+
+
+def _as_far(
+    make: Callable[[types.Connector], Compiled], connector: types.Connector, root: Node, faulty: Collection[Path]
+) -> Compiled:
     """What raises while it is compiled becomes a problem, is left out, and the rest is compiled."""
     problems: list[Problem] = []
-    arriving = Compiler()
-    arriving.value(connector.receive.client, _ARRIVING, ("receive", "client"))
-    arriving.value(connector.receive.id, _ARRIVING, ("receive", "id"))
-    root, wanted = located.root, all_active(connector)
+    cut = [place for place in faulty if node_at(root, place) is not None]
     for _ in range(ROUNDS):
         try:
-            program = Program(wanted, ANYONE, types.Binding())
+            if cut:
+                for place in cut:
+                    root = without(root, place)
+                connector = msgspec.convert(root.plain(), types.Connector)
+            made = make(connector)
+        except msgspec.ValidationError:
+            break
         except Exception as error:  # whatever a file can bring about is a finding
             place = _place_of(error)
             problems.append(Problem(place, "unusable", f"can't be used: {_said(error)}"))
@@ -49,26 +74,15 @@ def compiled(connector: types.Connector, located: Located) -> Compiled:
                 place = place[:-1]
             if not place:
                 break
-            root = without(root, place)
-            try:
-                wanted = all_active(msgspec.convert(root.plain(), types.Connector))
-            except msgspec.ValidationError:
-                break
+            cut = [place]
         else:
-            problems += program.compiler.problems
-            return Compiled([*problems, *arriving.problems], [*program.compiler.uses, *arriving.uses])
-    return Compiled([*problems, *arriving.problems], list(arriving.uses))
+            return Compiled([*problems, *made.problems], made.uses)
+    return Compiled(problems, [])
 
 
 def all_active(connector: types.Connector) -> types.Connector:
     actions = {name: msgspec.structs.replace(action, active=True) for name, action in connector.actions.items()}
     return msgspec.structs.replace(connector, actions=actions)
-
-
-def sandbox_problems(connector: types.Connector) -> list[Problem]:
-    if connector.sandbox is None:
-        return []
-    return guarded(lambda: Sandbox(connector).problems, ("sandbox",))
 
 
 def guarded(work: Callable[[], list[Problem]], place: Path) -> list[Problem]:

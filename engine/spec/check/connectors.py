@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 from engine.emitting import Problem, Use
 from engine.errors import ConnectError
+from engine.sandbox import path_pattern
 from engine.spec import types, units
-from engine.spec.check.compiled import compiled, guarded, sandbox_problems
+from engine.spec.check.compiled import compiled, guarded
 from engine.spec.check.names import Names
 from engine.spec.check.places import Sheet
 from engine.spec.check.requests import reply_faults, request_faults, scalar_faults
@@ -36,6 +37,12 @@ class Facts:
         self.names = Names(connector, connector.receive.schema, gone)
 
     @cached_property
+    def faults(self) -> list[Problem]:
+        """What is not written in its unit: it would not compile."""
+        found = [*rule_faults(self.connector), *_units(self.connector)]
+        return [each for each in found if each.rule in ("unit", "regex", "path")]
+
+    @cached_property
     def problems(self) -> list[Problem]:
         return self._compiled[0]
 
@@ -45,7 +52,7 @@ class Facts:
 
     @cached_property
     def _compiled(self) -> tuple[list[Problem], list[Use]]:
-        found = compiled(self.connector, self.located)
+        found = compiled(self.connector, self.located, [each.place for each in self.faults])
         problems = [*found.problems, *self.names.unknown(found.uses)]
         return problems, list(dict.fromkeys(found.uses))
 
@@ -71,10 +78,10 @@ class Facts:
         return {path[1] if len(path) > 1 else "*" for path in read}
 
 
-def connector_problems(facts: Facts, *, examples: bool) -> Iterator[Problem]:
+def connector_problems(facts: Facts) -> Iterator[Problem]:
     connector, located = facts.connector, facts.located
     yield from facts.problems
-    yield from sandbox_problems(connector)
+    yield from _units(connector)
     yield from rule_faults(connector)
     yield from action_auths(connector)
     yield from request_faults(connector)
@@ -82,7 +89,6 @@ def connector_problems(facts: Facts, *, examples: bool) -> Iterator[Problem]:
     yield from defaults_faults(connector)
     for name, action in connector.actions.items():
         yield from _batch_faults(action.batch, ("actions", name, "batch"))
-        yield from _results_units(action, name)
     if connector.sandbox is not None:
         yield from _sandbox_faults(connector, connector.sandbox)
     for index, example in enumerate(connector.examples):
@@ -92,8 +98,6 @@ def connector_problems(facts: Facts, *, examples: bool) -> Iterator[Problem]:
     yield from reply_faults(connector)
     yield from _unused_definitions(located)
     yield from _without_example(connector)
-    if examples and not any(each.severity == "error" for each in facts.problems):
-        yield from _failing(connector)
 
 
 def _batch_faults(batch: types.Batch | None, place: Path) -> Iterator[Problem]:
@@ -108,12 +112,25 @@ def _batch_faults(batch: types.Batch | None, place: Path) -> Iterator[Problem]:
         yield Problem((*place, "bytes"), "batch-max", says, f"write at most {most.bytes}")
 
 
-def _results_units(action: types.Action, name: str) -> Iterator[Problem]:
-    for title, step in action.steps.items():
-        for index, results in enumerate(step.results):
-            if results.on.status is not None:
-                place = ("actions", name, "steps", title, "results", index, "on", "status")
-                yield from status_fault(results.on.status, place)
+def _units(connector: types.Connector) -> Iterator[Problem]:
+    for name, action in connector.actions.items():
+        for title, step in action.steps.items():
+            for index, results in enumerate(step.results):
+                if results.on.status is not None:
+                    place: Path = ("actions", name, "steps", title, "results", index, "on", "status")
+                    yield from status_fault(results.on.status, place)
+    sandbox = connector.sandbox or types.Sandbox()
+    for name, limit in sandbox.limits.items():
+        try:
+            units.rate(limit.rate)
+        except units.UnitError as error:
+            says, _, hint = str(error).partition("; ")
+            yield Problem(("sandbox", "limits", name, "rate"), "unit", says, hint)
+    for index, route in enumerate(sandbox.routes):
+        try:
+            re.compile(path_pattern(route.path))
+        except re.error as error:
+            yield Problem(("sandbox", "routes", index, "path"), "path", f"can't be matched: {error}")
 
 
 def _sandbox_faults(connector: types.Connector, sandbox: types.Sandbox) -> Iterator[Problem]:
@@ -153,7 +170,13 @@ def _unused_definitions(located: Located) -> Iterator[Problem]:
         for name in home.value if home.is_map else ():
             if name not in used:
                 says = "nothing uses it"
-                yield Problem(("definitions", kind, name), "unused-definition", says, f"{{$use: {name}}}", "warning")
+                yield Problem(
+                    ("definitions", kind, name),
+                    "unused-definition",
+                    says,
+                    f"take it out, or write {{$use: {name}}}",
+                    "warning",
+                )
 
 
 def _without_example(connector: types.Connector) -> Iterator[Problem]:
@@ -184,5 +207,8 @@ def _failing(connector: types.Connector) -> Iterator[Problem]:
 
 def connector_sheet(facts: Facts, *, examples: bool, indent: int = 0) -> Sheet:
     sheet = Sheet(facts.located, indent=indent)
-    sheet.add(guarded(lambda: list(connector_problems(facts, examples=examples)), ()))
+    problems = guarded(lambda: list(connector_problems(facts)), ())
+    sheet.add(problems)
+    if examples and not facts.gone and not any(each.severity == "error" for each in problems):
+        sheet.add(_failing(facts.connector))
     return sheet

@@ -6,6 +6,7 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from engine.emitting import Problem
+from engine.spec.check.salvage import numbers
 from engine.spec.findings import Finding, dotted
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ class Sheet:
         for problem in problems:
             place = self.written((*below, *problem.place))
             line, column = self.mark(place, problem.rule)
-            name = dotted(self.shown(place, (*below, *problem.place)))
+            name = dotted(self.shown(place))
             says = f"{name}: {problem.message}" if name else problem.message
             severity = cast("Literal['error', 'warning']", problem.severity)
             finding = Finding(self.located.file, line, column, problem.rule, severity, says, problem.hint)
@@ -75,19 +76,31 @@ class Sheet:
                 return shared if node_at(root, shared[:3]) is not None else place
         return place
 
-    def shown(self, place: Path, given: Path) -> Path:
+    def shown(self, place: Path) -> Path:
         """As the author would name it: without the step of a single request, and without `$with`."""
-        if place[:1] == ("http",):
-            given = place
-        if given[2:4] == ("steps", "request") and self.single(str(given[1])):
-            given = (*given[:2], *given[4:])
+        said = self.numbered(place)
+        if place[2:4] == ("steps", "request") and self.single(str(place[1])):
+            said = [*said[:2], *said[4:]]
         shown: list[str | int] = []
-        for part in given:
+        for part in said:
             if shown and shown[-1] == "$with" and part == "do":
                 shown.pop()
-            else:
+            elif part is not None:
                 shown.append(part)
         return tuple(part for part in shown if part != "$with")
+
+    def numbered(self, place: Path) -> list[str | int | None]:
+        """Items as they are counted in the file; None for the only one of what was written without brackets."""
+        said: list[str | int | None] = []
+        node: Node | None = self.located.root
+        for part in place:
+            inner = node_at(node, (part,)) if node is not None else None
+            if node is not None and inner is not None and isinstance(part, int):
+                said.append(None if node.mark == inner.mark else numbers(node)[part])
+            else:
+                said.append(part)
+            node = inner
+        return said
 
     def single(self, action: str) -> bool:
         """Is it an action of one request, written without `steps`?"""

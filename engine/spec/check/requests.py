@@ -65,7 +65,6 @@ def all_steps(connector: Connector, action: str) -> Iterator[tuple[Path, Step]]:
 
 def request_faults(connector: Connector) -> Iterator[Problem]:
     hosts = Hosts(connector.hosts)
-    yield from _open_hosts(connector)
     if connector.http.base_url:
         yield from _address(connector.http.base_url, ("http", "base_url"), hosts)
     if connector.auth.base_url:
@@ -83,12 +82,6 @@ def request_faults(connector: Connector) -> Iterator[Problem]:
         if request.auth is not None and request.auth not in known:
             hint = did_you_mean(request.auth, known) or "without `auth:` the connector's own is used"
             yield Problem((*place, "auth"), "unknown-auth", f"there is no auth {request.auth}", hint)
-
-
-def _open_hosts(connector: Connector) -> Iterator[Problem]:
-    for index, host in enumerate(connector.hosts):
-        if host.strip("*.") == "" or (host.startswith("*.") and "." not in host[2:]):
-            yield Problem(("hosts", index), "hosts", f"{host} names every host", "name the vendor's: *.vendor.com")
 
 
 def _address(text: Any, place: Path, hosts: Hosts) -> Iterator[Problem]:

@@ -22,6 +22,20 @@ _EXPRESSION = re.compile(r"\$\{[^{}]*(?:\{[^{}]*\}[^{}]*)*\}|\{\{.*?\}\}")
 _LATER = ("auth", "schema", "unknown-setting", "unknown-use", "use", "use-cycle")
 
 
+class Shortened(Node):
+    """A list of which items were taken out; `numbers` are those that the others had before."""
+
+    __slots__ = ("numbers",)
+
+    def __init__(self, items: list[Node], before: Node, numbers: list[int]) -> None:
+        super().__init__(items, before.line, before.column)
+        self.numbers = numbers
+
+
+def numbers(node: Node) -> list[int]:
+    return node.numbers if isinstance(node, Shortened) else list(range(len(node.value)))
+
+
 class Salvaged(NamedTuple):
     """What can be used, its long form, what was found on the way, and the names of what was cut."""
 
@@ -93,14 +107,15 @@ def text_of(path: FilePath) -> str:
 def without(root: Node, path: Path) -> Node:
     """The tree without the part at `path`."""
     part, rest = path[0], path[1:]
-    value = root.value
+    value: Any = root.value
     if isinstance(value, dict) and part in value:
         if not rest:
             return root.changed({key: child for key, child in value.items() if key != part})
         return root.changed({**value, str(part): without(value[part], rest)})
     if isinstance(value, list) and isinstance(part, int) and part < len(value):
-        kept = [*value[:part], *([without(value[part], rest)] if rest else []), *value[part + 1 :]]
-        return Node(kept, root.line, root.column)
+        if rest:
+            return Shortened([*value[:part], without(value[part], rest), *value[part + 1 :]], root, numbers(root))
+        return Shortened([*value[:part], *value[part + 1 :]], root, [*numbers(root)[:part], *numbers(root)[part + 1 :]])
     return root
 
 
