@@ -31,7 +31,7 @@ SENDERS = 16
 OUTAGE_S = 2.0
 LONGEST_S = 26.0
 
-CLIENTS = {
+CLIENTS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "loja-abc": ("responsys", "Loja ABC", {"settings": {"list": "CONTACTS_LIST", "folder": "!MasterData"}}),
     "loja-sul": ("responsys", "Loja Sul", {"settings": {"list": "CLIENTES"}}),
     "loja-xyz": ("rdstation", "Loja XYZ Ltda", {"match": "GA4.123456789.987654321", "settings": {"plan": "advanced"}}),

@@ -6,7 +6,7 @@ from concurrent.futures import Future
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from engine.records import (
         Accepted,
@@ -66,6 +66,9 @@ class Buffer(Protocol):
 
     def release(self, lease: Lease, *, wake_at: float | None) -> None:
         """Give the lane back; it is due again at `wake_at` (None: when something is put). Silent if already lost."""
+
+    def reclaim(self, gone: Callable[[str], bool]) -> int:
+        """Free the lanes, locks and slots whose owner is known to be dead; how many lanes. Progress and fences stay."""
 
     def backlog(self, lease: Lease, action: str, *, now: float, cap: int) -> tuple[int, float | None, float | None]:
         """(due deliveries of the action, counted up to `cap`; received_at of the oldest due; next due_at after now)."""

@@ -6,8 +6,8 @@ Leases lanes that are due and calls the stages in order; the same walk, at once,
 
 from __future__ import annotations
 
-import os
 import threading
+import time
 import uuid
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -18,6 +18,7 @@ from engine.batching import Unit
 from engine.errors import ConnectError, LeaseLost, SecretUnavailable, StoreUnavailable
 from engine.exchange import Wire
 from engine.outcomes import DELIVERED
+from engine.owners import is_gone, new_owner
 from engine.program import Done, decode_event
 from engine.records import (
     Answered,
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
     from engine.sending import Masker, Transport
     from engine.spec import types
 
-LEASE_S = 120.0
+LEASE_S = 30.0  # a heartbeat renews it; a lane whose holder died on another machine is free after that long
 TURN_S = 10.0  # a lane gives way to others after that long
 POLL_S = 0.1
 STUMBLE_S = 1.0  # before a lane whose turn ended in an error is looked at again
@@ -96,7 +97,7 @@ class Walk:
             clock=world.clock,
             masker=world.masker(program),
             telemetry=world.telemetry,
-            owner=f"{os.getpid()}-{uuid.uuid4().hex[:12]}",
+            owner=new_owner(),
             keep_alive=keep_alive,
         )
 
@@ -299,10 +300,11 @@ class Worker:
     def __init__(self, world: World, *, workers: int = 4) -> None:
         self.world = world
         self.workers = workers
-        self.owner = f"{os.getpid()}-{uuid.uuid4().hex[:8]}"
+        self.owner = new_owner()
         self.running: dict[tuple[str, str], Future[bool]] = {}
         self.stopping = threading.Event()
         self.held: dict[tuple[str, str, str], float] = {}  # (connector, client, action) -> until
+        self.turns: dict[tuple[str, str], Turn] = {}
 
     # --- lanes ---
 
@@ -312,7 +314,7 @@ class Worker:
         lease = world.store.lease(connector, client, owner=self.owner, ttl_s=LEASE_S, now=world.clock.now())
         if lease is None:
             return False
-        turn = Turn(self, lease)
+        turn = self.turns[connector, client] = Turn(self, lease)
         wake_at: float | None = world.clock.now() + STUMBLE_S  # however this turn ends, the lane comes due again
         try:
             worked = turn.take()
@@ -322,6 +324,7 @@ class Worker:
             world.telemetry.event("lease-lost", connector=connector, client=client, why=str(error))
             return False
         finally:
+            del self.turns[connector, client]
             world.store.release(turn.lease, wake_at=wake_at)
 
     def drain(self) -> int:
@@ -336,7 +339,9 @@ class Worker:
 
     def run(self, *, until_empty: bool = False) -> None:
         """Lanes in a bounded pool of threads until `stop`, or until nothing is due."""
+        self.world.store.reclaim(is_gone)
         with ThreadPoolExecutor(self.workers, thread_name_prefix="lane") as pool:
+            threading.Thread(target=self.beat, name="heartbeat", daemon=True).start()
             while not self.stopping.is_set():
                 try:
                     started = self.start_due(pool)
@@ -348,6 +353,19 @@ class Worker:
                 self.stopping.wait(POLL_S if not started else 0.01)
             for future in list(self.running.values()):
                 future.exception()
+
+    def beat(self) -> None:
+        """Renew the leases of lanes that are being run, so that a slow CRM does not cost us the lane."""
+        while not self.stopping.wait(LEASE_S / 3) or self.turns:
+            for turn in list(self.turns.values()):
+                try:
+                    turn.renew()
+                except ConnectError as error:
+                    self.world.telemetry.event(
+                        "lease-lost", connector=turn.lease.connector, client=turn.lease.client, why=str(error)
+                    )
+            if self.stopping.is_set():
+                time.sleep(POLL_S)
 
     def start_due(self, pool: ThreadPoolExecutor) -> int:
         for lane, future in list(self.running.items()):
@@ -436,11 +454,15 @@ class Turn:
         self.worker, self.world, self.lease = worker, worker.world, lease
         self.wake_at: float | None = None
         self.settled = False
+        self.renewing = threading.Lock()
 
     def keep_alive(self) -> None:
-        now = self.world.clock.now()
-        if self.lease.until - now < LEASE_S / 2:
-            self.lease = self.world.store.renew(self.lease, ttl_s=LEASE_S, now=now)
+        if self.lease.until - self.world.clock.now() < LEASE_S / 2:
+            self.renew()
+
+    def renew(self) -> None:
+        with self.renewing:
+            self.lease = self.world.store.renew(self.lease, ttl_s=LEASE_S, now=self.world.clock.now())
 
     def take(self) -> bool:
         lease, world = self.lease, self.world

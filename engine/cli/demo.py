@@ -8,8 +8,14 @@ import tempfile
 import time
 from collections import Counter
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from engine.demo import Demo, Row
 
 
 @click.command("demo")
@@ -81,29 +87,31 @@ def command(keep: bool) -> None:
     sys.exit(code)
 
 
-def table(rows: list[object]) -> None:
+def table(rows: list[Row]) -> None:
     """The one table: accepted = delivered + rejected + skipped + waiting, by client."""
-    head = f"{'client':<11} {'connector':<11} {'accepted':>8} = {'delivered':>9} + {'rejected':>8} + {'skipped':>7} + {'waiting':>7}  {'answer':>8}"
+    head = (
+        f"{'client':<11}{'connector':<11}{'accepted':>8} = {'delivered':>9} + {'rejected':>8} + {'skipped':>7} + "
+        f"{'waiting':>7}{'answer':>8}"
+    )
     click.echo(f"\n{head}\n{'-' * len(head)}")
-    totals = [0, 0, 0, 0, 0]
     for row in rows:
-        client, connector, *counts, answer_ms = row  # type: ignore[misc]
-        totals = [total + count for total, count in zip(totals, counts, strict=True)]
-        click.echo(line(client, connector, counts, f"{answer_ms:.0f} ms"))
+        counts = (row.accepted, row.delivered, row.rejected, row.skipped, row.waiting)
+        click.echo(line(row.client, row.connector, counts, f"{row.answer_ms:.0f} ms"))
+    totals = [sum(each) for each in zip(*(row[2:7] for row in rows), strict=True)]
     click.echo("-" * len(head))
     click.echo(line("all", "", totals, "") + "\n")
 
 
-def line(client: str, connector: str, counts: list[int], answer: str) -> str:
+def line(client: str, connector: str, counts: Sequence[int], answer: str) -> str:
     accepted, delivered, rejected, skipped, waiting = counts
     return (
-        f"{client:<11} {connector:<11} {accepted:>8} = {delivered:>9} + {rejected:>8} + {skipped:>7} + {waiting:>7}  {answer:>8}"
+        f"{client:<11}{connector:<11}{accepted:>8} = {delivered:>9} + {rejected:>8} + {skipped:>7} + {waiting:>7}{answer:>8}"
     ).rstrip()
 
 
-def explain(run: object) -> None:
+def explain(run: Demo) -> None:
     """One dead letter: what was sent, what came back, what it means, what to do."""
-    found = list(run.dead())  # type: ignore[attr-defined]
+    found = list(run.dead())
     if not found:
         return
     one = next((dead for dead in found if "poison" in str(dead["reply"]) or dead["status"] == 400), found[0])

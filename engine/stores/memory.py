@@ -242,6 +242,19 @@ class MemoryStore:
         lane.owner, lane.until = None, -math.inf
 
     @_one_at_a_time
+    def reclaim(self, gone: Callable[[str], bool]) -> int:
+        held = [lane for lane in self._lanes.values() if lane.owner is not None and gone(lane.owner)]
+        for lane in held:
+            lane.owner, lane.until = None, -math.inf
+        for name, (owner, _) in list(self._locks.items()):
+            if gone(owner):
+                del self._locks[name]
+        for slots in self._slots.values():
+            for owner in [owner for owner in slots if gone(owner)]:
+                del slots[owner]
+        return len(held)
+
+    @_one_at_a_time
     def change_lane(self, connector: str, client: str, change: LaneChange, *, now: float) -> None:
         del now
         self._apply((connector, client), change)

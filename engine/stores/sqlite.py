@@ -233,6 +233,9 @@ class SqliteStore:
     def release(self, lease: Lease, *, wake_at: float | None) -> None:
         self._writer.run(lambda db: _release(db, lease, wake_at))
 
+    def reclaim(self, gone: Callable[[str], bool]) -> int:
+        return self._writer.run(lambda db: _reclaim(db, gone))
+
     def change_lane(self, connector: str, client: str, change: LaneChange, *, now: float) -> None:
         self._writer.run(lambda db: _change_lane(db, connector, client, change, now))
 
@@ -814,6 +817,20 @@ def _release(db: _Connection, lease: Lease, wake_at: float | None) -> None:
     if _value(db, "SELECT stirred FROM lanes WHERE id = ?", (lane,)):
         times.append(_earliest(db, lane))
     db.execute("UPDATE lanes SET owner = NULL, until = NULL, wake_at = ? WHERE id = ?", (first_of(times), lane))
+
+
+def _reclaim(db: _Connection, gone: Callable[[str], bool]) -> int:
+    freed = 0
+    for table, free in (
+        ("lanes", "UPDATE lanes SET owner = NULL, until = NULL WHERE owner = ?"),
+        ("locks", "DELETE FROM locks WHERE owner = ?"),
+        ("slots", "DELETE FROM slots WHERE owner = ?"),
+    ):
+        owners = [owner for (owner,) in db.execute(f"SELECT DISTINCT owner FROM {table} WHERE owner IS NOT NULL")]
+        for owner in filter(gone, owners):
+            rows = db.execute(free, (owner,)).rowcount
+            freed += rows if table == "lanes" else 0
+    return freed
 
 
 def _change_lane(db: _Connection, connector: str, client: str, change: LaneChange, now: float) -> None:

@@ -1,0 +1,37 @@
+"""Who holds a lane, a lock or a slot: a process of a machine; and whether one of this machine surely lives no more."""
+
+from __future__ import annotations
+
+import os
+import socket
+import uuid
+
+_MACHINE = socket.gethostname().replace("/", "-")
+_OURS: set[str] = set()
+
+
+def new_owner() -> str:
+    """A name for one holder of this process."""
+    owner = f"{_MACHINE}/{os.getpid()}/{uuid.uuid4().hex[:12]}"
+    _OURS.add(owner.rsplit("/", 1)[1])
+    return owner
+
+
+def is_gone(owner: str) -> bool:
+    """
+    Surely dead: of this machine, and its process is not there, or is us under a number that was used before.
+
+    Of other machines nothing is known; what they held comes free when its time is over.
+    """
+    parts = owner.split("/")
+    if len(parts) != 3 or parts[0] != _MACHINE or not parts[1].isdigit():
+        return False
+    if int(parts[1]) == os.getpid():
+        return parts[2] not in _OURS
+    try:
+        os.kill(int(parts[1]), 0)
+    except ProcessLookupError:
+        return True
+    except OSError:
+        return False
+    return False
