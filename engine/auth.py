@@ -17,8 +17,8 @@ import msgspec
 from engine.errors import BadValue, ConnectError, EgressRefused
 from engine.limits import Gate
 from engine.mapping import compile_tree
-from engine.names import AUTH, CLIENT, REPLY, WAIT
-from engine.outcomes import Judge, Level
+from engine.names import ADDRESS, AUTH, CLIENT, REPLY, WAIT
+from engine.outcomes import DELIVERED, Judge, Level
 from engine.records import Outcome, OutcomeKind, TokenRow, Trace
 from engine.retrying import moment
 from engine.sending import NOTHING, NoReply, Placement, Reply, Requester
@@ -85,8 +85,8 @@ class Auth:
             Level(compiler, token.replies if token else None, AUTH | REPLY | WAIT, (*place, "token", "replies")),
             Level(compiler, connector.replies, CLIENT | REPLY | WAIT, ("replies",)),
         ]
-        self.base_url = compiler.text(spec.base_url, AUTH, (*place, "base_url"), "must") if spec.base_url else None
-        self.http_base_url = compiler.text(connector.http.base_url, AUTH, ("http", "base_url"), "must")
+        self.base_url = compiler.text(spec.base_url, ADDRESS, (*place, "base_url"), "must") if spec.base_url else None
+        self.http_base_url = compiler.text(connector.http.base_url, ADDRESS, ("http", "base_url"), "must")
         self.request = self.renewal = None
         if token is not None:
             if token.request is not None:
@@ -155,15 +155,23 @@ class Auth:
     def serves(self, row: TokenRow, wire: Wire, stale: float | None) -> bool:
         if row.fingerprint != wire.fingerprint or (stale is not None and row.obtained_at <= stale):
             return False
-        return row.expires_at is None or wire.clock.now() < row.expires_at - self.margin_s
+        if row.expires_at is None:
+            return True
+        margin_s = min(
+            self.margin_s, (row.expires_at - row.obtained_at) / 2
+        )  # also a token of one minute serves a while
+        return wire.clock.now() < row.expires_at - margin_s
 
     def obtain(self, wire: Wire, old: TokenRow | None, stale: float | None) -> TokenRow:
-        """A new token, by renewal while the old one lives, else by a new log-in; stored before it is used."""
+        """
+        A new token, stored before it is used: by renewal while the old one lives or came with a refresh token, which
+        outlives it and may be the only one that is still good; else, or where that is refused, by a new log-in.
+        """
         assert self.request is not None
         if old is not None and old.fingerprint != wire.fingerprint:
             old = None
         alive = old is not None and stale is None and (old.expires_at is None or wire.clock.now() < old.expires_at)
-        if self.renewal is not None and old is not None and alive:
+        if self.renewal is not None and old is not None and (alive or "refresh_token" in old.values):
             try:
                 return self.ask(wire, self.renewal, old, "renewed")
             except AuthFailed as failed:
@@ -195,7 +203,7 @@ class Auth:
             if isinstance(reply, Reply):
                 trace = Trace(prepared.method, wire.masker.mask(prepared.url), reply.status)  # never bodies of a log-in
             judged = {**scope, "now": now, "failures": 0}
-            outcome = wanted.judge.verdict(judged, reply, records=1).outcome or Outcome(OutcomeKind.DELIVERED)
+            outcome = wire.shown(wanted.judge.verdict(judged, reply, records=1).outcome) or DELIVERED
             if outcome.kind is OutcomeKind.DELIVERED and isinstance(reply, Reply):
                 return self.keep(wire, wanted, scope, reply, old, now, how)
             raise AuthFailed(self.as_lane(outcome, reply), trace)

@@ -12,6 +12,7 @@ BATCH = CLIENT | {"batch", "steps", "delivery"}
 SINGLE = CHECKED | {"steps"}  # an action without `batch:` stays with its one row
 LOOKUP = CLIENT | {"batch"}  # sources with `keys:`; those with `key:` see `key`
 AUTH = CLIENT | {"secrets", "token", "now"}
+ADDRESS = AUTH - {"secrets"}  # a base URL: it is logged and shown
 REPLY = frozenset({"response"})
 WAIT = frozenset({"now", "failures"})
 SANDBOX = frozenset({"request", "path", "calls", "now"})

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from engine.spec import types
 
 DELIVERED = Outcome(OutcomeKind.DELIVERED)
-SHOWN = 300
+LONGEST = 20_000  # characters of a vendor's message; `Wire.shown` masks it and cuts it further
 
 
 class Rule:
@@ -113,13 +113,13 @@ def as_text(value: Any) -> str:
 
 
 def as_code(code: Any) -> str:
-    return "" if code is None else as_text(code)[:100]
+    return "" if code is None else as_text(code)[:LONGEST]
 
 
 def describe(reply: Reply | None, code: Any, message: Any) -> str:
     """`HTTP 400 INVALID_FIELD: No such column`, whatever there is of it."""
     status = f"HTTP {reply.status}" if reply is not None and code is None and message is None else ""
-    parts = [as_text(part)[:SHOWN].strip() for part in (code, message) if part is not None and as_text(part).strip()]
+    parts = [as_text(part)[:LONGEST].strip() for part in (code, message) if part is not None and as_text(part).strip()]
     return status or ": ".join(dict.fromkeys(parts)) or (f"HTTP {reply.status}" if reply is not None else "")
 
 
@@ -310,16 +310,25 @@ class ResultsRule:
                 return None
             named += [(entry, {"ok_at": True, "failed_at": False}.get(name)) for entry in listed]
         found: list[Outcome | None] = [None] * len(records)
+        owners = self.owners(records)
         for index, (entry, fine) in enumerate(named):
-            for position in self.positions(inside, entry, index, records):
+            for position in self.positions(inside, entry, index, records, owners):
                 verdict = self.judge({**inside, "result": entry, "record": records[position]}, reply, fine)
                 if found[position] is None or verdict.kind is not OutcomeKind.DELIVERED:
                     found[position] = verdict
-        if self.position is None and self.theirs is None and len(named) > len(records):
+        if self.position is None and self.theirs is None and len(named) > len(owners):
             return None  # more answers than records: which is whose can't be known
         return found
 
-    def positions(self, scope: Mapping[str, Any], entry: Any, index: int, records: Sequence[Any]) -> list[int]:
+    def owners(self, records: Sequence[Any]) -> Sequence[int]:
+        """For each item of the body the record it came from: itself, or with `items` one of the lists in a record."""
+        if not self.spec.items:
+            return range(len(records))
+        return [at for at, record in enumerate(records) for name in self.spec.items for _ in listed_in(record, name)]
+
+    def positions(
+        self, scope: Mapping[str, Any], entry: Any, index: int, records: Sequence[Any], owners: Sequence[int]
+    ) -> list[int]:
         """The records that one entry of the reply speaks of."""
         inside = {**scope, "result": entry}
         if self.theirs is not None and self.ours is not None:
@@ -330,7 +339,7 @@ class ResultsRule:
         if self.position is not None:
             value = key_of(self.position, inside)
             index = int(value) - self.base if isinstance(value, str) and value.lstrip("-").isdigit() else -1
-        return [index] if 0 <= index < len(records) else []
+        return [owners[index]] if 0 <= index < len(owners) else []
 
     def judge(self, scope: Mapping[str, Any], reply: Reply, fine: bool | None) -> Outcome:
         if fine is None:
@@ -350,6 +359,12 @@ class ResultsRule:
         if self.spec.unnamed == "delivered":
             return DELIVERED
         return Outcome(OutcomeKind.RETRY, f"HTTP {reply.status} names no result for this record", doubtful=True)
+
+
+def listed_in(record: Any, name: str) -> list[Any]:
+    """The items that one record brings along under a name; what is no list is one item."""
+    value = record.get(name) if isinstance(record, dict) else None
+    return value if isinstance(value, list) else [] if value is None else [value]
 
 
 def compiler_args(compiler: Compiler, args: dict[str, Any], names: frozenset[str], place: Path) -> Any:
