@@ -80,6 +80,8 @@ class Batcher:
 
     def units(self, ready: Sequence[Ready]) -> list[Unit]:
         """Folded, in the order in which each person was first seen; what has no person stays by itself."""
+        if self.fold_by is None:
+            return [Unit(one.record, (one.delivery,), {**one.scope, "record": one.record}, one.group) for one in ready]
         groups: dict[Any, list[Ready]] = {}
         for position, one in enumerate(ready):
             groups.setdefault(position if one.fold is None else one.fold, []).append(one)

@@ -21,7 +21,7 @@ import msgspec
 
 from engine import semantics
 from engine.errors import BadValue, ConnectError, EgressRefused
-from engine.mapping import compile_tree, encode_json
+from engine.mapping import ascii_only, compile_tree, encode_json
 from engine.records import Trace
 from engine.spec import units
 
@@ -348,19 +348,6 @@ def header(name: str, value: Any) -> str:
     if not _HEADER.match(text):
         raise BadValue("a header can't carry a line break or this character", f"headers.{name}")
     return text
-
-
-_OUTSIDE = re.compile(r"[^\x00-\x7f]")
-
-
-def ascii_only(raw: bytes) -> bytes:
-    """The same JSON with every character beyond ASCII as `\\uXXXX`."""
-
-    def escape(match: re.Match[str]) -> str:
-        units_ = match[0].encode("utf-16-be")
-        return "".join(f"\\u{units_[at] << 8 | units_[at + 1]:04x}" for at in range(0, len(units_), 2))
-
-    return _OUTSIDE.sub(escape, raw.decode()).encode("ascii")
 
 
 def csv_text(rows: Any, spec: types.Csv) -> str:

@@ -18,8 +18,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.errors import BadValue, EgressRefused
-from engine.mapping import encode_json
-from engine.sending import MAX_REPLY, Hosts, HttpTransport, Masker, NoReply, Prepared, Requester, ascii_only, join
+from engine.mapping import ascii_only, encode_json
+from engine.sending import MAX_REPLY, Hosts, HttpTransport, Masker, NoReply, Prepared, Requester, join
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
