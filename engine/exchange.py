@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from engine.sending import Masker, Requester, Transport
 
 SHORT_WAIT_S = 1.0
+REASON, CODE = 500, 100  # characters
 
 
 class Wire:
@@ -49,6 +50,13 @@ class Wire:
         self.store, self.transport, self.clock = store, transport, clock
         self.masker, self.telemetry, self.owner, self.keep_alive = masker, telemetry, owner, keep_alive
 
+    def shown(self, outcome: Outcome | None) -> Outcome | None:
+        """The outcome as it may be written down and told: what the vendor echoes is masked first and cut then."""
+        if outcome is None or not (outcome.reason or outcome.code):
+            return outcome
+        reason, code = self.masker.mask(outcome.reason), self.masker.mask(outcome.code)
+        return msgspec.structs.replace(outcome, reason=cut(reason, REASON), code=cut(code, CODE))
+
     def exchange(self, prepared: Prepared, *, action: str, step: str) -> Reply | NoReply:
         """Send; no answer is a value here, not an exception."""
         self.keep_alive()
@@ -69,6 +77,10 @@ class Wire:
             seconds=round(self.clock.now() - began, 6),
         )
         return reply
+
+
+def cut(text: str, most: int) -> str:
+    return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
 class Exchanged(NamedTuple):
@@ -105,6 +117,7 @@ class Call:
                 return Exchanged(Verdict(reply), None, None)
             judged = {**scope, "now": wire.clock.now(), "failures": failures}
             verdict = self.judge.verdict(judged, reply, records=records)
+            verdict = msgspec.structs.replace(verdict, outcome=wire.shown(verdict.outcome))
             trace = wire.masker.trace(prepared, reply if isinstance(reply, Reply) else None)
             done = Exchanged(verdict, reply if isinstance(reply, Reply) else None, trace, base_url, prepared)
             if verdict.outcome is None or verdict.outcome.kind is not OutcomeKind.REAUTH:

@@ -108,6 +108,7 @@ class Source:
                 raise Stopped(reply, None)
             judged = {**inside, "now": wire.clock.now(), "failures": failures}
             verdict = self.call.judge.verdict(judged, reply, records=len(keys))
+            verdict = msgspec.structs.replace(verdict, outcome=wire.shown(verdict.outcome))
             came = reply if hasattr(reply, "status") else None
             done = done._replace(verdict=verdict, reply=came, trace=wire.masker.trace(following, came))  # type: ignore[arg-type]
         raise BadValue(f"more than {MAX_PAGES} pages of rows")

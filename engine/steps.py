@@ -225,7 +225,7 @@ class Steps:
         if found is None:
             reason = f"HTTP {done.reply.status} without the results of its records"
             return Outcome(OutcomeKind.RETRY, reason, otherwise=OutcomeKind.PAUSE, doubtful=True)
-        for member, outcome in zip(live, found, strict=True):
+        for member, outcome in zip(live, map(wire.shown, found), strict=True):
             if outcome is None:
                 continue
             member.named, member.trace = True, done.trace
