@@ -48,7 +48,8 @@ def listen(host: str, port: int) -> socket.socket:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         sock = socket.create_server((host, port), family=family, backlog=2048)
     except OSError as error:
-        raise UsageError(f"can't listen on {host}:{port}: {error.strerror or error}") from None
+        why = str(error.strerror or error).partition(" (while")[0]
+        raise UsageError(f"can't listen on {host}:{port}: {why}") from None
     sock.setblocking(False)
     return sock
 

@@ -339,5 +339,7 @@ class Engine:
                 self.telemetry.event("fault", where="watch", error=f"{type(error).__name__}: {error}")
 
     def close(self) -> None:
-        """Finish what is queued."""
+        """Finish what is queued; let go of store and connections."""
         self.store.close()
+        if isinstance(transport := self.worker.world.transport, HttpTransport):
+            transport.close()

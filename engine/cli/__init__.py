@@ -90,7 +90,7 @@ def run(args: list[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a terminal that lacks a letter is no reason to fail
     try:
-        returned = connect.main(args, prog_name="connect", standalone_mode=False)
+        returned = _called(sys.argv[1:] if args is None else args)
         if sys.stdout is not None:
             sys.stdout.flush()
         return returned if isinstance(returned, int) else 0
@@ -98,7 +98,7 @@ def run(args: list[str] | None = None) -> int:
         error.show()
         return 2
     except (click.Abort, KeyboardInterrupt):
-        click.echo("stopped", err=True)
+        click.echo("\nstopped", err=True)
         return 130
     except BrokenPipeError:  # the reader, such as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -115,3 +115,16 @@ def run(args: list[str] | None = None) -> int:
         what = f"{type(error).__name__}: {said}" if said else type(error).__name__
         click.echo(f"connect: this is our fault: {what} (CONNECT_TRACE=1 shows where)", err=True)
         return 3
+
+
+def _called(args: list[str]) -> Any:
+    """What the command returns; unlike click's own `main`, it lets every error through to `run`."""
+    if asked := os.environ.get("_CONNECT_COMPLETE"):
+        from click.shell_completion import shell_complete
+
+        return shell_complete(connect, {}, "connect", "_CONNECT_COMPLETE", asked)
+    try:
+        with connect.make_context("connect", list(args)) as context:
+            return connect.invoke(context)
+    except click.exceptions.Exit as end:
+        return end.exit_code

@@ -41,6 +41,7 @@ def command(name: str, client: str, via: str | None, store_url: str | None, as_j
     from engine.worker import Walk
 
     engine = Engine(project, MemoryStore(), via=options.checked_via(via, project))
+    click.get_current_context().call_on_close(engine.close)
     program = engine.program(name, client)
     wire = Walk(engine.worker.world, program, keep_alive=lambda: None).wire
     found = checks(program, wire) or [log_in(program, wire)]

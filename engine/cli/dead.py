@@ -62,7 +62,7 @@ def list_(
     cells = [
         [dead.id, dead.connector, dead.client, dead.action, dead.attempts, output.moment(dead.at)[:16]] for dead in rows
     ]
-    click.echo(output.table(HEADS, cells, notes=[dead.reason for dead in rows]) if rows else "no dead letter")
+    click.echo(output.table(HEADS, cells, notes=[masked(dead.reason) for dead in rows]) if rows else "no dead letter")
     if more:
         click.echo(f"there are more than {limit}; see --limit", err=True)
 
@@ -125,16 +125,18 @@ def text(dead: Dead, event: Any, mask: Callable[[Any], Any]) -> str:
         lines += ["", f"request:  {trace.method} {mask(trace.url)}", *([mask(trace.request)] if trace.request else [])]
         status = f"HTTP {trace.status}" if trace.status is not None else "none"
         lines += ["", f"reply:    {status}", *([mask(trace.reply)] if trace.reply else [])]
-    return "\n".join([*lines, "", f"next: {next_step(dead)}"])
+    lines += ["", f"next:     {next_step(dead)}"]
+    lines += [f"          connect dead retry {dead.id}      to try it again"]
+    lines += [f"          connect dead discard {dead.id}    to give it up"]
+    return "\n".join(lines)
 
 
 def next_step(dead: Dead) -> str:
-    again = f"`connect dead retry {dead.id}`; or give it up: `connect dead discard {dead.id}`"
     if dead.expected:
-        return f"nothing: the connector expects such rejections; to try it all the same: {again}"
+        return "nothing: the connector expects such rejections"
     if dead.code == "invalid":
-        return f"mend the connector's or client's file, or the sender for the next events; then {again}"
-    return f"mend what the reason names, in the CRM or in the client's file; then {again}"
+        return "mend the connector's or the client's file, or what sends such events"
+    return "mend what the reason names, in the CRM or in the client's file"
 
 
 def masked(value: Any) -> Any:

@@ -40,6 +40,7 @@ def command(
         store = options.open_store(store_url, project)
         stack.callback(store.close)
         engine, _, alerts = options.make_engine(project, store, via=via, workers=workers, log_level=log_level)
+        stack.callback(engine.close)
         stack.callback(options.close_alerts, alerts)
         over = threading.Event()
 

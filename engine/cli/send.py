@@ -37,6 +37,7 @@ def command(name: str, file: Path, client: str | None, via: str | None, as_json:
     from engine.stores.memory import MemoryStore
 
     engine = Engine(project, MemoryStore(), via=options.checked_via(via, project))
+    click.get_current_context().call_on_close(engine.close)
     engine.program(name, who)
     program = at_once(project.connector(name), project.client(who))
     events = accepted(program, body, engine.clock.now())

@@ -77,6 +77,7 @@ def command(
             log_level=log_level,
             reloads=reload if reload is not None else settings.reload,
         )
+        stack.callback(engine.close)
         stack.callback(options.close_alerts, alerts)
         stop = threading.Event()
         delivery = Delivery(engine, stop)
