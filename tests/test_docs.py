@@ -1,0 +1,347 @@
+"""What people read says what the code does: its YAML compiles, its tables are whole, its links lead somewhere."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from decimal import Decimal
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+import pytest
+
+from engine import names
+from engine.examples import run_example
+from engine.mapping import DIRECTIVES
+from engine.program import Program
+from engine.sandbox import Sandbox
+from engine.spec import types
+from engine.spec.load import load_client, load_connector
+from engine.spec.located import read
+from engine.spec.presets import PRESETS
+from engine.spec.project import Project
+
+ROOT = Path(__file__).parents[1]
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
+LANGUAGE = (ROOT / "docs/language.md").read_text(encoding="utf-8")
+FENCE = re.compile(r"^```(\w*)([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+# What stands around a fragment of the language page: `yaml connector` is part of a connector, `yaml action` of an
+# action, `yaml record` of a record, `yaml rule` a list of outcome rules.
+AROUND = {
+    "connect": 1,
+    "name": "acme-crm",
+    "title": "Acme CRM",
+    "hosts": ["api.acme-crm.example", "login.acme-crm.example", "*.acme-crm.example"],
+    "fields": {"email": "${ event.email }", "activity": "${ event.eventType }"},
+    "http": {"base_url": "https://api.acme-crm.example/v1"},
+    "actions": {"add_note": {"record": {}, "request": {"path": "/notes", "json": "${ record }"}}},
+}
+
+
+class Block(NamedTuple):
+    page: Path
+    line: int
+    language: str
+    kind: str
+    text: str
+
+    @property
+    def id(self) -> str:
+        return f"{self.page.relative_to(ROOT)}:{self.line}"
+
+
+def blocks(page: Path) -> Iterator[Block]:
+    text = page.read_text(encoding="utf-8")
+    for found in FENCE.finditer(text):
+        line = text.count("\n", 0, found.start()) + 2
+        yield Block(page, line, found[1], found[2].strip(), found[3])
+
+
+YAML = [block for page in PAGES for block in blocks(page) if block.language == "yaml"]
+
+
+def whole(block: Block) -> str:
+    """The fragment with the rest of a connector around it, as JSON, which is YAML."""
+    data = read(block.text, block.id).data
+    connector = json.loads(json.dumps(AROUND))
+    match block.kind:
+        case "connector":
+            connector |= data
+        case "action":
+            request = connector["actions"]["add_note"]
+            connector["actions"]["add_note"] = {**({} if "steps" in data else request), "record": {}, **data}
+        case "record":
+            connector["actions"]["add_note"]["record"] = data
+        case "rule":
+            connector["replies"] = {"outcomes": data}
+        case other:
+            raise AssertionError(f"{block.id}: ```yaml {other}: say what it is a part of")
+    return msgspec.json.Encoder(decimal_format="number").encode(connector).decode()
+
+
+def compiled(connector: types.Connector) -> list[Any]:
+    """What does not compile in it."""
+    anyone = types.Client(client="anyone", connectors={})
+    problems = list(Program(connector, anyone, types.Binding()).compiler.problems)
+    if connector.sandbox is not None:
+        problems += Sandbox(connector).problems
+    return problems
+
+
+@pytest.mark.parametrize("block", YAML, ids=lambda block: block.id)
+def test_every_yaml_block_is_valid_and_compiles(block: Block) -> None:
+    first = block.text.lstrip().partition("\n")[0]
+    if first.startswith("client:"):
+        client, findings, _ = load_client(read(block.text, block.id))
+        assert (client is not None, findings) == (True, [])
+        return
+    text = block.text if "\nconnect:" in f"\n{block.text}" else whole(block)
+    connector, findings, _ = load_connector(read(text, block.id))
+    assert (connector is not None, findings) == (True, [])
+    assert connector is not None
+    assert compiled(connector) == []
+
+
+def schema_properties(node: Any) -> Iterator[str]:
+    if isinstance(node, dict):
+        yield from node.get("properties", {})
+        for key, child in node.items():
+            if not (key == "examples" and isinstance(child, list)):
+                yield from schema_properties(child)
+    elif isinstance(node, list):
+        for child in node:
+            yield from schema_properties(child)
+
+
+def named_in(text: str) -> set[str]:
+    """What stands in `code`, word by word."""
+    return {word for code in re.findall(r"`([^`\n]+)`", text) for word in re.findall(r"\$?[A-Za-z_][\w-]*", code)}
+
+
+@pytest.mark.parametrize("name", ["connector", "client"])
+def test_every_field_of_the_schemas_is_named_in_the_language_page(name: str) -> None:
+    schema = json.loads((ROOT / f"schemas/{name}.schema.json").read_text(encoding="utf-8"))
+    assert set(schema_properties(schema)) - named_in(LANGUAGE) == set()
+
+
+def test_every_directive_preset_and_context_name_is_described() -> None:
+    told = named_in(LANGUAGE)
+    assert (DIRECTIVES - {"$with"}) - told == set()  # $with is what an expanded $use becomes
+    assert set(PRESETS) - told == set()
+    known = set().union(*(getattr(names, place) for place in dir(names) if place.isupper())) - {"calls"}
+    assert known - told == set()
+
+
+def outcome_words(section: str) -> set[str]:
+    return set(re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE))
+
+
+def test_the_table_of_outcomes_is_whole() -> None:
+    schema = json.loads((ROOT / "schemas/connector.schema.json").read_text(encoding="utf-8"))
+    section = LANGUAGE.partition("## 10. Outcomes")[2].partition("\n`replies` has")[0]
+    assert outcome_words(section) == set(schema["$defs"]["outcome"]["enum"])
+
+
+# the calls that make findings, and which argument is the rule's id; -1: the first text among them
+RULE_AT = {"finding": 1, "_find": -1, "Finding": 3, "ExpressionError": 0, "problem": 0, "Problem": 1, "missing": 1}
+MADE_IN = ("expressions", "emitting", "jmes", "jinja", "mapping")
+
+
+def texts_in(node: ast.AST) -> list[str]:
+    return [each.value for each in ast.walk(node) if isinstance(each, ast.Constant) and isinstance(each.value, str)]
+
+
+def rules_made(tree: ast.AST) -> Iterator[str]:
+    """The ids of findings that a module makes, where they are written as texts."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call):
+            name = getattr(node.func, "attr", getattr(node.func, "id", ""))
+            at = RULE_AT.get(name) if node.args else None
+            if at == -1:
+                yield from [each.value for each in node.args if isinstance(each, ast.Constant)][:1]
+            elif at is not None and not any(isinstance(each, ast.Starred) for each in node.args[: at + 1]):
+                yield from texts_in(node.args[at]) if isinstance(node.args[at], ast.Constant | ast.IfExp) else []
+        elif isinstance(node, ast.FunctionDef) and node.name == "_in_words":  # gives (rule, what is wrong, hint)
+            for each in ast.walk(node):
+                if isinstance(each, ast.Return) and isinstance(each.value, ast.Tuple):
+                    yield from texts_in(each.value.elts[0])
+
+
+def rule_ids() -> set[str]:
+    files = [*(ROOT / "engine/spec").rglob("*.py"), *(ROOT / f"engine/{name}.py" for name in MADE_IN)]
+    found = {rule for file in files for rule in rules_made(ast.parse(file.read_text(encoding="utf-8")))}
+    schemas = "".join(file.read_text(encoding="utf-8") for file in (ROOT / "schemas").glob("*.json"))
+    return found | set(re.findall(r'"x-rule": "([\w-]+)"', schemas))
+
+
+def test_every_finding_is_in_the_table_with_what_to_write_instead() -> None:
+    section = LANGUAGE.partition("## 24. Findings")[2].partition("\n## ")[0]
+    rows = dict(re.findall(r"^\| `([\w-]+)` \| .+ \| (.+) \|$", section, re.MULTILINE))
+    made = rule_ids()
+    assert {"unknown-key", "secret-literal", "not-path", "directive"} <= made  # it does find them
+    assert made - rows.keys() == set()
+
+
+def anchors(page: Path) -> set[str]:
+    """The anchors that GitHub gives the headings of a page."""
+    text = FENCE.sub("", page.read_text(encoding="utf-8"))
+    heads = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", head.lower()).replace(" ", "-") for head in heads}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_between_pages_lead_somewhere(page: Path) -> None:
+    text = FENCE.sub("", page.read_text(encoding="utf-8"))
+    lost = []
+    for link in re.findall(r"\]\(([^)\s]+)\)", text):
+        if link.startswith(("https:", "http:", "mailto:")):
+            continue
+        path, _, anchor = link.partition("#")
+        target = (page.parent / path).resolve() if path else page
+        if not target.exists() or (anchor and anchor not in anchors(target)):
+            lost.append(link)
+    assert lost == []
+
+
+# --- pages whose commands are run ---
+
+
+class Shell:
+    """One shell that a reader types into; what begins with $ is typed, what follows is what has to come."""
+
+    def __init__(self, directory: Path, ports: dict[str, str]) -> None:
+        self.directory, self.ports = directory, ports
+        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("CONNECT_")}
+        self.bash = subprocess.Popen(
+            ["bash", "--norc"],
+            cwd=directory,
+            env={**kept, "PATH": path, "COLUMNS": "100"},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    def here(self, text: str) -> str:
+        """The text with free ports in the place of the usual ones."""
+        for usual, free in self.ports.items():
+            text = text.replace(usual, free)
+        return text
+
+    def type(self, command: str) -> str:
+        """What comes; the command's own failure is shown as `exit N`."""
+        assert self.bash.stdin is not None
+        assert self.bash.stdout is not None
+        self.bash.stdin.write(f"{self.here(command)}\nprintf '\\nrc=%s\\n' $?\n")
+        self.bash.stdin.flush()
+        lines: list[str] = []
+        while not (line := self.bash.stdout.readline()).startswith("rc="):
+            assert line, f"the shell ended in {command}"
+            lines.append(line)
+        code = line.strip().removeprefix("rc=")
+        shown = "".join(lines)
+        return shown if code == "0" else f"{shown}exit {code}"
+
+    def background(self, command: str, expected: str) -> None:
+        out = self.directory / f"out-{command.split()[1]}"
+        port = {"connect sandbox": " --port 8090", "connect serve": " --port 8080"}[command]
+        self.type(f"{command}{port} > {out} 2> {out}.err &")
+        until = time.monotonic() + 15
+        while time.monotonic() < until and not alike(self.here(expected), out.read_text() if out.exists() else ""):
+            time.sleep(0.05)
+        assert_alike(self.here(expected), out.read_text())
+
+    def close(self) -> None:
+        self.type("kill $(jobs -p); wait")
+        assert self.bash.stdin is not None
+        self.bash.stdin.close()
+        self.bash.wait(10)
+        assert self.bash.stdout is not None
+        self.bash.stdout.close()
+
+
+def trimmed(text: str) -> str:
+    return "\n".join(line.rstrip() for line in text.strip().splitlines())
+
+
+def alike(expected: str, shown: str) -> bool:
+    pattern = re.escape(trimmed(expected)).replace("…", ".*?")
+    return re.fullmatch(pattern, trimmed(shown)) is not None
+
+
+def assert_alike(expected: str, shown: str) -> None:
+    if not alike(expected, shown):
+        assert trimmed(shown) == trimmed(expected)
+
+
+def exchanges(text: str) -> Iterator[tuple[str, str]]:
+    """(command, what it prints) of a console block."""
+    for part in re.split(r"^\$ ", text, flags=re.MULTILINE)[1:]:
+        command, _, shown = part.partition("\n")
+        yield command, shown
+
+
+def free_port() -> str:
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        return str(sock.getsockname()[1])
+
+
+@pytest.mark.parametrize("page", ["docs/first-connector.md"])
+def test_the_tutorial_does_what_it_says(page: str, tmp_path: Path) -> None:
+    shell = Shell(tmp_path, {"8080": free_port(), "8090": free_port()})
+    project = tmp_path / "my-project"
+    try:
+        for block in blocks(ROOT / page):
+            if block.kind.startswith("file="):
+                (project / block.kind.removeprefix("file=")).write_text(block.text, encoding="utf-8")
+            if block.language != "console" or block.kind == "setup":
+                continue
+            for command, expected in exchanges(block.text):
+                if block.kind == "background":
+                    shell.background(command, expected)
+                else:
+                    assert_alike(shell.here(expected), shell.type(command))
+    finally:
+        shell.close()
+
+
+# --- connector pages ---
+
+PROJECT = Project(ROOT)
+
+
+@pytest.mark.parametrize("name", sorted(PROJECT.connector_files()))
+def test_a_connector_page_shows_what_the_engine_sends(name: str) -> None:
+    connector = PROJECT.connector(name)
+    page = list(blocks(ROOT / f"docs/connectors/{name}.md"))
+    (event,) = [exact_json(block.text) for block in page if block.kind == "event"]
+    sent = [exact_json(block.text) for block in page if block.kind == "sent"]
+    assert sent
+    shown: list[Any] = []
+    for example in connector.examples:
+        if event in example.events:
+            assert run_example(connector, example).message == ""
+            shown += [each.sends["json"] for each in example.exchange if each.sends and "json" in each.sends]
+    assert [body for body in sent if body not in shown] == []
+
+
+@pytest.mark.parametrize("name", sorted(PROJECT.connector_files()))
+def test_a_connector_page_names_every_setting_secret_action_and_table(name: str) -> None:
+    connector = PROJECT.connector(name)
+    wanted = {*connector.settings.properties, *connector.secrets, *connector.actions}
+    tables = set(connector.tables) - {"rates"}  # the vendor's plans, which no client changes
+    assert (wanted | tables) - named_in((ROOT / f"docs/connectors/{name}.md").read_text(encoding="utf-8")) == set()
+
+
+def exact_json(text: str) -> Any:
+    return msgspec.json.Decoder(float_hook=Decimal).decode(text)
