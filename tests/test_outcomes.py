@@ -2,16 +2,31 @@
 
 from __future__ import annotations
 
+import os
+from decimal import Decimal
+from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from conftest import REFUSED, START, TIMED_OUT, Answer, Shop, Vendor, program_from, reply
+from conftest import REFUSED, START, TIMED_OUT, Answer, Heard, Shop, Vendor, balanced, program_from, reply
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
-from engine.records import Outcome, OutcomeKind
+from engine.clock import VirtualClock
+from engine.mapping import encode_json
+from engine.program import Program
+from engine.records import Accepted, Outcome, OutcomeKind
+from engine.sandbox import Sandbox
+from engine.sending import Masker, NoReply, Prepared, Reply
+from engine.spec.project import Project
+from engine.spec.types import Binding, Client
+from engine.stores.memory import MemoryStore
+from engine.worker import Credentials, Worker, World
 
 if TYPE_CHECKING:
     from engine.outcomes import Judge, Verdict
-    from engine.program import Program
+    from engine.spec.types import Connector
     from engine.steps import Step
 
 LOG_IN = """
@@ -579,3 +594,152 @@ def test_what_a_vendor_says_at_length_is_cut_after_its_secrets_are_masked() -> N
     (dead,) = shop.dead()
     assert (len(dead.reason), len(dead.code)) == (500, 100)
     assert "my-se" not in dead.reason
+
+
+# --- any reply at all, to any request of the bundled connectors ---
+
+EXAMPLES = int(os.environ.get("CONNECT_TEST_EXAMPLES", "40"))
+BUNDLED = Project(Path(__file__).parents[1])
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=8) | st.sampled_from(["INVALID_FIELD", "OK", "id"]),
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.dictionaries(
+            st.sampled_from(
+                [
+                    "errors",
+                    "errorCode",
+                    "success",
+                    "id",
+                    "records",
+                    "recordData",
+                    "error",
+                    "message",
+                    "state",
+                    "event_uuid",
+                ]
+            )
+            | st.text(max_size=4),
+            inner,
+            max_size=4,
+        )
+    ),
+    max_leaves=12,
+)
+HEADERS = st.dictionaries(
+    st.sampled_from(["retry-after", "content-type", "x-ratelimit-reset", "location", "sforce-locator"]),
+    st.sampled_from(["application/json", "text/html", "text/csv", "0", "5", "-1", "²", "sNaN", "1e999", "x", ""])
+    | st.text(st.characters(max_codepoint=255), max_size=12),
+)
+STATUSES = st.sampled_from(
+    [200, 201, 202, 204, 207, 301, 400, 401, 403, 404, 409, 413, 422, 429, 500, 503]
+) | st.integers(100, 599)
+BODIES = JSON.map(encode_json) | st.text().map(str.encode) | st.binary()
+REPLIES = st.builds(Reply, STATUSES, HEADERS, BODIES) | st.sampled_from([REFUSED, TIMED_OUT])
+EVENTS = {
+    "responsys": {"clientId": "abc"},
+    "rdstation": {"tid": "abc"},
+    "salesforce": {"clientId": "abc"},
+}
+BROWSED = {
+    "email": "ana@example.com",
+    "eventType": "product_view",
+    "timestamp": "2026-01-28T10:30:45Z",
+    "product": {"id": "P1", "name": "Phone", "price": Decimal("1299.90"), "url": "https://example.com/p1"},
+}
+
+
+class Unruly:
+    """Log-ins are answered by the connector's own sandbox, so that the walk goes on; everything else by anything."""
+
+    def __init__(self, connector: Connector, data: st.DataObject, clock: VirtualClock) -> None:
+        self.sandbox = Sandbox(connector)
+        self.data, self.clock, self.left = data, clock, 12
+        self.spoken: list[tuple[Prepared, Reply | NoReply]] = []
+
+    def send(self, request: Prepared) -> Reply:
+        if request.purpose == "auth" and self.data.draw(st.booleans()):
+            return self.sandbox.answer(request, self.clock.now())
+        self.left -= 1
+        # a look-up of persons by the sandbox now and then, so that the requests after it are reached
+        tame = self.left > 6 and request.method == "GET" and self.data.draw(st.booleans())
+        found = self.sandbox.answer(request, self.clock.now()) if tame else self.data.draw(REPLIES)
+        self.spoken.append((request, found))
+        if isinstance(found, NoReply):
+            raise found
+        return found
+
+
+@cache
+def everything_of(name: str) -> Program:
+    """All actions of a bundled connector for one client, compiled."""
+    connector = BUNDLED.connector(name)
+    assert connector.sandbox is not None
+    actions = {action: {"active": True} for action in connector.actions}
+    binding = Binding(match="abc", settings=connector.sandbox.settings, actions=actions)
+    client = Client(client="abc", connectors={name: binding})
+    return Program(connector, client, binding, jitter=lambda: 1.0)
+
+
+@pytest.mark.parametrize("name", sorted(EVENTS))
+@settings(
+    max_examples=EXAMPLES, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
+)
+@given(data=st.data())
+def test_whatever_a_vendor_answers_every_delivery_has_one_place_and_nothing_breaks(
+    name: str, data: st.DataObject
+) -> None:
+    program = everything_of(name)
+    connector = program.connector
+    assert connector.sandbox is not None
+    program.auth.cached = None
+    program.cache.kept.clear()
+    clock, store = VirtualClock(START), MemoryStore()
+    unruly = Unruly(connector, data, clock)
+    heard = Heard()
+    secrets = dict(connector.sandbox.secrets)
+    world = World(
+        store=store,
+        transport=unruly,
+        clock=clock,
+        telemetry=heard,
+        alerts=heard,
+        program=lambda *_: program,
+        credentials=lambda _: Credentials(secrets, "x"),
+        masker=lambda _: Masker(secrets.values()),
+    )
+    worker = Worker(world)
+    body = encode_json({**BROWSED, **EVENTS[name]})
+    drafts = program.drafts({**BROWSED, **EVENTS[name]}, START)
+    assert drafts
+    events = [Accepted(name, "abc", f"e{at}", body, START, drafts) for at in range(3)]
+    store.put(events, now=START).result()
+    for _ in range(6):
+        worker.drain()
+        balanced(store)
+        due = store.next_due(now=clock.now())
+        if due is None or unruly.left <= 0:
+            break
+        clock.time = max(due, clock.now() + 0.001)
+    (lane,) = store.lanes()
+    assert lane.accepted == 3 * len(drafts)
+    if lane.delivered:  # somebody said so with a 2xx, or by a rule that the connector's author wrote
+        assert any(isinstance(found, Reply) and found.status < 300 for _, found in unruly.spoken)
+    seen = str([lane, store.dead(limit=100), heard.events, heard.alerts])
+    assert not [secret for secret in secrets.values() if secret in seen]
+
+
+@settings(max_examples=300, deadline=None)
+@given(answer=st.builds(Reply, STATUSES, HEADERS, BODIES), records=st.integers(1, 5))
+def test_no_reply_but_a_2xx_that_is_as_expected_counts_as_delivered(answer: Reply, records: int) -> None:
+    scope = scope_for([{"id": str(at)} for at in range(records)])
+    for judge, expected in ((PLAIN, False), (EXPECTING, True)):
+        found = judge.verdict(scope, answer, records=records)
+        assert (found.outcome is None) == (found.results is not None)
+        if found.outcome is not None and found.outcome.kind is OutcomeKind.DELIVERED:
+            assert 200 <= answer.status < 300
+            body = answer.body
+            assert not expected or (isinstance(body, dict) and bool(body.get("id") or body.get("id") == 0))
+
+
+PLAIN, EXPECTING = judge_of(BATCH), judge_of(EXPECT)
