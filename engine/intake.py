@@ -1,9 +1,10 @@
-"""Body -> validated -> bound to its client -> accepted events, or faults naming field and reason; pure, no store, no network."""
+"""Body -> validated -> bound to its client -> accepted events, or faults naming field and reason; pure."""
 
 from __future__ import annotations
 
 import hmac
 import json
+import re
 import uuid
 from decimal import Decimal, InvalidOperation
 from typing import TYPE_CHECKING, Any
@@ -25,6 +26,7 @@ MAX_EVENTS = 1_000
 MAX_DEPTH = 64
 MAX_DIGITS = 40
 MAX_FAULTS = 20
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 CONTENT_TYPES = ("application/json", "text/plain")
 
 
@@ -52,7 +54,7 @@ def _decimal(text: str) -> Decimal:
 
 
 def _integer(text: str) -> int:
-    if len(text) > MAX_DIGITS + 1:
+    if len(text.lstrip("-")) > MAX_DIGITS:
         raise _Duplicate(f"a number with more than {MAX_DIGITS} digits")
     return int(text)
 
@@ -85,6 +87,10 @@ def parse(body: bytes, content_type: str) -> tuple[list[Any], bool]:
     try:
         text = body.decode("utf-8-sig")
         value = _DECODER.decode(text)
+        if _SURROGATE.search(text):
+            encode_json(value)
+    except UnicodeEncodeError:
+        raise Refused(400, "the body is not JSON that can be taken", [Fault("body", "half a surrogate pair")]) from None
     except UnicodeDecodeError:
         raise Refused(400, "the body is not UTF-8", [Fault("body", "not UTF-8")]) from None
     except RecursionError:
@@ -242,16 +248,16 @@ class Receiver:
             return
         faults = []
         for error in self.validator.iter_errors(event):
-            path = ".".join(str(part) for part in error.instance_path)
-            faults.append(Fault(path or missing(error.message) or "event", shown(error.message)))
+            path = [*map(str, error.instance_path), *missing(error.message)]
+            faults.append(Fault(".".join(path) or "event", shown(error.message)))
             if len(faults) == MAX_FAULTS:
                 break
         raise Refused(422, "the event does not fit its schema", faults)
 
 
-def missing(message: str) -> str:
-    """The field of `"email" is a required property`."""
-    return message.split('"')[1] if message.endswith("is a required property") and message.count('"') >= 2 else ""
+def missing(message: str) -> list[str]:
+    """The field of `"email" is a required property`; nothing for another fault."""
+    return [message.split('"')[1]] if message.endswith("is a required property") and message.count('"') >= 2 else []
 
 
 def shown(message: str) -> str:

@@ -1,0 +1,341 @@
+"""What comes in over HTTP: what is taken, what is refused and why, and whose it is."""
+
+from __future__ import annotations
+
+import json
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from conftest import START, Shop, connector_from
+from hypothesis import given
+from hypothesis import strategies as st
+
+from engine.intake import MAX_EVENTS, Receiver, parse
+from engine.mapping import encode_json
+from engine.records import Accepted, Draft, Fault, Received
+from engine.spec.project import Project
+
+TWO_CLIENTS = (
+    "{client: abc, connectors: {crm: {}}}",
+    "{client: xyz, active: false, connectors: {crm: {}}}",
+    "{client: def, connectors: {crm: {match: GA4.1.2}}}",
+)
+BROWSING = Project(Path(__file__).parents[1]).connector("salesforce").receive.schema
+EVENT = {
+    "client": "abc",
+    "email": "ana@example.com",
+    "eventType": "product_view",
+    "timestamp": "2026-01-28T10:30:45.123Z",
+    "product": {"id": "PROD-1", "name": "Phone", "price": Decimal("1299.90")},
+}
+
+
+def shop(more: str = "", **options: Any) -> Shop:
+    return Shop(more, *TWO_CLIENTS, **options)
+
+
+def browsing_shop() -> Shop:
+    """A shop whose events must fit the schema of browsing events."""
+    made = shop()
+    made.receiver = Receiver(
+        made.connector,
+        {"abc": "abc", "GA4.1.2": "def"},
+        lambda client: made.programs[client],
+        schema=BROWSING,
+        keys={},
+        inactive={"xyz": "xyz"},
+    )
+    return made
+
+
+def refused(found: Received) -> tuple[int, list[tuple[str, str]]]:
+    assert found.accepted == []
+    return found.status, [(fault.field, fault.reason) for fault in found.faults]
+
+
+# --- what is taken ---
+
+
+def test_an_event_becomes_one_draft_for_each_action_that_wants_it() -> None:
+    crm = shop("receive: {client: '${ event.client }', id: '${ event.id }', dedupe: 24h}\nkey: '${ event.email }'")
+    found = crm.received({"client": "abc", "id": "e-1", "email": "ana@example.com"})
+    assert found == Received(
+        1,
+        [
+            (
+                0,
+                Accepted(
+                    "crm",
+                    "abc",
+                    "e-1",
+                    b'{"client":"abc","id":"e-1","email":"ana@example.com"}',
+                    START,
+                    (Draft("note", "ana@example.com"),),
+                    86_400,
+                ),
+            )
+        ],
+        [],
+    )
+
+
+def test_an_event_without_an_id_has_a_new_one_and_is_never_a_duplicate() -> None:
+    crm = shop("receive: {client: '${ event.client }', id: '${ event.id }', dedupe: 24h}")
+    one, two = (crm.received({"client": "abc"}).accepted[0][1] for _ in range(2))
+    assert one.event_id != two.event_id
+    assert (one.dedupe_s, two.dedupe_s) == (0, 0)
+
+
+def test_a_null_is_absent() -> None:
+    crm = shop()
+    found = crm.received(b'{"client": "abc", "id": null, "a": {"b": null, "c": [1, null]}}')
+    assert found.accepted[0][1].body == b'{"client":"abc","a":{"c":[1,null]}}'
+
+
+def test_numbers_stay_as_they_were_sent() -> None:
+    crm = shop('actions: {note: {record: {price: "${ event.price }", big: "${ event.big }"}, '
+               'request: {path: /x, json: "${ record }"}}}')  # fmt: skip
+    raw = b'{"client": "abc", "price": 1299.90, "big": 1234567890123456789012345678901234567890}'
+    assert crm.received(raw).accepted[0][1].body == raw.replace(b": ", b":").replace(b", ", b",")
+    crm.post({"price": Decimal("1299.90"), "big": 1234567890123456789012345678901234567890})
+    crm.drain()
+    assert crm.vendor.asked[0].content == b'{"price":1299.90,"big":1234567890123456789012345678901234567890}'
+
+
+def test_a_beacon_may_send_text_plain_and_a_byte_order_mark_is_no_harm() -> None:
+    crm = shop()
+    assert len(crm.received({"client": "abc"}, content_type="text/plain;charset=UTF-8").accepted) == 1
+    assert len(crm.received({"client": "abc"}, content_type="application/vnd.x+json").accepted) == 1
+    assert len(crm.received(b'\xef\xbb\xbf{"client": "abc"}').accepted) == 1
+
+
+def test_good_events_of_a_list_are_taken_and_bad_ones_are_named() -> None:
+    crm = browsing_shop()
+    events: list[Any] = [
+        EVENT,
+        {**EVENT, "email": None},
+        7,
+        {**EVENT, "client": "nobody"},
+        EVENT,
+        {**EVENT, "client": "xyz"},
+    ]
+    found = crm.received(events)
+    assert [index for index, _ in found.accepted] == [0, 4]
+    assert (found.total, found.status, found.listed) == (6, 202, True)
+    assert found.faults == [
+        Fault("email", "missing", 1),
+        Fault("body", "not an object", 2),
+        Fault("client", "no client is configured for this value", 3),
+        Fault("client", "xyz is switched off", 5),
+    ]
+
+
+def test_a_thousand_events_are_taken_at_once() -> None:
+    assert len(shop().received([{"client": "abc"}] * MAX_EVENTS).accepted) == MAX_EVENTS
+
+
+# --- what is refused ---
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "field"),
+    [
+        (b"", 400, "body"),
+        (b"not json", 400, "body"),
+        (b"{'client': 'abc'}", 400, "body"),
+        (b'{"client": "abc"', 400, "body"),
+        (b'{"client": "abc"} x', 400, "body"),
+        (b'{"client": "abc",}', 400, "body"),
+        (b'"abc"', 400, "body"),
+        (b"7", 400, "body"),
+        (b"null", 400, "body"),
+        (b"true", 400, "body"),
+        (b"[]", 400, "body"),
+        (b"[[]]", 400, "body"),
+        (b'\xff\xfe{"client": "abc"}', 400, "body"),
+        ('{"client": "abc"}'.encode("utf-16"), 400, "body"),
+        (b'{"client": "abc", "x": NaN}', 400, "body"),
+        (b'{"client": "abc", "x": Infinity}', 400, "body"),
+        (b'{"client": "abc", "x": -Infinity}', 400, "body"),
+        (b'{"client": "abc", "x": 1e41}', 400, "body"),
+        (b'{"client": "abc", "x": 1e999999999}', 400, "body"),
+        (b'{"client": "abc", "x": 1e-999999999}', 400, "body"),
+        (b'{"client": "abc", "x": ' + b"1" * 41 + b"}", 400, "body"),
+        (b'{"client": "abc", "x": -' + b"1" * 41 + b"}", 400, "body"),
+        (b'{"client": "abc", "x": 0.' + b"1" * 41 + b"}", 400, "body"),
+        (b'{"client": "abc", "x": ' + b"1" * 100_000 + b"}", 400, "body"),
+        (b'{"client": "abc", "x": 01}', 400, "body"),
+        (b'{"client": "abc", "client": "def"}', 400, "body"),
+        (b'{"client": "abc", "x": {"a": 1, "a": 2}}', 400, "body"),
+        (b'{"client": "abc", "x": ' + b"[" * 1000 + b"]" * 1000 + b"}", 400, "body"),
+        (b'{"client": "abc", "x": ' + b'{"a":' * 1000 + b"1" + b"}" * 1000 + b"}", 400, "body"),
+        (b"[" * 500_000, 400, "body"),
+        (b'{"client": "abc", "x": "\\ud800"}', 400, "body"),
+        (b'{"client": "abc", "\\ud800": 1}', 400, "body"),
+        (b'{"client": "abc", "x": "\x00"}', 400, "body"),
+        (b"[" + b'{"client":"abc"},' * 9_999 + b'{"client":"abc"}]', 413, "body"),
+        (b"{}", 400, "client"),
+        (b'{"client": null}', 400, "client"),
+        (b'{"client": "nobody"}', 400, "client"),
+        (b'{"client": ""}', 400, "client"),
+        (b'{"client": {"a": 1}}', 400, "client"),
+        (b'{"client": ["abc"]}', 400, "client"),
+        (b'{"client": "def"}', 400, "client"),
+        (b'{"client": "xyz"}', 403, "client"),
+    ],
+    ids=lambda value: str(value[:40]) if isinstance(value, bytes) else None,
+)
+def test_what_can_not_be_taken_is_refused_with_field_and_reason(body: bytes, status: int, field: str) -> None:
+    found = shop().received(body)
+    assert (found.accepted, found.status, [fault.field for fault in found.faults]) == ([], status, [field])
+    assert found.title
+    assert all(len(fault.reason) < 300 for fault in found.faults)
+
+
+@pytest.mark.parametrize(
+    "content_type", ["", "text/html", "application/xml", "application/x-www-form-urlencoded", "json"]
+)
+def test_another_content_type_is_refused(content_type: str) -> None:
+    assert shop().received({"client": "abc"}, content_type=content_type).status == 415
+
+
+@pytest.mark.parametrize(
+    ("change", "field", "reason"),
+    [
+        ({"email": None}, "email", "missing"),
+        ({"email": "no address"}, "email", None),
+        ({"email": 7}, "email", None),
+        ({"email": "a" * 300 + "@example.com"}, "email", None),
+        ({"timestamp": "yesterday"}, "timestamp", None),
+        ({"eventType": "Product View"}, "eventType", None),
+        ({"product": "Phone"}, "product", None),
+        ({"product": {"id": "1"}}, "product.name", "missing"),
+        ({"product": {"id": "1", "name": "x", "price": -1}}, "product.price", None),
+        ({"product": {"id": "1", "name": "x", "price": "1,299.90"}}, "product.price", None),
+        ({"url": "x" * 1_000_000}, "url", None),
+    ],
+)
+def test_what_does_not_fit_the_schema_is_refused_by_its_field(
+    change: dict[str, Any], field: str, reason: str | None
+) -> None:
+    event = {key: value for key, value in {**EVENT, **change}.items() if value is not None}
+    status, faults = refused(browsing_shop().received(event))
+    assert (status, {name for name, _ in faults}) == (422, {field})
+    if reason is not None:
+        assert faults[0][1] == reason
+    assert len(faults[0][1]) < 300
+
+
+def test_every_fault_of_an_event_is_told_at_once() -> None:
+    event = {"client": "abc", "eventType": "Product View", "timestamp": "yesterday"}
+    status, faults = refused(browsing_shop().received(event))
+    assert (status, {name for name, _ in faults}) == (422, {"email", "eventType", "timestamp"})
+
+
+def test_a_fault_never_repeats_a_whole_value() -> None:
+    event = {**EVENT, "email": "s" * 1000}
+    _, faults = refused(browsing_shop().received(event))
+    assert all(len(reason) <= 160 for _, reason in faults)
+
+
+def test_a_field_that_can_not_be_read_refuses_the_event() -> None:
+    crm = shop('fields: {price: "${ decimal(event.price) }"}\nkey: "${ fields.price }"')
+    status, faults = refused(crm.received({"client": "abc", "price": {"a": 1}}))
+    assert (status, len(faults)) == (422, 1)
+
+
+ANY_JSON = st.recursive(
+    st.none() | st.booleans() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=10,
+)
+
+
+@given(st.binary() | st.text().map(str.encode) | ANY_JSON.map(lambda value: json.dumps(value).encode()))
+def test_no_body_can_break_intake(body: bytes) -> None:
+    found = TAKING.received(body, key="k")
+    assert isinstance(found, Received)
+    assert found.accepted or found.faults
+    for _, accepted in found.accepted:
+        assert msgspec.json.decode(accepted.body) is not None
+
+
+TAKING = Shop("receive: {mode: buffered}", keys={"abc": ["k"]})
+
+
+TEXT = st.text(st.characters(codec="utf-8"), max_size=5)
+EXACT = st.recursive(
+    st.booleans() | st.integers(-(10**30), 10**30) | st.decimals(-(10**9), 10**9, places=4) | TEXT,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXT, inner, max_size=3),
+    max_leaves=10,
+)
+
+
+@given(EXACT)
+def test_what_is_stored_says_what_was_sent(value: Any) -> None:
+    events, listed = parse(encode_json({"value": value}), "application/json")
+    assert (events, listed) == ([{"value": value}], False)
+    assert parse(encode_json(events[0]), "application/json") == (events, False)
+
+
+# --- keys ---
+
+KEYS = {"abc": ["key-abc", "key-abc-2"], "def": ["key-def"], "xyz": ["key-xyz"]}
+
+
+@pytest.mark.parametrize(
+    ("event", "key", "expected"),
+    [
+        ({"client": "abc"}, "key-abc", (202, "abc")),
+        ({"client": "abc"}, "key-abc-2", (202, "abc")),
+        ({}, "key-abc", (202, "abc")),
+        ({"client": "GA4.1.2"}, "key-def", (202, "def")),
+        ({"client": "abc"}, None, (401, "key")),
+        ({"client": "abc"}, "", (401, "key")),
+        ({"client": "abc"}, "wrong", (401, "key")),
+        ({"client": "abc"}, "key-ab", (401, "key")),
+        ({"client": "abc"}, "kéy", (401, "key")),
+        ({"client": "abc"}, "key-def", (403, "client")),
+        ({"client": "nobody"}, "key-abc", (403, "client")),
+        ({"client": "xyz"}, "key-xyz", (403, "key")),
+        ({"client": "xyz"}, None, (403, "client")),
+        ({}, None, (400, "client")),
+    ],
+)
+def test_the_key_decides_the_client_and_the_event_must_agree(
+    event: dict[str, Any], key: str | None, expected: tuple[int, str]
+) -> None:
+    found = shop(keys=KEYS).received(event, key=key)
+    if expected[0] == 202:
+        assert [accepted.client for _, accepted in found.accepted] == [expected[1]]
+    else:
+        assert (found.accepted, found.status, found.faults[0].field) == ([], *expected)
+
+
+def test_a_client_without_keys_is_known_by_its_event_alone() -> None:
+    crm = shop(keys={"def": ["key-def"]})
+    assert [accepted.client for _, accepted in crm.received({"client": "abc"}).accepted] == ["abc"]
+
+
+def test_in_a_list_the_events_of_another_client_are_refused_one_by_one() -> None:
+    found = shop(keys=KEYS).received([{"client": "abc"}, {"client": "GA4.1.2"}, {"client": "abc"}], key="key-abc")
+    assert [index for index, _ in found.accepted] == [0, 2]
+    assert [(fault.index, fault.field) for fault in found.faults] == [(1, "client")]
+
+
+def test_without_receive_client_only_the_key_says_whose_event_it_is() -> None:
+    crm = shop("receive: {}", keys=KEYS)
+    assert [accepted.client for _, accepted in crm.received({}, key="key-abc").accepted] == ["abc"]
+    assert crm.received({}).status in (400, 401)
+
+
+def test_the_browsing_schema_is_what_all_bundled_connectors_take() -> None:
+    schemas = [
+        Project(Path(__file__).parents[1]).connector(name).receive.schema
+        for name in ("rdstation", "responsys", "salesforce")
+    ]
+    assert schemas == [BROWSING] * 3
+    assert connector_from().receive.schema is None
