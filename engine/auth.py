@@ -9,7 +9,6 @@ it came from, so that newly given secrets win.
 from __future__ import annotations
 
 import re
-
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -192,7 +191,9 @@ class Auth:
             self.hide(wire, old)
             base = self.base_url(scope) if self.base_url and wanted.requester.path is not None else ""
             prepared = msgspec.structs.replace(wanted.requester.prepare(scope, base or ""), purpose="auth")
-            slots = wanted.gate.enter(wire.store, scope, owner=wire.owner, now=wire.clock.now())
+            slots = wanted.gate.enter(
+                wire.store, scope, owner=wire.owner, now=wire.clock.now(), credentials=wire.fingerprint
+            )
             if isinstance(slots, Outcome):
                 raise AuthFailed(slots)
             now = wire.clock.now()

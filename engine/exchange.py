@@ -135,11 +135,13 @@ class Call:
         """Through the gate and onto the wire; a wait of at most a second is slept, a longer one is an outcome."""
         waited = 0.0
         while True:
-            entered = self.gate.enter(wire.store, scope, owner=wire.owner, now=wire.clock.now())
+            entered = self.gate.enter(
+                wire.store, scope, owner=wire.owner, now=wire.clock.now(), credentials=wire.fingerprint
+            )
             if isinstance(entered, list):
                 break
             pause = entered.wait_s or 0.0
-            if entered.kind is OutcomeKind.DEFER or waited + pause > SHORT_WAIT_S:
+            if entered.kind is not OutcomeKind.THROTTLE or waited + pause > SHORT_WAIT_S:
                 return entered
             wire.clock.sleep(pause)
             waited += pause

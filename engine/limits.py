@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from engine.emitting import dotted
 from engine.errors import BadValue
 from engine.names import CLIENT
 from engine.records import Outcome, OutcomeKind
@@ -11,7 +12,7 @@ from engine.semantics import plain
 from engine.spec import units
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
 
     from engine.expressions import Compiler, Path
     from engine.ports import Limits
@@ -24,7 +25,7 @@ class Gate:
     """All limits that one request has to pass, for one client."""
 
     def __init__(self, lane: str) -> None:
-        self.lane = lane
+        self.lane = lane  # connector/client
         self.limits: list[_Limit] = []
 
     def add(
@@ -32,37 +33,59 @@ class Gate:
     ) -> None:
         """Those of one level; `owner` tells levels apart, so that two actions do not share a limit of the same name."""
         for name, spec in limits.items():
-            self.limits.append(_Limit(compiler, spec, names, (*place, name), f"{self.lane}:{owner}:{name}"))
+            self.limits.append(_Limit(compiler, spec, names, (*place, name), f"{owner}:{name}"))
 
-    def enter(self, store: Limits, scope: Mapping[str, Any], *, owner: str, now: float) -> Outcome | list[str]:
-        """The slots taken (give them back), or the outcome that says how long to wait: nothing was sent then."""
+    def enter(
+        self, store: Limits, scope: Mapping[str, Any], *, owner: str, now: float, credentials: str = ""
+    ) -> Outcome | list[str]:
+        """
+        The slots taken (give them back), or the outcome that says how long to wait: nothing was sent then.
+
+        Slots first, then rates from the shortest time to the longest: a request that has to wait for its second uses up
+        nothing of its day. `credentials` is the fingerprint that clients with the same secrets have in common.
+        """
+        try:
+            active = sorted(
+                ((limit.bound(scope), limit) for limit in self.limits if limit.when(scope)),
+                key=lambda found: found[0].per_s,
+            )
+        except BadValue as error:  # of the settings: no delivery's fault
+            return Outcome(OutcomeKind.PAUSE, str(error), "limit")
         slots: list[str] = []
-        for limit in self.limits:
-            if not limit.when(scope):
-                continue
-            name = limit.name_for(scope)
-            refused = limit.take(store, scope, name, owner, now)
-            if refused is not None:
+        for bound, limit in active:
+            try:
+                name = f"{self.shared_by(limit.spec.of, credentials)}:{limit.name_for(scope)}"
+            except BadValue:
                 self.leave(store, slots, owner)
-                return refused
-            if limit.spec.concurrency is not None:
+                raise
+            if bound.per_s == 0:
+                if not store.acquire(name, slots=bound.uses, owner=owner, ttl_s=SLOT_TTL_S, now=now):
+                    self.leave(store, slots, owner)
+                    reason = f"all {bound.uses} connections are in use"
+                    return Outcome(OutcomeKind.THROTTLE, reason, "limit", 0.5, count=False)
                 slots.append(name)
+            elif (wait := store.take(name, count=bound.uses, per_s=bound.per_s, now=now)) > 0:
+                self.leave(store, slots, owner)
+                kind = OutcomeKind.DEFER if limit.spec.then == "defer" else OutcomeKind.THROTTLE
+                return Outcome(kind, f"our limit of {limit.rate(scope)} is used up", "limit", wait, count=False)
         return slots
+
+    def shared_by(self, of: str, credentials: str) -> str:
+        """Who counts together: this lane, all clients with the same credentials, or all of the connector."""
+        connector = self.lane.partition("/")[0]
+        if of == "credentials":
+            return f"{connector}#{credentials}"
+        return connector if of == "host" else self.lane
 
     @staticmethod
     def leave(store: Limits, slots: list[str], owner: str) -> None:
         for name in slots:
             store.release_slot(name, owner=owner)
 
-    def described(self, scope: Mapping[str, Any]) -> Iterator[str]:
-        for limit in self.limits:
-            if limit.when(scope):
-                yield str(limit.rate(scope) or limit.concurrency(scope))
-
 
 class _Limit:
     def __init__(self, compiler: Compiler, spec: types.Limit, names: frozenset[str], place: Path, name: str) -> None:
-        self.spec, self.name = spec, name
+        self.spec, self.name, self.at = spec, name, dotted(place)
         self.rate = compiler.value(spec.rate, CLIENT, (*place, "rate"))
         self.concurrency = compiler.value(spec.concurrency, CLIENT, (*place, "concurrency"))
         self.by = compiler.value(spec.by, names, (*place, "by")) if spec.by is not None else None
@@ -74,21 +97,14 @@ class _Limit:
         value = self.by(scope)
         return f"{self.name}:{plain(value) if value is not None else ''}"
 
-    def take(self, store: Limits, scope: Mapping[str, Any], name: str, owner: str, now: float) -> Outcome | None:
+    def bound(self, scope: Mapping[str, Any]) -> units.Rate:
+        """Uses and their seconds; 0 seconds are slots. BadValue if the settings give neither."""
         if self.spec.rate is not None:
-            text = self.rate(scope)
             try:
-                rate = units.rate(text)
+                return units.rate(self.rate(scope))
             except units.UnitError as error:
-                raise BadValue(str(error), "limits") from None
-            wait = store.take(name, count=rate.uses, per_s=rate.per_s, now=now)
-            if wait > 0:
-                kind = OutcomeKind.DEFER if self.spec.then == "defer" else OutcomeKind.THROTTLE
-                return Outcome(kind, f"our limit of {text} is used up", "limit", wait, count=False)
-        if self.spec.concurrency is not None:
-            slots = self.concurrency(scope)
-            if not isinstance(slots, int) or slots < 1:
-                raise BadValue("concurrency is a number of at least 1", "limits")
-            if not store.acquire(name, slots=slots, owner=owner, ttl_s=SLOT_TTL_S, now=now):
-                return Outcome(OutcomeKind.THROTTLE, f"all {slots} connections are in use", "limit", 0.5, count=False)
-        return None
+                raise BadValue(str(error), self.at) from None
+        slots = self.concurrency(scope)
+        if slots.__class__ is not int or slots < 1:
+            raise BadValue(f"{slots!r} is not a number of connections; write it as 10", self.at)
+        return units.Rate(slots, 0)
