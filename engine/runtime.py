@@ -11,10 +11,10 @@ import msgspec
 
 from engine.alerts import LogAlerts
 from engine.clock import SystemClock
-from engine.errors import SecretUnavailable, SpecErrors, UsageError
+from engine.errors import Refused, SecretUnavailable, SpecErrors, UsageError
 from engine.intake import Receiver
 from engine.program import Program
-from engine.records import Answered, LaneChange, TokenRow
+from engine.records import Answered, Fault, LaneChange, TokenRow
 from engine.secrets import SecretSources, fingerprint
 from engine.sending import HttpTransport, Masker
 from engine.telemetry import NullTelemetry
@@ -174,7 +174,7 @@ class Engine:
         return Receiver(
             connector,
             active,
-            lambda client: self.program(connector.name, client),
+            lambda client: self.serving(connector.name, client),
             schema=connector.receive.schema,
             keys=keys,
             inactive=inactive,
@@ -216,6 +216,15 @@ class Engine:
             self.programs[connector, client] = (spec, who, program)
             return program
 
+    def serving(self, connector: str, client: str) -> Program:
+        """For intake. Refused with 503 where this client's configuration can't be used; the others are served."""
+        try:
+            return self.program(connector, client)
+        except (UsageError, SpecErrors) as error:
+            self.telemetry.event("finding", connector=connector, client=client, text=str(error))
+            fault = Fault("client", f"the configuration of {client} has faults; they are in the log")
+            raise Refused(503, "the client can't be served now", [fault]) from None
+
     def program_or_none(self, connector: str, client: str) -> Program | None:
         """For the worker: None where the client or its binding is gone or switched off."""
         try:
@@ -235,7 +244,7 @@ class Engine:
                 if field is not None and (field.optional or field.when is not None):
                     continue
                 raise SecretUnavailable(
-                    f"{program.name}: no secret {name}; add `secrets: {{{name}: env:NAME}}` to the client's {program.connector.name}"
+                    f"{program.name}: no secret {name}; add `secrets: {{{name}: env:NAME}}` to the client file"
                 )
             values[name] = self.secrets.resolve(reference)
         self.masker.add(*values.values())
@@ -284,7 +293,7 @@ class Engine:
 
     def mark_paused(self) -> None:
         """
-        Remember the configuration each paused lane was paused with, and let go of those whose configuration has changed.
+        Remember what each paused lane was configured with, and let go of those whose configuration has changed.
 
         A lane goes on when the client file, the connector or a secret changes, or by hand.
         """
@@ -294,12 +303,13 @@ class Engine:
             print_ = self.configuration(lane.connector, lane.client)
             row = self.store.token(lane.connector, lane.client, PAUSED_WITH)
             reason = row.values.get("reason") if row is not None else None
-            if row is None or reason != lane.reason:
+            changed = row is not None and row.values.get("print") != print_
+            if row is None or changed or reason != lane.reason:
                 values = {"print": print_, "reason": lane.reason or ""}
                 self.store.save_token(
                     lane.connector, lane.client, PAUSED_WITH, TokenRow(values, self.clock.now(), None, "")
                 )
-            elif row.values.get("print") != print_:
+            if changed and reason == lane.reason:  # written down first: a change that mends nothing is tried once
                 self.resume(lane.connector, lane.client)
 
     def resume(self, connector: str, client: str) -> None:

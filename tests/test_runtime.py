@@ -1,0 +1,318 @@
+"""A project directory as a running engine: what is sound serves, what changes is picked up, what is mended goes on."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from conftest import START, Heard, Vendor, balanced, reply
+
+from engine.clock import VirtualClock
+from engine.errors import StoreUnavailable, UsageError
+from engine.mapping import encode_json
+from engine.runtime import Engine, open_store
+from engine.spec.project import Project
+from engine.stores.memory import MemoryStore
+from engine.stores.sqlite import SqliteStore
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from engine.records import Lane
+
+CRM = """
+secrets: {key: {title: Key}}
+auth: {place: {headers: {Authorization: "{{ secrets.key }}"}}}
+"""
+ABC = "client: abc\nconnectors: {crm: {secrets: {key: 'file:secrets/abc'}}}\n"
+XYZ = "client: xyz\nconnectors: {crm: {secrets: {key: 'file:secrets/xyz'}}}\n"
+
+
+class Running:
+    """An engine on a project's directory, a store in memory and a virtual clock."""
+
+    def __init__(self, directory: Path, vendor: Vendor, store: Any = None) -> None:
+        self.clock, self.heard, self.vendor = VirtualClock(START), Heard(), vendor
+        self.store = store if store is not None else MemoryStore()
+        self.engine = Engine(
+            Project(directory),
+            self.store,
+            transport=vendor,
+            clock=self.clock,
+            telemetry=self.heard,
+            alerts=self.heard,
+        )
+
+    def post(self, *ids: str, client: str = "abc", key: str | None = None) -> list[int]:
+        """Statuses."""
+        found = []
+        for event_id in ids:
+            body = encode_json({"client": client, "id": event_id})
+            received = self.engine.receive("crm", body, "application/json", key, self.clock.now())
+            found.append(received.status)
+            if received.accepted:
+                self.engine.put([accepted for _, accepted in received.accepted], self.clock.now(), 0).result()
+        return found
+
+    def run(self) -> None:
+        self.engine.reload()
+        self.engine.mark_paused()
+        self.engine.worker.drain()
+        balanced(self.store)
+        self.engine.mark_paused()
+
+    def lane(self, client: str = "abc") -> Lane:
+        lane = self.store.lane("crm", client)
+        assert lane is not None
+        return lane
+
+
+@pytest.fixture
+def directory(project_from: Callable[..., Path]) -> Path:
+    folder = project_from(crm=CRM, abc=ABC, xyz=XYZ)
+    (folder / "secrets").mkdir()
+    (folder / "secrets/abc").write_text("key-of-abc\n")
+    (folder / "secrets/xyz").write_text("key-of-xyz\n")
+    return folder
+
+
+def rewrite(path: Path, text: str) -> None:
+    """A changed file, also where the clock of the file system is coarse."""
+    before = path.stat().st_mtime_ns if path.exists() else 0
+    path.write_text(text)
+    os.utime(path, ns=(before + 1_000_000_000, before + 1_000_000_000))
+
+
+def keys_sent(running: Running) -> list[str]:
+    return [request.headers["Authorization"] for request in running.vendor.asked]
+
+
+def test_a_project_serves_its_clients_each_with_its_own_secret(directory: Path) -> None:
+    running = Running(directory, Vendor())
+    assert running.post("1") + running.post("2", client="xyz") == [202, 202]
+    running.run()
+    assert keys_sent(running) == ["key-of-abc", "key-of-xyz"]
+    assert [(lane.client, lane.delivered) for lane in running.engine.lanes()] == [("abc", 1), ("xyz", 1)]
+    assert running.engine.ready() == []
+
+
+def test_a_broken_client_file_harms_nobody_else(directory: Path) -> None:
+    rewrite(directory / "clients/abc.yaml", ABC + "conectors: {}\n")
+    running = Running(directory, Vendor())
+    assert running.post("1", client="xyz") == [202]
+    assert running.post("2", client="abc") == [400]
+    running.run()
+    assert running.lane("xyz").delivered == 1
+    (told,) = [facts["text"] for facts in running.heard.named("finding")]
+    assert "abc.yaml:3:1" in str(told)
+    assert running.engine.ready() == [told]
+
+
+def test_a_client_file_that_breaks_while_events_wait_loses_nothing(directory: Path) -> None:
+    running = Running(directory, Vendor())
+    running.post("1")
+    rewrite(directory / "clients/abc.yaml", ABC + "conectors: {}\n")
+    running.run()
+    assert (running.lane().waiting, running.vendor.asked) == (1, [])
+    rewrite(directory / "clients/abc.yaml", ABC + "title: mended\n")
+    running.run()
+    running.run()
+    assert (running.lane().delivered, running.lane().state) == (1, "idle")
+
+
+def test_a_broken_connector_is_named_and_does_not_stop_the_others(project_from: Callable[..., Path]) -> None:
+    folder = project_from(
+        crm="", other="name: other\nactions: {x: {record: {}}}", abc="{client: abc, connectors: {crm: {}}}"
+    )
+    running = Running(folder, Vendor())
+    assert running.post("1") == [202]
+    assert "other.yaml" in running.engine.ready()[0]
+
+
+def test_a_binding_that_does_not_compile_refuses_its_own_events_only(project_from: Callable[..., Path]) -> None:
+    folder = project_from(
+        crm="",
+        abc="client: abc\nconnectors: {crm: {actions: {note: {record: {x: '${ evnt.x }'}}}}}",
+        xyz="client: xyz\nconnectors: {crm: {}}",
+    )
+    running = Running(folder, Vendor())
+    assert running.post("1", client="xyz") == [202]
+    assert running.post("2", client="abc") == [503]
+    assert 'did you mean "event"?' in str(running.heard.named("finding"))
+    running.run()
+    assert running.lane("xyz").delivered == 1
+
+
+def test_a_changed_file_is_picked_up(directory: Path) -> None:
+    running = Running(directory, Vendor())
+    running.post("1")
+    running.run()
+    rewrite(
+        directory / "connectors/crm.yaml",
+        (directory / "connectors/crm.yaml").read_text().replace("/notes", "/v2/notes"),
+    )
+    running.post("2")
+    running.run()
+    assert running.vendor.lines == ["POST /v1/notes", "POST /v1/v2/notes"]
+
+
+def test_a_new_client_is_served_without_a_restart_and_one_that_is_switched_off_is_refused(directory: Path) -> None:
+    running = Running(directory, Vendor())
+    assert running.post("1", client="neu") == [400]
+    (directory / "secrets/neu").write_text("key-of-neu")
+    (directory / "clients/neu.yaml").write_text(ABC.replace("abc", "neu"))
+    running.engine.reload()
+    assert running.post("1", client="neu") == [202]
+    rewrite(directory / "clients/neu.yaml", "active: false\n" + ABC.replace("abc", "neu"))
+    running.engine.reload()
+    assert running.post("2", client="neu") == [403]
+
+
+# --- lanes that are paused ---
+
+
+def test_a_missing_secret_pauses_the_lane_and_it_goes_on_when_the_secret_is_there(directory: Path) -> None:
+    (directory / "secrets/abc").unlink()
+    running = Running(directory, Vendor())
+    running.post("1")
+    running.post("2", client="xyz")
+    running.run()
+    assert (running.lane().state, running.lane("xyz").delivered, running.lane().waiting) == ("paused", 1, 1)
+    running.run()
+    assert running.lane().state == "paused"
+    (directory / "secrets/abc").write_text("key-of-abc")
+    running.run()
+    assert (running.lane().state, running.lane().delivered) == ("idle", 1)
+
+
+def test_a_lane_that_was_paused_goes_on_when_its_secret_changes(directory: Path) -> None:
+    running = Running(directory, Vendor(reply(401, {}), reply(200, {})))
+    running.post("1", "2")
+    running.run()
+    running.run()
+    assert (running.lane().state, running.lane().reason, len(running.vendor.asked)) == ("paused", "HTTP 401", 1)
+    rewrite(directory / "secrets/abc", "new-key-of-abc")
+    running.run()
+    assert (running.lane().state, running.lane().delivered) == ("idle", 2)
+    assert keys_sent(running) == ["key-of-abc", "new-key-of-abc", "new-key-of-abc"]
+
+
+def test_a_lane_that_was_paused_goes_on_when_the_client_file_changes(directory: Path) -> None:
+    running = Running(directory, Vendor(reply(403, {}), reply(200, {})))
+    running.post("1")
+    running.run()
+    rewrite(directory / "clients/abc.yaml", ABC + "title: Loja ABC\n")
+    running.run()
+    assert running.lane().delivered == 1
+
+
+def test_a_change_that_mends_nothing_is_one_try_and_not_one_for_ever(directory: Path) -> None:
+    running = Running(directory, Vendor(reply(401, {})))
+    running.post("1")
+    running.run()
+    rewrite(directory / "secrets/abc", "another-wrong-key")
+    for _ in range(10):
+        running.run()
+    assert keys_sent(running) == ["key-of-abc", "another-wrong-key"]
+    rewrite(directory / "secrets/abc", "a-third-key")
+    for _ in range(10):
+        running.run()
+    assert keys_sent(running) == ["key-of-abc", "another-wrong-key", "a-third-key"]
+
+
+def test_a_lane_that_is_not_paused_is_not_touched_by_a_change(directory: Path) -> None:
+    running = Running(directory, Vendor(reply(429, retry_after="600"), reply(200, {})))
+    running.post("1")
+    running.run()
+    rewrite(directory / "secrets/abc", "new-key-of-abc")
+    running.run()
+    assert (running.lane().state, len(running.vendor.asked)) == ("throttled", 1)
+
+
+def test_a_lane_paused_by_hand_stays_so_until_someone_resumes_it(directory: Path) -> None:
+    running = Running(directory, Vendor(reply(403, {}), reply(200, {})))
+    running.post("1")
+    running.run()
+    for _ in range(3):
+        running.run()
+    assert running.lane().state == "paused"
+    running.engine.resume("crm", "abc")
+    running.run()
+    assert running.lane().delivered == 1
+
+
+def test_a_restart_with_a_mended_secret_lets_the_lane_go_on(directory: Path, tmp_path: Path) -> None:
+    first = Running(directory, Vendor(reply(401, {})), SqliteStore(tmp_path / "connect.db"))
+    first.post("1")
+    first.run()
+    first.engine.close()
+    rewrite(directory / "secrets/abc", "new-key-of-abc")
+    second = Running(directory, Vendor(), SqliteStore(tmp_path / "connect.db"))
+    second.run()
+    assert second.lane().delivered == 1
+    second.engine.close()
+
+
+# --- write keys ---
+
+
+def test_write_keys_are_secrets_and_one_that_can_not_be_had_opens_no_door(project_from: Callable[..., Path]) -> None:
+    folder = project_from(
+        crm="",
+        abc="client: abc\ningest: {keys: ['file:key']}\nconnectors: {crm: {}}",
+        xyz="client: xyz\ningest: {keys: ['file:not-there']}\nconnectors: {crm: {}}",
+    )
+    (folder / "key").write_text("write-key-of-abc")
+    running = Running(folder, Vendor())
+    assert running.post("1", key="write-key-of-abc") == [202]
+    assert running.post("2") == [401]
+    assert running.post("3", client="xyz") == [401]
+    assert running.post("4", client="xyz", key="write-key-of-abc") == [403]
+    assert "write-key-of-abc" not in str(running.heard.events)
+
+
+def test_origins_of_a_connector_are_those_of_its_clients(project_from: Callable[..., Path]) -> None:
+    folder = project_from(
+        crm="", abc="client: abc\ningest: {origins: ['https://www.abc.example']}\nconnectors: {crm: {}}"
+    )
+    engine = Running(folder, Vendor()).engine
+    assert engine.allows_origin("crm", "https://www.abc.example") is True
+    assert engine.allows_origin("crm", "https://evil.example") is False
+    assert engine.allows_origin("other", "https://www.abc.example") is False
+
+
+# --- stores ---
+
+
+@pytest.fixture
+def stores() -> Iterator[list[Any]]:
+    made: list[Any] = []
+    yield made
+    for store in made:
+        store.close()
+
+
+def test_a_store_is_opened_by_its_url(tmp_path: Path, stores: list[Any]) -> None:
+    stores += [open_store("memory:", tmp_path, {}), open_store("sqlite:///a.db", tmp_path, {})]
+    stores.append(open_store(f"sqlite:///{tmp_path}/b.db", tmp_path, {}))
+    assert [type(store) for store in stores] == [MemoryStore, SqliteStore, SqliteStore]
+    assert (tmp_path / "a.db").exists()
+    assert (tmp_path / "b.db").exists()
+
+
+@pytest.mark.parametrize("url", ["", "postgres://x", "mysql:///x", "sqlite:x.db", "connect.db"])
+def test_an_unknown_store_is_said_with_those_that_are_known(url: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="known are memory"):
+        open_store(url, tmp_path, {})
+
+
+def test_a_store_that_can_not_be_opened_says_so(tmp_path: Path) -> None:
+    with pytest.raises(StoreUnavailable):
+        open_store("sqlite:///no/such/folder/connect.db", tmp_path, {})
+
+
+def test_a_key_that_is_none_is_said(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="CONNECT_KEY"):
+        open_store("sqlite:///a.db", tmp_path, {"CONNECT_KEY": "nonsense"})
