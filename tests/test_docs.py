@@ -254,8 +254,8 @@ class Shell:
 
     def background(self, command: str, expected: str) -> None:
         out = self.directory / f"out-{command.split()[1]}"
-        port = {"connect sandbox": " --port 8090", "connect serve": " --port 8080"}[command]
-        self.type(f"{command}{port} > {out} 2> {out}.err &")
+        port = {"sandbox": 8090, "serve": 8080}[command.split()[1]]
+        self.type(f"{command} --port {port} > {out} 2> {out}.err &")
         until = time.monotonic() + 15
         while time.monotonic() < until and not alike(self.here(expected), out.read_text() if out.exists() else ""):
             time.sleep(0.05)
@@ -275,8 +275,9 @@ def trimmed(text: str) -> str:
 
 
 def alike(expected: str, shown: str) -> bool:
-    pattern = re.escape(trimmed(expected)).replace("…", ".*?")
-    return re.fullmatch(pattern, trimmed(shown)) is not None
+    lines = trimmed(expected).removesuffix("\n…")
+    rest = r"(?s:\n.*)" if lines != trimmed(expected) else ""  # a last line of … stands for all that follows
+    return re.fullmatch(re.escape(lines).replace("…", ".*?") + rest, trimmed(shown)) is not None
 
 
 def assert_alike(expected: str, shown: str) -> None:
@@ -296,7 +297,7 @@ def free_port() -> str:
         return str(sock.getsockname()[1])
 
 
-@pytest.mark.parametrize("page", ["docs/first-connector.md"])
+@pytest.mark.parametrize("page", ["README.md", "docs/first-connector.md"])
 def test_the_tutorial_does_what_it_says(page: str, tmp_path: Path) -> None:
     shell = Shell(tmp_path, {"8080": free_port(), "8090": free_port()})
     project = tmp_path / "my-project"
@@ -313,6 +314,8 @@ def test_the_tutorial_does_what_it_says(page: str, tmp_path: Path) -> None:
                     assert_alike(shell.here(expected), shell.type(command))
     finally:
         shell.close()
+        for log in tmp_path.glob("out-*.err"):
+            print(log.name, log.read_text(encoding="utf-8"))  # shown where the test fails
 
 
 # --- connector pages ---
@@ -345,3 +348,62 @@ def test_a_connector_page_names_every_setting_secret_action_and_table(name: str)
 
 def exact_json(text: str) -> Any:
     return msgspec.json.Decoder(float_hook=Decimal).decode(text)
+
+
+# --- commands, settings, metrics ---
+
+
+def commands_named(page: Path) -> set[str]:
+    text = page.read_text(encoding="utf-8")
+    consoles = [block.text for block in blocks(page) if block.language == "console"]
+    typed = [line for text_ in consoles for line in text_.splitlines() if line.startswith("$ ")]
+    spans = re.findall(r"`([^`\n]+)`", FENCE.sub("", text))
+    return {name for code in [*spans, *typed] for name in re.findall(r"(?:^|[ ;])connect ([a-z]+)\b", code)}
+
+
+def test_every_command_that_a_page_names_exists_and_every_command_is_named() -> None:
+    shown = subprocess.run(
+        [sys.executable, "-m", "engine.cli", "--help"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    there = set(re.findall(r"^  ([a-z]+)  ", shown.stdout.partition("Commands:")[2], re.MULTILINE))
+    named = set().union(*(commands_named(page) for page in PAGES))
+    assert (named - there, there - named) == (set(), set())
+
+
+OPERATIONS = (ROOT / "docs/operations.md").read_text(encoding="utf-8")
+
+
+def test_every_setting_and_variable_is_in_the_table() -> None:
+    read = {
+        name
+        for file in (ROOT / "engine").rglob("*.py")
+        for name in re.findall(r"\bCONNECT_[A-Z_]+\b", file.read_text(encoding="utf-8"))
+    }
+    schema = json.loads((ROOT / "schemas/project.schema.json").read_text(encoding="utf-8"))
+    section = OPERATIONS.partition("## Settings")[2].partition("\n## ")[0]
+    assert (read | set(schema["properties"])) - named_in(section) == set()
+
+
+def test_the_table_of_metrics_is_whole() -> None:
+    from engine.telemetry import Metrics
+
+    families = Metrics(lambda: [], lambda: 0.0).registry.collect()
+    ours = {each.name + ("_total" if each.type == "counter" else "") for each in families}
+    section = OPERATIONS.partition("## Metrics")[2].partition("\n## ")[0]
+    told = set(re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE))
+    assert told == {name for name in ours if name.startswith("connect_")}
+
+
+def test_every_default_of_the_language_page_is_the_schema_s() -> None:
+    """Rows of the form | `key` | `default` | meaning | of the tables that mirror one part of the schema."""
+    schema = json.loads((ROOT / "schemas/connector.schema.json").read_text(encoding="utf-8"))["$defs"]
+    heads = {"retry": "retry", "expires": "expires", "poll": "poll", "batch": "batch", "fold": "fold", "csv": "csv"}
+    wrong = []
+    for head, part in heads.items():
+        table = LANGUAGE.partition(f"| key of `{head}` | default |")[2].partition("\n\n")[0]
+        for key, default in re.findall(r"^\| `(\w+)` \| `([^`]*)` \|", table, re.MULTILINE):
+            written = schema[part]["properties"][key].get("default")
+            shown = json.dumps(written) if not isinstance(written, str) or not written else written
+            if default != shown:
+                wrong.append((part, key, default, written))
+    assert wrong == []
