@@ -165,7 +165,7 @@ class Metrics:
                 self._refused.labels(lane[0], self._label("status", facts)).inc(_count(facts))
             case "delivered" | "rejected" | "skipped":
                 self._deliveries.labels(*lane, self._label("action", facts), name).inc(_count(facts))
-            case "retry":
+            case "retry" | "later":
                 self._retries.labels(*lane, self._label("action", facts)).inc(_count(facts))
             case "exchange":
                 self._exchanges.labels(*lane, _status_class(facts.get("status"))).inc()

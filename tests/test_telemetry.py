@@ -184,3 +184,9 @@ def test_two_of_them_share_nothing() -> None:
 
 def test_nobody_has_to_listen() -> None:
     NullTelemetry().event("accepted", connector="crm")
+
+
+def test_a_delivery_that_the_walk_settles_as_later_counts_as_put_back() -> None:
+    telemetry = Telemetry(mask=unmasked, stream=io.StringIO())
+    telemetry.event("later", connector="crm", client="a", action="lead", count=3)
+    assert samples(telemetry)['connect_retries_total{action="lead",client="a",connector="crm"}'] == 3
