@@ -109,6 +109,9 @@ class Engine:
         self.broken: list[str] = []
         self.looked_at = float("-inf")
         self.told: set[str] = set()
+        self.held_with: dict[
+            tuple[str, str], str
+        ] = {}  # what lanes were configured with when an action of theirs paused
         self.worker = Worker(
             World(
                 store=store,
@@ -270,6 +273,7 @@ class Engine:
         return self.worker.hold_s(spec)
 
     def walk_now(self, connector: str, client: str, stored: Stored, now: float) -> Answered:
+        del now
         return self.worker.walk_now(self.program(connector, client), stored)
 
     def ready(self) -> list[str]:
@@ -311,6 +315,16 @@ class Engine:
                 )
             if changed and reason == lane.reason:  # written down first: a change that mends nothing is tried once
                 self.resume(lane.connector, lane.client)
+        self.mark_held()
+
+    def mark_held(self) -> None:
+        """The same for single actions that stand still; only this process knows of them."""
+        for lane in {key[:2] for key, until in list(self.worker.held.items()) if until == float("inf")}:
+            print_ = self.configuration(*lane)
+            if self.held_with.setdefault(lane, print_) != print_:
+                del self.held_with[lane]
+                self.let_go(*lane)
+                self.store.change_lane(*lane, LaneChange(), now=self.clock.now())
 
     def resume(self, connector: str, client: str) -> None:
         """The lane goes on."""
@@ -320,9 +334,13 @@ class Engine:
             LaneChange(pause=False, reason="", not_before=0.0, failures=0, failing_since=0),
             now=self.clock.now(),
         )
-        for key in [key for key in self.worker.held if key[:2] == (connector, client)]:
-            del self.worker.held[key]
+        self.let_go(connector, client)
         self.telemetry.event("lane-resumed", connector=connector, client=client)
+
+    def let_go(self, connector: str, client: str) -> None:
+        """No action of the lane stands still any longer."""
+        for key in [key for key in list(self.worker.held) if key[:2] == (connector, client)]:
+            self.worker.held.pop(key, None)
 
     def configuration(self, connector: str, client: str) -> str:
         """A print of all that a person may change to mend a pause."""

@@ -316,3 +316,19 @@ def test_a_store_that_can_not_be_opened_says_so(tmp_path: Path) -> None:
 def test_a_key_that_is_none_is_said(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="CONNECT_KEY"):
         open_store("sqlite:///a.db", tmp_path, {"CONNECT_KEY": "nonsense"})
+
+
+def test_an_action_that_was_paused_goes_on_when_the_client_file_changes(project_from: Callable[..., Path]) -> None:
+    folder = project_from(
+        crm="replies: {outcomes: [{status: 403, then: pause, scope: action}]}",
+        abc="{client: abc, connectors: {crm: {}}}",
+    )
+    running = Running(folder, Vendor(reply(403, {}), reply(200, {})))
+    running.post("1")
+    running.run()
+    running.run()
+    assert (running.lane().waiting, len(running.vendor.asked)) == (1, 1)
+    rewrite(folder / "clients/abc.yaml", "{client: abc, title: Loja ABC, connectors: {crm: {}}}")
+    running.run()
+    running.run()
+    assert running.lane().delivered == 1

@@ -608,6 +608,14 @@ def test_a_caller_who_is_gone_after_the_event_was_put_loses_nothing() -> None:
     assert shop.sums() == {"delivered": 1}
 
 
+def test_an_older_one_of_the_same_key_that_waits_is_not_overtaken_by_a_caller() -> None:
+    shop = Shop('key: "${ event.email }"\n' + DIRECT % "", vendor=Vendor(reply(420, {}), reply(200, {})))
+    told = shop.post(keyed("1", "ana"), keyed("2", "ana"), keyed("3", "bia"))
+    assert [one.outcome for one in told] == ["waiting", "waiting", "delivered"]
+    shop.drain(7200)
+    assert [body["id"] for body in shop.vendor.bodies] == ["1", "3", "1", "2"]
+
+
 def test_several_actions_of_a_direct_connector_answer_with_the_worst() -> None:
     shop = Shop((DIRECT % "") + TWO, vendor=by_path(notes=reply(200, {}), tasks=reply(422, {})))
     assert shop.post({"id": "1", "task": True}) == [Answered(422, "rejected", "1", "HTTP 422")]
