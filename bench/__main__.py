@@ -14,7 +14,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -222,7 +221,8 @@ def over_http(folder: Path, seconds: float = 5.0) -> None:
         whole = time.perf_counter() - began + seconds
         print(f"HTTP intake, 202 after the commit (16 connections)   {posted / seconds:12,.0f} events/s")
         print(
-            f"serve → buffer → sandbox, all of it                  {delivered / whole:12,.0f} events/s   ({delivered:,} delivered, peak {int(memory) / 1024:.0f} MiB)"
+            f"serve → buffer → sandbox, all of it                  {delivered / whole:12,.0f} events/s   "
+            f"({delivered:,} delivered, peak {int(memory) / 1024:.0f} MiB)"
         )
     finally:
         for process in (serve, sandbox):
@@ -246,7 +246,8 @@ def load(port: int, seconds: float, connections: int = 16) -> int:
                 number += 1
                 body = json.dumps({**EVENT, "clientId": client, "email": f"p{slot}-{number}@example.com"}).encode()
                 head = (
-                    f"POST /responsys HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nX-Connect-Key: demo-write-key-{client}\r\n"
+                    f"POST /responsys HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+                    f"X-Connect-Key: demo-write-key-{client}\r\n"
                     f"Content-Length: {len(body)}\r\n\r\n"
                 )
                 connection.sendall(head.encode() + body)
@@ -269,9 +270,7 @@ def main() -> None:
         drain(connectors["responsys"], folder, 20_000)
         drain(connectors["salesforce"], folder, 5_000)
         over_http(folder)
-    print(
-        f"peak memory of this process {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MiB, {threading.active_count()} threads"
-    )
+    print(f"peak memory of this process {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MiB")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Examples are tests: an example's events walk through the real engine on a virtual clock, against its written exchange."""
+"""Examples are tests: their events walk through the real engine on a virtual clock, against a written exchange."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from engine.mapping import encode_json
 from engine.program import Program
 from engine.records import Accepted, Received
 from engine.sandbox import Sandbox
+from engine.semantics import same
 from engine.sending import Masker, NoReply, Prepared, Reply
 from engine.spec import types, units
 from engine.stores.memory import MemoryStore
@@ -192,15 +193,8 @@ def unlike(path: str, listed: Any, found: Any) -> str | None:
             ),
             None,
         )
-    numbers = (int, Decimal)
-    if type(listed) is type(found) or (
-        isinstance(listed, numbers)
-        and isinstance(found, numbers)
-        and not isinstance(listed, bool)
-        and not isinstance(found, bool)
-    ):
-        if listed == found:
-            return None
+    if same(listed, found):
+        return None
     return f"{path} is {brief(found)}, the example says {brief(listed)}"
 
 
@@ -296,9 +290,8 @@ class Run:
             return
         if self.script.left:
             number, left = self.script.left[0]
-            raise Unlike(
-                f"exchange {number} was never sent: {(left.sends or {}).get('method', '')} {(left.sends or {}).get('path', '')}"
-            )
+            sends = left.sends or {}
+            raise Unlike(f"exchange {number} was never sent: {sends.get('method', '')} {sends.get('path', '')}")
         self.compare_outcomes(deliveries)
         if self.example.answered is not None:
             expected = self.example.answered if isinstance(self.example.answered, list) else [self.example.answered]
@@ -360,9 +353,7 @@ class Run:
                 word, part = next(iter(expected.items())) if isinstance(expected, dict) else (expected, "")
                 if kind != word or str(part) not in reason:
                     because = f" ({reason})" if reason else ""
-                    raise Unlike(
-                        f"{action}, event {number}: {kind}{because}, the example says {word}{f' with {part!r}' if part else ''}"
-                    )
+                    raise Unlike(f"{action}, event {number}: {kind}{because}, the example says {word} {part}".rstrip())
         reached = {name for listed in deliveries.values() for name, _ in listed}
         if missing := reached - set(self.example.outcomes):
             raise Unlike(f"{', '.join(sorted(missing))} took the event too; list what became of it under outcomes")

@@ -151,7 +151,12 @@ class Lookup:
         sources = spec.sources or ({"request": types.Source(request=spec.request)} if spec.request is not None else {})
         self.sources = {
             title: Source(
-                compiler, source, names=names, place=(*place, "sources", title) if spec.sources else place, connector=connector, call=call
+                compiler,
+                source,
+                names=names,
+                place=(*place, "sources", title) if spec.sources else place,
+                connector=connector,
+                call=call,
             )
             for title, source in sources.items()
         }  # fmt: skip
@@ -160,7 +165,7 @@ class Lookup:
         )
 
     def find(self, wire: Wire, scopes: Sequence[dict[str, Any]], *, failures: int = 0) -> list[Found]:
-        """One answer for each row, in order. A row whose key is absent has no answer; Stopped becomes everyone's outcome."""
+        """One answer for each row, in order; an absent key has none, and Stopped becomes everyone's outcome."""
         if self.key is None:
             return self.document(wire, scopes, failures)
         keys: list[str | Found | None] = [self.key_of(scope) for scope in scopes]

@@ -385,6 +385,8 @@ class Tree:
     def on_with(self, node: dict[str, Any]) -> str:
         """A definition used with arguments: `args` stands for them inside it."""
         inside = node["$with"]
+        if not isinstance(inside, dict) or "do" not in inside:
+            raise ExpressionError("directive", "$with is not written by hand", "write {$use: name, args: {…}}")
         args = self.emit(inside.get("args", {}), "$with", "args")
         outer = dict(self.em.bound)
         self.em.bound["args"] = args

@@ -145,7 +145,7 @@ class Verdict(msgspec.Struct, frozen=True):
 
 
 class Judge:
-    """All that decides over the reply to one request, in the order of docs/language.md: outcomes, expect, results, defaults."""
+    """All that decides over the reply to one request, in this order: outcomes, expect, results, defaults."""
 
     def __init__(
         self,

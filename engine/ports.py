@@ -97,7 +97,7 @@ class Buffer(Protocol):
         One transaction: delivered rows leave, later ones get their due time, rejects move to the dead letters,
         counters rise, the lane changes. A batch none of whose deliveries is left in it is dropped.
 
-        With `lease` None the caller holds the deliveries by `put(hold_s=…)`; rows that are gone already are passed over.
+        With `lease` None the caller holds the deliveries by `put(hold_s=…)`; rows that are gone are passed over.
         """
 
     def change_lane(self, connector: str, client: str, change: LaneChange, *, now: float) -> None:
@@ -110,7 +110,7 @@ class Buffer(Protocol):
         """One lane as `lanes` shows it."""
 
     def lanes(self) -> list[Lane]:
-        """Every lane that ever held something, with its counters; accepted = delivered + rejected + skipped + waiting."""
+        """Every lane that ever held something; accepted = delivered + rejected + skipped + waiting."""
 
     def dead(
         self,

@@ -145,7 +145,7 @@ class Action:
     def prepare(
         self, program: Program, wire: Wire, deliveries: Sequence[Delivery], *, failures: int
     ) -> tuple[list[Ready], list[Done]]:
-        """Look-ups, variables, record and checks for a window of deliveries: those that are ready, and those that ended."""
+        """Look-ups, variables, record and checks for a window of deliveries: what is ready, and what ended."""
         done: list[Done] = []
         rows: list[tuple[Delivery, dict[str, Any]]] = []
         for delivery in deliveries:
@@ -200,7 +200,7 @@ class Action:
 
 
 class Program:
-    """All that runs for one client of one connector. Making it compiles everything; `problems` says what does not compile."""
+    """All that runs for one client of one connector. Making it compiles everything; see `compiler.problems`."""
 
     def __init__(
         self,
@@ -354,7 +354,7 @@ PATCHABLE = ("active", "when", "batch", "limits", "record", "vars", "title")
 
 
 def patched(connector: types.Connector, binding: types.Binding) -> dict[str, types.Action]:
-    """The connector's actions with the client's changes: maps merge, all else replaces, `$remove: true` takes a key out."""
+    """The connector's actions with the client's changes: maps merge, all else replaces, `$remove` takes a key out."""
     if not binding.actions:
         return dict(connector.actions)
     actions = dict(connector.actions)

@@ -211,7 +211,7 @@ class TokenRow(msgspec.Struct, frozen=True):
 
 
 class Received(msgspec.Struct, frozen=True):
-    """What intake made of one posted body: the good events, each with its place in the list, and what is wrong with the others."""
+    """What intake made of one posted body: the good events with their place in the list, and the others' faults."""
 
     total: int
     accepted: list[tuple[int, Accepted]]

@@ -1,4 +1,4 @@
-"""(outcome, attempts, age, now) -> delivered, rejected, or due again at; and how long a wait is, in every form a vendor gives it."""
+"""(outcome, attempts, age) -> again, rejected or paused; and how long a wait is, in every form a vendor gives it."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Backoff:
 
 def after_failure(outcome: Outcome, attempts: int, age_s: float, backoff: Backoff) -> tuple[OutcomeKind, float]:
     """
-    What becomes of a delivery with `attempts` counted tries (this one included): (RETRY, wait), (REJECT, 0) or (PAUSE, 0).
+    What becomes of a delivery with `attempts` counted tries, this one included: retry after a wait, or the end.
 
     `attempts: n` of the rule counts repeats, else `http.retry.attempts` counts tries. An outage is not counted; only
     `give_up_after` ends it.
@@ -82,7 +82,7 @@ def wait_of(
         return lambda scope: max((found for part in parts if (found := part(scope)) is not None), default=None)
     if isinstance(spec, str):
         seconds = units.duration(spec)
-        return lambda scope: seconds
+        return lambda _: seconds
     longest = units.duration(spec["max"]) if "max" in spec else LONGEST_S
     if "initial" in spec:
         initial, factor = units.duration(spec["initial"]), float(spec.get("factor", 2))

@@ -17,7 +17,6 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
-
 from engine.errors import BadValue, SpecErrors
 from engine.expressions import Compiler
 from engine.mapping import compile_tree, encode_json
@@ -177,7 +176,7 @@ class Sandbox:
     def stopped(self, route: _Route, scope: dict[str, Any], now: float) -> Reply | None:
         """The refusal of a token that is not alive, or of a limit that is used up."""
         if route.spec.token is not None:
-            spec, accept, value, refused = self.tokens[route.spec.token]
+            _, accept, value, refused = self.tokens[route.spec.token]
             sent = accept(scope)
             fixed = value(scope)
             if fixed is not None:

@@ -74,9 +74,9 @@ class Step:
         self.call = call(spec.request, names, (*place, "request"), judge)
         spoken = (*place, "request")
         judge.event_in_url = any(
-            use.path[0] in EVENT_PARTS and use.place[: len(spoken) + 1] in ((*spoken, "path"), (*spoken, "url"), (*spoken, "query"))
+            use.path[0] in EVENT_PARTS and use.place[len(spoken) : len(spoken) + 1] in (("path",), ("url",), ("query",))
             for use in compiler.uses[before:]
-        )  # fmt: skip
+        )
         self.save = compile_tree(compiler, spec.save, read, (*place, "save"))
         self.poll = spec.poll
         if self.poll is not None:
@@ -135,7 +135,7 @@ class Steps:
             if not skipped:
                 outcome, progress, done = self.one(wire, step, live, scope, progress, failures)
                 if outcome is not None:
-                    self.leave(wire, step, live, outcome, done, group, progress, save, failures)
+                    self.leave(wire, live, outcome, done, group, progress, save, failures)
                     return
             at += 1
             if at < len(self.order):
@@ -243,7 +243,6 @@ class Steps:
     def leave(
         self,
         wire: Wire,
-        step: Step,
         live: list[Member],
         outcome: Outcome,
         done: Exchanged | None,

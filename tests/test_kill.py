@@ -6,6 +6,7 @@ Three kills in the suite; `CONNECT_KILLS=20 python -m pytest -s tests/test_kill.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import random
@@ -58,8 +59,7 @@ class Ledger:
         assert ready.wait(10)
 
     async def app(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
-        import asyncio
-
+        del scope
         body = b""
         while True:
             message = await receive()

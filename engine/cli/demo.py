@@ -51,7 +51,8 @@ def command(keep: bool) -> None:
             + ")"
         )
         click.echo(
-            f"posted in {posted_s:.1f} s, drained after {drained_s:.1f} s; the CRMs saw {sum(box.served for box in run.sandboxes)} requests"
+            f"posted in {posted_s:.1f} s, drained after {drained_s:.1f} s; "
+            f"the CRMs saw {sum(box.served for box in run.sandboxes)} requests"
         )
         waiting = sum(row.waiting for row in rows)
         if waiting:
@@ -82,7 +83,8 @@ def command(keep: bool) -> None:
     if code == 0:
         shutil.rmtree(folder, ignore_errors=True)
         click.echo(
-            f"\nOK: every accepted event is delivered, rejected with a reason, or waiting ({time.monotonic() - began:.1f} s)."
+            f"\nOK: every accepted event is delivered, rejected with a reason, or waiting "
+            f"({time.monotonic() - began:.1f} s)."
         )
     sys.exit(code)
 
@@ -91,7 +93,7 @@ def table(rows: list[Row]) -> None:
     """The one table: accepted = delivered + rejected + skipped + waiting, by client."""
     head = (
         f"{'client':<11}{'connector':<11}{'accepted':>8} = {'delivered':>9} + {'rejected':>8} + {'skipped':>7} + "
-        f"{'waiting':>7}{'answer':>8}"
+        f"{'waiting':>7}{'answer':>7}"
     )
     click.echo(f"\n{head}\n{'-' * len(head)}")
     for row in rows:
@@ -105,7 +107,8 @@ def table(rows: list[Row]) -> None:
 def line(client: str, connector: str, counts: Sequence[int], answer: str) -> str:
     accepted, delivered, rejected, skipped, waiting = counts
     return (
-        f"{client:<11}{connector:<11}{accepted:>8} = {delivered:>9} + {rejected:>8} + {skipped:>7} + {waiting:>7}{answer:>8}"
+        f"{client:<11}{connector:<11}{accepted:>8} = {delivered:>9} + {rejected:>8} + {skipped:>7} + "
+        f"{waiting:>7}{answer:>7}"
     ).rstrip()
 
 
@@ -122,7 +125,7 @@ def explain(run: Demo) -> None:
     for title, text in (
         (
             "which",
-            f"no. {one['id']}, {one['connector']}/{one['client']}, action {one['action']}, after {one['attempts']} counted tries",
+            f"no. {one['id']}, {one['connector']}/{one['client']}, action {one['action']}",
         ),
         ("why", one["reason"]),
         ("sent", one["url"]),
