@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import threading
+from hashlib import sha256
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
 from engine import semantics
 from engine.errors import BadValue, ConnectError, EgressRefused
-from engine.mapping import compile_tree
+from engine.mapping import compile_tree, encode_json
 from engine.names import CLIENT, REPLY, ROW, WAIT
 from engine.outcomes import Judge, Level
 from engine.records import Outcome, OutcomeKind, Trace
+from engine.sending import Reply
 from engine.spec import types, units
 
 if TYPE_CHECKING:
@@ -81,9 +83,16 @@ class Source:
         self.chunk_bytes = units.size(spec.chunk["bytes"]) if "bytes" in spec.chunk else None
         self.chunk_keys = int(spec.chunk.get("keys", 0)) or None
 
+    def inside(self, scope: dict[str, Any]) -> dict[str, Any]:
+        return {**scope, "args": (self.args(scope) or {}) if self.args is not None else {}}
+
     def ask(self, wire: Wire, scope: dict[str, Any], keys: list[str], failures: int) -> dict[str, list[Any]]:
-        """One request for these keys and the pages that follow: key -> rows. Raises Stopped, BadValue."""
-        inside = {**scope, "args": self.args(scope) or {}} if self.args is not None else {**scope, "args": {}}
+        """
+        One request for these keys and the pages that follow: key -> rows.
+
+        Raises Stopped; BadValue and EgressRefused if the request can't be built.
+        """
+        inside = self.inside(scope)
         done = self.call.run(wire, inside, records=len(keys), failures=failures)
         found: dict[str, list[Any]] = {}
         for _ in range(MAX_PAGES):
@@ -92,26 +101,32 @@ class Source:
                 raise Stopped(outcome, done.trace)
             if done.reply is None or done.reply.status in self.spec.absent_on:
                 return found
-            read = {**inside, "response": done.reply.scope}
-            listed = self.rows(read)
-            if listed is None:
-                reason = f"HTTP {done.reply.status} without the rows that this look-up reads"
-                raise Stopped(Outcome(OutcomeKind.RETRY, reason, otherwise=OutcomeKind.PAUSE), done.trace)
-            for row in semantics.bounded(listed):
-                self.sort_in(found, {**read, "row": row}, row, keys)
-            link = self.next(read)
-            if not isinstance(link, str) or not link or done.prepared is None:
-                return found
-            following = self.call.requester.follow(link, done.base_url, done.prepared.headers)
+            try:
+                link = self.read({**inside, "response": done.reply.scope}, keys, found)
+                if link is None or done.prepared is None:
+                    return found
+                following = self.call.requester.follow(link, done.base_url, done.prepared.headers)
+            except (BadValue, EgressRefused) as error:  # the vendor's reply, and no fault of these keys
+                raise Stopped(unreadable(done.reply.status, str(error)), done.trace) from None
             reply = self.call.send(wire, following, inside)
             if isinstance(reply, Outcome):
                 raise Stopped(reply, None)
             judged = {**inside, "now": wire.clock.now(), "failures": failures}
             verdict = self.call.judge.verdict(judged, reply, records=len(keys))
             verdict = msgspec.structs.replace(verdict, outcome=wire.shown(verdict.outcome))
-            came = reply if hasattr(reply, "status") else None
-            done = done._replace(verdict=verdict, reply=came, trace=wire.masker.trace(following, came))  # type: ignore[arg-type]
-        raise BadValue(f"more than {MAX_PAGES} pages of rows")
+            came = reply if isinstance(reply, Reply) else None
+            done = done._replace(verdict=verdict, reply=came, trace=wire.masker.trace(following, came))
+        raise Stopped(unreadable(200, f"more than {MAX_PAGES} pages of rows"), done.trace)
+
+    def read(self, scope: dict[str, Any], keys: list[str], found: dict[str, list[Any]]) -> str | None:
+        """The rows of one reply sorted in, and the link to the next page."""
+        listed = self.rows(scope)
+        if listed is None:
+            raise BadValue("it is without the rows that this look-up reads")
+        for row in semantics.bounded(listed):
+            self.sort_in(found, {**scope, "row": row}, row, keys)
+        link = self.next(scope)
+        return link if isinstance(link, str) and link else None
 
     def sort_in(self, found: dict[str, list[Any]], scope: dict[str, Any], row: Any, keys: list[str]) -> None:
         named = self.row_key(scope) if self.spec.row_key is not None else (keys[0] if len(keys) == 1 else None)
@@ -138,6 +153,7 @@ class Lookup:
     ) -> None:
         self.spec, self.name, self.cache = spec, name, cache
         self.cache_s = units.duration(spec.cache)
+        self.cached_as = f"{name}#{sha256(encode_json(spec)).hexdigest()}"  # look-ups of one name may differ by action
         names = CLIENT
         self.when = compiler.condition(spec.when, ROW | {"lookups"}, (*place, "when"))
         key_names = ROW | {"lookups"}
@@ -173,7 +189,7 @@ class Lookup:
         now = wire.clock.now()
         known: dict[str, Found] = {}
         for key in wanted:
-            if (cached := self.cache.get(self.name, key, now)) is not None:
+            if (cached := self.cache.get(self.cached_as, key, now)) is not None:
                 known[key] = Found(cached[0])
         try:
             self.ask_sources(wire, [key for key in wanted if key not in known], known, failures)
@@ -248,8 +264,8 @@ class Lookup:
     @staticmethod
     def bytes_of(wire: Wire, source: Source, scope: dict[str, Any]) -> int:
         """How long the encoded URL would be."""
-        inside = {**scope, "args": (source.args(scope) or {}) if source.args is not None else {}}
         try:
+            inside = source.inside(scope)
             row = source.call.auth.token(wire)
             base, placed = source.call.auth.place(wire, row)
             return len(source.call.requester.prepare(inside, base, placed).url)
@@ -268,7 +284,7 @@ class Lookup:
                 continue
             known[key] = Found(found[0])
             if self.cache_s > 0:
-                self.cache.put(self.name, key, found[0], until)
+                self.cache.put(self.cached_as, key, found[0], until)
 
     def answer(self, found: Found | None) -> Found:
         if found is not None:
@@ -279,21 +295,54 @@ class Lookup:
         return Found(outcome=Outcome(kind, f"look-up {self.name}: not found", "not-found", expected=True))
 
     def document(self, wire: Wire, scopes: Sequence[dict[str, Any]], failures: int) -> list[Found]:
-        """One value for the client, asked once and kept for `cache`."""
-        cached = self.cache.get(self.name, "", wire.clock.now())
+        """One value for the client, asked once and kept for `cache`; rows that `when` leaves out have none."""
+        wanted = [self.when(scope) for scope in scopes]
+        found = self.one_document(wire, failures) if any(wanted) else Found()
+        return [found if wants else Found() for wants in wanted]
+
+    def one_document(self, wire: Wire, failures: int) -> Found:
+        cached = self.cache.get(self.cached_as, "", wire.clock.now())
         if cached is not None:
-            return [Found(cached[0])] * len(scopes)
-        source = next(iter(self.sources.values()))
-        done = source.call.run(wire, {**wire.scope, "args": {}}, records=1, failures=failures)
-        outcome = done.verdict.outcome
-        if done.reply is None or (outcome is not None and outcome.kind is not OutcomeKind.DELIVERED):
-            stopped = msgspec.structs.replace(outcome or Outcome(OutcomeKind.RETRY, "no reply"), everyone=True)
-            return [Found(outcome=stopped, trace=done.trace)] * len(scopes)
-        read = {**wire.scope, "args": {}, "response": done.reply.scope}
-        value = self.value(read) if self.value is not None else done.reply.body
-        if value is not None and self.cache_s > 0:
-            self.cache.put(self.name, "", value, wire.clock.now() + self.cache_s)
-        return [self.answer(Found(value) if value is not None else None)] * len(scopes)
+            return Found(cached[0])
+        for source in self.sources.values():
+            if not source.when(wire.scope):
+                continue
+            try:
+                scope = source.inside(wire.scope)
+                done = source.call.run(wire, scope, records=1, failures=failures)
+            except (BadValue, EgressRefused) as error:  # it reads settings only: no delivery's fault
+                return Found(outcome=Outcome(OutcomeKind.PAUSE, f"look-up {self.name}: {error}", everyone=True))
+            outcome = done.verdict.outcome
+            if done.reply is None or (outcome is not None and outcome.kind is not OutcomeKind.DELIVERED):
+                stopped = outcome or Outcome(OutcomeKind.RETRY, "no reply")
+                kind = OutcomeKind.PAUSE if stopped.kind is OutcomeKind.REJECT else stopped.kind  # no delivery's fault
+                reason = f"look-up {self.name}: {stopped.reason}"
+                return Found(
+                    outcome=msgspec.structs.replace(stopped, kind=kind, reason=reason, everyone=True), trace=done.trace
+                )
+            if done.reply.status in source.spec.absent_on:
+                continue
+            try:
+                read = {**scope, "response": done.reply.scope}
+                value = self.value(read) if self.value is not None else done.reply.body
+            except BadValue as error:
+                refused = msgspec.structs.replace(unreadable(done.reply.status, str(error)), everyone=True)
+                return Found(outcome=refused, trace=done.trace)
+            if value is not None:
+                if self.cache_s > 0:
+                    self.cache.put(self.cached_as, "", value, wire.clock.now() + self.cache_s)
+                return Found(value)
+        return self.answer(None)
+
+    def forget(self, scope: dict[str, Any]) -> None:
+        """What was found for this row was stale."""
+        key = self.key_of(scope) if self.key is not None else ""
+        if isinstance(key, str):
+            self.cache.forget(self.cached_as, key)
+
+
+def unreadable(status: int, why: str) -> Outcome:
+    return Outcome(OutcomeKind.RETRY, f"HTTP {status}, and the reply can't be read: {why}", otherwise=OutcomeKind.PAUSE)
 
 
 class Cache:

@@ -193,9 +193,7 @@ class Action:
     def forget(self, wire: Wire, lookup: str, scope: dict[str, Any]) -> None:
         """The cached answer of a look-up for this row was stale."""
         if (found := self.lookups.get(lookup)) is not None:
-            key = found.key_of(scope)
-            if isinstance(key, str):
-                found.cache.forget(lookup, key)
+            found.forget(scope)
         wire.telemetry.event("look-up-forgotten", connector=wire.connector, client=wire.client, lookup=lookup)
 
 
@@ -223,15 +221,20 @@ class Program:
         }
         self.backoff = Backoff(connector.http.retry, jitter)
         self.fields = compile_tree(self.compiler, connector.fields, ARRIVED, ("fields",)) if connector.fields else None
-        self.auth = Auth(
-            self.compiler,
-            connector.auth,
-            name="default",
-            place=("auth",),
-            connector=connector,
-            hosts=self.hosts,
-            lane=self.name,
-        )
+        self.auths = {
+            name: Auth(
+                self.compiler,
+                spec,
+                name=name,
+                place=("auths", name) if connector.auths else ("auth",),
+                connector=connector,
+                hosts=self.hosts,
+                lane=self.name,
+            )
+            for name, spec in (connector.auths or {"default": connector.auth}).items()
+        }
+        self.auth = next((auth for auth in self.auths.values() if auth.when(self.scope)), next(iter(self.auths.values())))
+        self.used_auths = {self.auth.name}
         self.action_specs = patched(connector, binding)
         self.actions = {name: Action(self, name, spec) for name, spec in self.action_specs.items() if spec.active}
         self.checks = {name: self.check_call(name, check) for name, check in connector.checks.items()}
@@ -243,7 +246,26 @@ class Program:
     @cached_property
     def secret_names(self) -> set[str]:
         """The secrets that something enabled reaches."""
-        return {use.path[1] for use in self.compiler.uses if use.path[0] == "secrets" and len(use.path) > 1}
+        return {
+            use.path[1]
+            for use in self.compiler.uses
+            if use.path[0] == "secrets" and len(use.path) > 1 and not self.elsewhere(use.place)
+        }
+
+    def elsewhere(self, place: Path) -> bool:
+        """Does this place belong to a way to log in that this client does not use?"""
+        return place[:1] == ("auths",) and place[1] not in self.used_auths
+
+    def auth_for(self, named: str | None, place: Path) -> Auth:
+        """The way to log in that a request names, or the one that serves this client."""
+        if named is None:
+            return self.auth
+        if named not in self.auths:
+            hint = closest(named, self.auths) or f"there are {', '.join(self.auths)}"
+            self.compiler.problems.append(Problem((*place, "auth"), "unknown-auth", f"no auth is called {named}", hint))
+            return self.auth
+        self.used_auths.add(named)
+        return self.auths[named]
 
     def require_sound(self, file: str) -> None:
         """SpecErrors unless everything compiled."""
@@ -264,12 +286,15 @@ class Program:
         def call(request: types.Request, names: frozenset[str], at: Path, judge: Judge) -> Call:
             gate = Gate(self.name)
             gate.add(self.compiler, self.connector.http.limits, names, ("http", "limits"), owner="http")
-            gate.add(self.compiler, self.connector.auth.limits, names, ("auth", "limits"), owner="auth")
+            auth = self.auth_for(request.auth or spec.auth, at if request.auth else place)
+            limits = ("auths", auth.name, "limits") if self.connector.auths else ("auth", "limits")
+            gate.add(self.compiler, auth.spec.limits, names, limits, owner=f"auth.{auth.name}")
             gate.add(self.compiler, self.binding.limits, names, ("limits",), owner="client")
             gate.add(self.compiler, spec.limits, names, (*place, "limits"), owner=action)
             gate.add(self.compiler, request.limits, names, (*at, "limits"), owner=f"{action}.{step}")
             requester = self.requester(request, names, at, drop or spec.drop or self.connector.drop)
-            return Call(requester, judge, self.auth, gate, action=action, step=step)
+            judge.can_renew = auth.can_renew
+            return Call(requester, judge, auth, gate, action=action, step=step)
 
         return call
 

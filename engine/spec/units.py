@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)\Z")
-_SIZE = re.compile(r"(\d+)(B|KB|MB|GB|KiB|MiB|GiB)\Z")
-_RATE = re.compile(r"(\d+)/(\S+)\Z")
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)\Z", re.ASCII)
+_SIZE = re.compile(r"(\d+)(B|KB|MB|GB|KiB|MiB|GiB)\Z", re.ASCII)
+_RATE = re.compile(r"(\d+)/(\S+)\Z", re.ASCII)
 _SECONDS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}
 _BYTES = {"B": 1, "KB": 1000, "MB": 1000**2, "GB": 1000**3, "KiB": 1024, "MiB": 1024**2, "GiB": 1024**3}
 
@@ -42,7 +42,9 @@ def rate(text: Any) -> Rate:
     """`120/1m` as a count and the seconds it is for."""
     if not isinstance(text, str) or not (match := _RATE.match(text.strip())) or int(match[1]) < 1:
         raise UnitError(f"{text!r} is not a rate; write it as 120/1m or 10/1s")
-    return Rate(int(match[1]), duration(match[2]))
+    if (per_s := duration(match[2])) <= 0:
+        raise UnitError(f"{text!r} is not a rate; its time is 0")
+    return Rate(int(match[1]), per_s)
 
 
 def statuses(spec: Any) -> Callable[[int], bool]:
@@ -51,11 +53,14 @@ def statuses(spec: Any) -> Callable[[int], bool]:
     for part in spec if isinstance(spec, list) else [spec]:
         text = str(part)
         if re.fullmatch(r"[1-5]xx", text):
-            wanted.append((int(text[0]) * 100, int(text[0]) * 100 + 99))
-        elif match := re.fullmatch(r"([1-5]\d\d)(?:-([1-5]\d\d))?", text):
-            wanted.append((int(match[1]), int(match[2] or match[1])))
+            low, high = int(text[0]) * 100, int(text[0]) * 100 + 99
+        elif match := re.fullmatch(r"([1-5]\d\d)(?:-([1-5]\d\d))?", text, re.ASCII):
+            low, high = int(match[1]), int(match[2] or match[1])
         else:
+            low, high = 1, 0
+        if low > high:
             raise UnitError(f"{part!r} is not a status; write it as 429, 5xx or 400-422")
+        wanted.append((low, high))
     return lambda status: any(low <= status <= high for low, high in wanted)
 
 
@@ -65,7 +70,7 @@ def codes(spec: Any) -> Callable[[Any], bool]:
     whole = {part for part in wanted if "*" not in (part[:1], part[-1:])}
     starts = tuple(part[:-1] for part in wanted if part.endswith("*") and not part.startswith("*"))
     ends = tuple(part[1:] for part in wanted if part.startswith("*") and not part.endswith("*"))
-    inside = tuple(part[1:-1] for part in wanted if len(part) > 1 and part.startswith("*") and part.endswith("*"))
+    inside = tuple(part[1:-1] for part in wanted if part.startswith("*") and part.endswith("*"))
 
     def holds(code: Any) -> bool:
         if code is None:
