@@ -32,7 +32,8 @@ from engine.spec.project import Project
 from engine.spec.units import Rate
 from engine.stores.sqlite import SqliteStore
 from engine.telemetry import NullTelemetry
-from engine.worker import Credentials, Worker, World
+from engine.walk import Credentials, World
+from engine.worker import Worker
 
 EVENT = {
     "email": "user@example.com",

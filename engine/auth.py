@@ -43,24 +43,39 @@ class AuthFailed(ConnectError):
         self.outcome, self.trace = outcome, trace
 
 
-class TokenRequest:
-    """One request that yields a token, with what is saved of the reply."""
+class TokenStep:
+    """One request of a log-in, with what is saved of its reply for the next."""
 
-    def __init__(self, auth: Auth, spec: types.Request, save: dict[str, Any], place: Path) -> None:
-        names = AUTH
+    def __init__(self, auth: Auth, name: str, spec: types.Step, place: Path) -> None:
+        names, compiler = AUTH | {"steps"}, auth.compiler
+        self.name = name
+        self.when = compiler.condition(spec.when, names, (*place, "when"))
         self.requester = Requester(
-            auth.compiler,
-            spec,
+            compiler,
+            spec.request,
             names=names,
             place=(*place, "request"),
             drop=types.Drop(),
             http=auth.http,
             hosts=auth.hosts,
         )
-        self.save = compile_tree(auth.compiler, save, names | REPLY, (*place, "save"))
-        self.judge = Judge(auth.compiler, auth.levels, [], spec.expect, names | REPLY, (*place, "request"))
+        self.save = compile_tree(compiler, spec.save, names | REPLY, (*place, "save"))
+        levels = [Level(compiler, spec.replies, names | REPLY | WAIT, (*place, "replies")), *auth.levels]
+        self.judge = Judge(compiler, levels, [], spec.request.expect, names | REPLY, (*place, "request"))
         self.gate = Gate(auth.lane)
-        self.gate.add(auth.compiler, spec.limits, names, (*place, "request", "limits"), owner=f"auth.{auth.name}")
+        limits = (*place, "request", "limits")
+        self.gate.add(compiler, spec.request.limits, names, limits, owner=f"auth.{auth.name}.{name}")
+
+
+class TokenRequest:
+    """The request, or the chain of requests, that yields a token; `save` reads the last reply and what steps saved."""
+
+    def __init__(self, auth: Auth, steps: dict[str, types.Step], save: dict[str, Any], place: Path) -> None:
+        single = list(steps) == ["request"]
+        self.steps = [
+            TokenStep(auth, name, step, place if single else (*place, "steps", name)) for name, step in steps.items()
+        ]
+        self.save = compile_tree(auth.compiler, save, AUTH | REPLY | {"steps"}, (*place, "save"))
 
 
 class Auth:
@@ -77,6 +92,7 @@ class Auth:
         hosts: Hosts,
         lane: str,
     ) -> None:
+        self.when = compiler.condition(spec.when, CLIENT, (*place, "when"))
         self.compiler, self.spec, self.name, self.http, self.hosts = compiler, spec, name, connector.http, hosts
         self.lane = lane
         token = spec.token
@@ -88,11 +104,11 @@ class Auth:
         self.http_base_url = compiler.text(connector.http.base_url, ADDRESS, ("http", "base_url"), "must")
         self.request = self.renewal = None
         if token is not None:
-            if token.request is not None:
-                self.request = TokenRequest(self, token.request, token.save, (*place, "token"))
+            steps = token.steps or ({"request": types.Step(request=token.request)} if token.request else {})
+            self.request = TokenRequest(self, steps, token.save, (*place, "token"))
             if token.renew is not None:
-                save = token.renew.save or token.save
-                self.renewal = TokenRequest(self, token.renew.request, save, (*place, "token", "renew"))
+                save, step = token.renew.save or token.save, types.Step(request=token.renew.request)
+                self.renewal = TokenRequest(self, {"request": step}, save, (*place, "token", "renew"))
             expires = token.expires
             self.after_s = units.duration(expires.after) if expires.after else None
             self.margin_s = units.duration(expires.margin)
@@ -180,40 +196,55 @@ class Auth:
         return self.ask(wire, self.request, old, "log-in")
 
     def ask(self, wire: Wire, wanted: TokenRequest, old: TokenRow | None, how: str) -> TokenRow:
+        saved: dict[str, Any] = {}
         scope = {
             **wire.scope,
             "secrets": wire.secrets,
             "token": dict(old.values) if old else {},
             "now": int(wire.clock.now()),
+            "steps": saved,
         }
-        trace = None
+        trace, now = None, wire.clock.now()
+        last: Reply | None = None
+        self.hide(wire, old)
         try:
-            self.hide(wire, old)
-            base = self.base_url(scope) if self.base_url and wanted.requester.path is not None else ""
-            prepared = msgspec.structs.replace(wanted.requester.prepare(scope, base or ""), purpose="auth")
-            slots = wanted.gate.enter(
-                wire.store, scope, owner=wire.owner, now=wire.clock.now(), credentials=wire.fingerprint
-            )
-            if isinstance(slots, Outcome):
-                raise AuthFailed(slots)
-            now = wire.clock.now()
-            try:
-                reply = wire.exchange(prepared, action="auth", step=how)
-            finally:
-                wanted.gate.leave(wire.store, slots, wire.owner)
-            if isinstance(reply, Reply):
-                trace = Trace(prepared.method, wire.masker.mask(prepared.url), reply.status)  # never bodies of a log-in
-            judged = {**scope, "now": now, "failures": 0}
-            outcome = wire.shown(wanted.judge.verdict(judged, reply, records=1).outcome) or DELIVERED
-            if outcome.kind is OutcomeKind.DELIVERED and isinstance(reply, Reply):
-                return self.keep(wire, wanted, scope, reply, old, now, how)
-            raise AuthFailed(self.as_lane(outcome, reply), trace)
+            for step in wanted.steps:
+                if not step.when(scope):
+                    continue
+                now = wire.clock.now()
+                last, trace = self.send(wire, step, scope, how)
+                if kept := step.save({**scope, "response": last.scope}):
+                    saved[step.name] = kept
+                    self.hide_values(wire, kept)
+            if last is None:
+                raise BadValue("no step of the log-in applies")
+            return self.keep(wire, wanted, scope, last, old, now, how)
         except EgressRefused as error:
             raise AuthFailed(Outcome(OutcomeKind.PAUSE, str(error))) from None
         except BadValue as error:
-            raise AuthFailed(
-                Outcome(OutcomeKind.PAUSE, f"the log-in can't be built or read: {unquoted(error)}"), trace
-            ) from None
+            reason = f"the log-in can't be built or read: {unquoted(error)}"
+            raise AuthFailed(Outcome(OutcomeKind.PAUSE, reason), trace) from None
+
+    def send(self, wire: Wire, step: TokenStep, scope: dict[str, Any], how: str) -> tuple[Reply, Trace]:
+        """One request of the log-in, which the vendor took; AuthFailed where not."""
+        base = self.base_url(scope) if self.base_url and step.requester.path is not None else ""
+        prepared = msgspec.structs.replace(step.requester.prepare(scope, base or ""), purpose="auth")
+        slots = step.gate.enter(wire.store, scope, owner=wire.owner, now=wire.clock.now(), credentials=wire.fingerprint)
+        if isinstance(slots, Outcome):
+            raise AuthFailed(slots)
+        now = wire.clock.now()
+        try:
+            reply = wire.exchange(prepared, action="auth", step=how)
+        finally:
+            step.gate.leave(wire.store, slots, wire.owner)
+        trace = Trace(prepared.method, wire.masker.mask(prepared.url))  # never bodies of a log-in
+        if isinstance(reply, Reply):
+            trace = msgspec.structs.replace(trace, status=reply.status)
+        verdict = step.judge.verdict({**scope, "now": now, "failures": 0}, reply, records=1)
+        outcome = wire.shown(verdict.outcome) or DELIVERED
+        if outcome.kind is OutcomeKind.DELIVERED and isinstance(reply, Reply):
+            return reply, trace
+        raise AuthFailed(self.as_lane(outcome, reply), trace)
 
     def keep(
         self,
@@ -260,12 +291,15 @@ class Auth:
         status = f" (HTTP {reply.status})" if isinstance(reply, Reply) else ""
         return Outcome(OutcomeKind.PAUSE, f"the log-in was refused{status}: {outcome.reason}", outcome.code)
 
-    @staticmethod
-    def hide(wire: Wire, row: TokenRow | None) -> None:
+    def hide(self, wire: Wire, row: TokenRow | None) -> None:
         if row is not None:
-            wire.masker.add(
-                *(value for name, value in row.values.items() if any(word in name.lower() for word in SECRET_WORDS))
-            )
+            self.hide_values(wire, row.values)
+
+    @staticmethod
+    def hide_values(wire: Wire, values: Mapping[str, Any]) -> None:
+        wire.masker.add(
+            *(value for name, value in values.items() if any(word in name.lower() for word in SECRET_WORDS))
+        )
 
     # --- placement ---
 

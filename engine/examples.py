@@ -23,7 +23,8 @@ from engine.sending import Masker, NoReply, Prepared, Reply
 from engine.spec import types, units
 from engine.stores.memory import MemoryStore
 from engine.telemetry import NullTelemetry
-from engine.worker import Credentials, Worker, World
+from engine.walk import Credentials, World
+from engine.worker import Worker
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -143,7 +143,8 @@ class Receiver:
         )
         self.id_of = compiler.value(receive.id, names, ("receive", "id")) if receive.id is not None else None
         self.dedupe_s = units.duration(receive.dedupe)
-        self.direct = receive.mode == "direct"
+        modes = {action.mode or receive.mode for action in connector.actions.values()}
+        self.direct = "direct" in modes  # some action's outcome is what the caller is told
         self.clients, self.program = clients, program
         self.active = set(clients.values())
         self.keys = {key: client for client, listed in keys.items() for key in listed}

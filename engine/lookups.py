@@ -72,7 +72,6 @@ class Source:
             spec.request.expect,
             read,
             (*place, "request"),
-            can_renew=True,
             absent_on=spec.absent_on,
         )
         self.call: Call = call(spec.request, names, (*place, "request"), judge)

@@ -157,13 +157,13 @@ class Judge:
         place: Path,
         *,
         event_in_url: bool = False,
-        can_renew: bool = False,
         never_repeat: bool = False,
         absent_on: Sequence[int] = (),
     ) -> None:
         self.levels, self.results = levels, results
         self.expect = compiler.condition(expect, names, (*place, "expect")) if expect is not None else None
-        self.event_in_url, self.can_renew, self.never_repeat = event_in_url, can_renew, never_repeat
+        self.event_in_url, self.never_repeat = event_in_url, never_repeat
+        self.can_renew = False  # known once it is known which auth the request goes with
         self.absent_on = absent_on
 
     def verdict(self, scope: Mapping[str, Any], reply: Reply | NoReply, *, records: int) -> Verdict:

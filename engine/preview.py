@@ -13,11 +13,13 @@ from engine.errors import Refused
 from engine.intake import Receiver, parse
 from engine.program import Program, patched
 from engine.records import Fault
+from engine.reporting import Reporter
 from engine.sandbox import Sandbox
 from engine.sending import Masker, Prepared, Reply
 from engine.stores.memory import MemoryStore
 from engine.telemetry import NullTelemetry
-from engine.worker import Credentials, Worker, World
+from engine.walk import Credentials, World
+from engine.worker import Worker
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
     from engine.records import Accepted, Delivery, LaneChange, Outcome, Settled
     from engine.sending import Transport
     from engine.spec import types
-    from engine.worker import Ended
+    from engine.walk import Ended
 
 LONGEST_S = 30 * 86_400.0  # of the virtual time that a preview lets pass
 
@@ -145,7 +147,7 @@ class Single:
         self.recorder = Recorder(transport)
         self.store = MemoryStore()
         telemetry: Telemetry = self.recorder
-        self.worker = _Watched(
+        self.worker = Worker(
             World(
                 store=self.store,
                 transport=self.recorder,
@@ -155,8 +157,10 @@ class Single:
                 program=lambda *_: program,
                 credentials=lambda _: credentials,
                 masker=lambda _: masker,
-            )
+            ),
+            workers=1,
         )
+        self.heard = self.worker.reporter = _Watched(self.worker.world)
         self.deliveries: list[Delivery] = []
 
     def put(self, events: Sequence[Accepted]) -> None:
@@ -187,7 +191,7 @@ class Single:
         """What became of each delivery, in the order in which they were put."""
         found = []
         for delivery in self.deliveries:
-            one = self.worker.ended.get(delivery.seq)
+            one = self.heard.ended.get(delivery.seq)
             if one is None:
                 continue
             row, outcome, at = one
@@ -198,17 +202,17 @@ class Single:
         return all(one.kind != "later" or one.outcome.code in ("poll", "limit") for one in self.endings())
 
 
-class _Watched(Worker):
-    """A worker that remembers how each delivery ended last."""
+class _Watched(Reporter):
+    """It remembers how each delivery ended last."""
 
     def __init__(self, world: World) -> None:
-        super().__init__(world, workers=1)
+        super().__init__(world)
         self.ended: dict[int, tuple[Settled, Outcome, float]] = {}
 
-    def report(
+    def settled(
         self, program: Program, ended: Sequence[Ended], rows: Sequence[Settled], change: LaneChange | None
     ) -> None:
-        super().report(program, ended, rows, change)
+        super().settled(program, ended, rows, change)
         for one, row in zip(ended, rows, strict=True):
             self.ended[row.seq] = (row, one.outcome, self.world.clock.now())
 

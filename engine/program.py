@@ -11,6 +11,7 @@ import msgspec
 
 from engine.auth import Auth
 from engine.batching import Batcher, Ready
+from engine.emitting import Problem, closest
 from engine.errors import BadValue, SpecErrors
 from engine.exchange import Call
 from engine.expressions import Compiler
@@ -106,7 +107,6 @@ class Action:
         self.record: Run = compile_tree(compiler, spec.record, MAPPED, (*place, "record"), drop)
         self.early, self.late = self.checks(compiler, spec, place)
         single = spec.batch is None
-        renews = program.auth.can_renew
 
         def steps(of: dict[str, types.Step], key: str) -> dict[str, Step]:
             return {
@@ -119,7 +119,6 @@ class Action:
                     action_place=place,
                     connector=connector,
                     single=single,
-                    can_renew=renews,
                     call=program.caller(name, place, spec, title, drop),
                 )
                 for title, step in of.items()
@@ -233,7 +232,9 @@ class Program:
             )
             for name, spec in (connector.auths or {"default": connector.auth}).items()
         }
-        self.auth = next((auth for auth in self.auths.values() if auth.when(self.scope)), next(iter(self.auths.values())))
+        self.auth = next(
+            (auth for auth in self.auths.values() if auth.when(self.scope)), next(iter(self.auths.values()))
+        )
         self.used_auths = {self.auth.name}
         self.action_specs = patched(connector, binding)
         self.actions = {name: Action(self, name, spec) for name, spec in self.action_specs.items() if spec.active}
@@ -314,9 +315,7 @@ class Program:
             Level(self.compiler, self.connector.replies, read, ("replies",)),
         ]
         no_results: list[ResultsRule] = []
-        judge = Judge(
-            self.compiler, levels, no_results, check.request.expect, names | REPLY, place, can_renew=self.auth.can_renew
-        )
+        judge = Judge(self.compiler, levels, no_results, check.request.expect, names | REPLY, place)
         return self.caller("check", ("checks",), types.Action(steps={}), name)(check.request, names, place, judge)
 
     # --- intake ---

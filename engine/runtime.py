@@ -18,7 +18,8 @@ from engine.records import Answered, Fault, LaneChange, TokenRow
 from engine.secrets import SecretSources, fingerprint
 from engine.sending import HttpTransport, Masker
 from engine.telemetry import NullTelemetry
-from engine.worker import Credentials, Worker, World
+from engine.walk import Credentials, World
+from engine.worker import Worker
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
@@ -103,15 +104,13 @@ class Engine:
         self.programs: dict[tuple[str, str], tuple[object, object, Program]] = {}
         self.receivers: dict[str, Receiver] = {}
         self.origins: dict[str, set[str]] = {}
-        self.directs: dict[str, bool] = {}
         self.connector_specs: dict[str, Connector] = {}
         self.client_specs: dict[str, Client] = {}
         self.broken: list[str] = []
         self.looked_at = float("-inf")
         self.told: set[str] = set()
-        self.held_with: dict[
-            tuple[str, str], str
-        ] = {}  # what lanes were configured with when an action of theirs paused
+        # what a lane was configured with when an action of it paused
+        self.held_with: dict[tuple[str, str], str] = {}
         self.worker = Worker(
             World(
                 store=store,
@@ -133,6 +132,9 @@ class Engine:
         """Read what has changed; what is sound serves, what is not is named once."""
         with self.lock:
             connectors, clients, findings = self.project.all()
+            broken_connectors, broken_clients = self.project.unusable()  # for these the last that was sound serves on
+            connectors |= {name: spec for name, spec in self.connector_specs.items() if name in broken_connectors}
+            clients |= {name: spec for name, spec in self.client_specs.items() if name in broken_clients}
             self.looked_at = time.monotonic()
             same = self.same(connectors, self.connector_specs) and self.same(clients, self.client_specs)
             self.broken = [str(finding) for finding in findings if finding.severity == "error"]
@@ -150,7 +152,6 @@ class Engine:
                 name: {origin for client, _ in self.bound(name) for origin in client.ingest.origins}
                 for name in connectors
             }
-            self.directs = {name: connector.receive.mode == "direct" for name, connector in connectors.items()}
 
     @staticmethod
     def same(new: dict[str, Any], old: dict[str, Any]) -> bool:

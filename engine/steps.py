@@ -44,7 +44,6 @@ class Step:
         action_place: Path,
         connector: types.Connector,
         single: bool,
-        can_renew: bool,
         call: Callable[..., Call],
     ) -> None:
         self.spec, self.name = spec, name
@@ -68,7 +67,6 @@ class Step:
             spec.request.expect,
             read,
             (*place, "request"),
-            can_renew=can_renew,
             never_repeat=spec.repeat == "never",
         )
         self.call = call(spec.request, names, (*place, "request"), judge)

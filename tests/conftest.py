@@ -22,7 +22,8 @@ from engine.spec.findings import errors_in
 from engine.spec.load import load_client, load_connector
 from engine.spec.located import read
 from engine.stores.memory import MemoryStore
-from engine.worker import Credentials, Worker, World
+from engine.walk import Credentials, World
+from engine.worker import Worker
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping

@@ -8,13 +8,14 @@ from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import count
 from typing import TYPE_CHECKING, Any
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, urlsplit
 
 import pytest
 from conftest import START, Heard, Shop, Vendor, program_from, reply
 
 from engine.auth import AuthFailed, jwt_expiry
 from engine.clock import SystemClock
+from engine.errors import SpecErrors
 from engine.exchange import Wire
 from engine.records import OutcomeKind, TokenRow
 from engine.secrets import fingerprint
@@ -678,3 +679,77 @@ def test_an_auth_failure_says_what_it_means_for_the_lane(oauth: OAuthServer, tra
     with pytest.raises(AuthFailed) as caught:
         program.auth.token(wire)
     assert caught.value.outcome.kind is OutcomeKind.PAUSE
+
+
+# --- several ways to log in, and log-ins of several steps ---
+
+TWO_WAYS = """
+settings: {properties: {login: {type: string, default: token}}}
+secrets: {key: {title: Key}, user: {title: User}}
+auths:
+  token: {when: "${ settings.login == 'token' }", place: {headers: {X-Key: "${ secrets.key }"}}}
+  user: {base_url: https://other.crm.example, place: {headers: {X-User: "${ secrets.user }"}}}
+hosts: [api.crm.example, other.crm.example]
+"""
+
+
+def sent_with(text: str, settings: str = "{}") -> tuple[str, dict[str, str], set[str]]:
+    shop = Shop(
+        text,
+        f"{{client: abc, connectors: {{crm: {{settings: {settings}}}}}}}",
+        secrets={"key": "k-1234", "user": "u-1234"},
+    )
+    shop.post({"id": "1"})
+    shop.drain()
+    request = shop.vendor.asked[0]
+    headers = {name: value for name, value in request.headers.items() if name.startswith("X-")}
+    return urlsplit(request.url).netloc, headers, shop.programs["abc"].secret_names
+
+
+def test_the_first_auth_whose_when_holds_serves_and_only_its_secrets_are_asked_for() -> None:
+    assert sent_with(TWO_WAYS) == ("api.crm.example", {"X-Key": "k-1234"}, {"key"})
+    assert sent_with(TWO_WAYS, "{login: user}") == ("other.crm.example", {"X-User": "u-1234"}, {"user"})
+
+
+def test_a_request_may_name_its_auth() -> None:
+    text = TWO_WAYS + "actions: {note: {request: {path: /notes, json: {}, auth: user}}}\n"
+    host, headers, secrets = sent_with(text)
+    assert (host, headers, secrets) == ("other.crm.example", {"X-User": "u-1234"}, {"key", "user"})
+
+
+def test_an_auth_that_is_not_there_is_a_problem_with_a_hint() -> None:
+    with pytest.raises(SpecErrors, match=r'no auth is called usr; did you mean "user"\?'):
+        Shop(TWO_WAYS + "actions: {note: {request: {path: /notes, json: {}, auth: usr}}}\n")
+
+
+CHAIN = """
+secrets: {key: {title: Key}}
+auth:
+  token:
+    steps:
+      session:
+        request: {url: https://api.crm.example/session, form: {key: "${ secrets.key }"}}
+        save: {code: "${ response.body.code }"}
+      exchange:
+        request: {url: https://api.crm.example/token, json: {code: "${ steps.session.code }"}}
+    save: {value: "${ response.body.token }", code: "${ steps.session.code }"}
+  place: {headers: {Authorization: "Bearer {{ token.value }}"}}
+"""
+
+
+def test_a_log_in_of_two_steps_hands_on_what_the_first_saved() -> None:
+    replies = [reply(200, {"code": "c-77"}), reply(200, {"token": "t-99"}), reply(200, {})]
+    shop = Shop(CHAIN, vendor=Vendor(*replies), secrets={"key": "k-1234"})
+    shop.post({"id": "1"})
+    shop.drain()
+    assert shop.vendor.lines == ["POST /session", "POST /token", "POST /v1/notes"]
+    assert json.loads(shop.vendor.asked[1].content) == {"code": "c-77"}
+    assert shop.vendor.asked[2].headers["Authorization"] == "Bearer t-99"
+    assert shop.sums() == {"delivered": 1}
+
+
+def test_a_step_of_a_log_in_that_is_refused_pauses_the_lane() -> None:
+    shop = Shop(CHAIN, vendor=Vendor(reply(200, {"code": "c-77"}), reply(403, {})), secrets={"key": "k-1234"})
+    shop.post({"id": "1"})
+    shop.drain()
+    assert (shop.lane().state, shop.lane().reason) == ("paused", "the log-in was refused (HTTP 403): HTTP 403")

@@ -31,7 +31,8 @@ from engine.spec import types
 from engine.spec.project import Project
 from engine.stores.memory import MemoryStore
 from engine.telemetry import NullTelemetry
-from engine.worker import Credentials, Worker, World
+from engine.walk import Credentials, World
+from engine.worker import Worker
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

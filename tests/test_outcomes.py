@@ -22,7 +22,8 @@ from engine.sending import Masker, NoReply, Prepared, Reply
 from engine.spec.project import Project
 from engine.spec.types import Binding, Client
 from engine.stores.memory import MemoryStore
-from engine.worker import Credentials, Worker, World
+from engine.walk import Credentials, World
+from engine.worker import Worker
 
 if TYPE_CHECKING:
     from engine.outcomes import Judge, Verdict

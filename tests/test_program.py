@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 from conftest import Shop, Vendor, client_from, connector_from, program_from, reply
 
 from engine.errors import SpecErrors
 from engine.program import Program, overlay, patched
+from engine.spec.types import Binding
 
 NOTES = """
 settings:
@@ -74,6 +76,13 @@ def test_what_a_client_must_not_change_stays() -> None:
     for change in ("request: {path: /evil}", "replies: {outcomes: []}", "auth: other"):
         with pytest.raises(SpecErrors):
             client_from(f"client: abc\nconnectors: {{crm: {{actions: {{note: {{{change}}}}}}}}}")
+
+
+def test_what_a_client_must_not_change_stays_also_where_no_schema_was_asked() -> None:
+    connector = connector_from(NOTES)
+    binding = Binding(actions={"note": {"steps": {}, "auth": "other", "title": "Ours"}})
+    note = connector.actions["note"]
+    assert patched(connector, binding)["note"] == msgspec.structs.replace(note, title="Ours")
 
 
 def test_a_patch_of_an_unknown_action_changes_nothing() -> None:

@@ -404,6 +404,20 @@ def test_who_lost_the_lane_in_mid_walk_settles_nothing() -> None:
     assert [facts["client"] for facts in shop.heard.named("lease-lost")] == ["abc"]
 
 
+def test_a_lane_that_another_took_while_we_thought_it_ours_is_settled_by_the_other_alone() -> None:
+    """Their clock is ahead: to us the lease looks fresh, and only its fence can tell."""
+    shop = Shop()
+
+    def taken(_: Prepared) -> Reply:
+        assert shop.store.lease("crm", "abc", owner="another", ttl_s=600, now=shop.clock.now() + 900) is not None
+        return reply(200, {})
+
+    shop.vendor.answer = taken
+    shop.post({"id": "1"})
+    assert shop.worker.run_lane("crm", "abc") is False
+    assert shop.sums() == {"waiting": 1}
+
+
 def test_a_lease_is_renewed_while_a_long_turn_lasts() -> None:
     shop = Shop()
 
@@ -637,3 +651,13 @@ def test_a_walk_that_fails_on_our_side_is_tried_again_and_nothing_is_forgotten()
         shop.worker.drain()
     shop.drain(600)
     assert shop.sums() == {"delivered": 1}
+
+
+def test_an_action_may_be_buffered_while_its_caller_waits_for_another() -> None:
+    text = (DIRECT % "") + TWO.replace("task: {when", "task: {mode: buffered, when")
+    shop = Shop(text, vendor=by_path(notes=reply(200, {}), tasks=reply(200, {})))
+    told = shop.post({"id": "1", "task": True})
+    assert [(one.status, one.outcome) for one in told] == [(200, "delivered")]
+    assert (shop.vendor.lines, shop.sums()) == (["POST /v1/notes"], {"delivered": 1, "waiting": 1})
+    shop.drain(60)
+    assert (shop.vendor.lines[1:], shop.sums()) == (["POST /v1/tasks"], {"delivered": 2})

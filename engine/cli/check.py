@@ -38,7 +38,7 @@ def command(name: str, client: str, via: str | None, store_url: str | None, as_j
     project = options.open_project(directory)
     from engine.runtime import Engine
     from engine.stores.memory import MemoryStore
-    from engine.worker import Walk
+    from engine.walk import Walk
 
     engine = Engine(project, MemoryStore(), via=options.checked_via(via, project))
     click.get_current_context().call_on_close(engine.close)

@@ -25,6 +25,7 @@ _PARTS: dict[str, dict[str, str]] = {
     "connector": {
         "fields": "*tree",
         "auth": "auth",
+        "auths": "*auth",
         "checks": "*check",
         "http": "http",
         "replies": "replies",

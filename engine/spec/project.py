@@ -89,8 +89,8 @@ class Project:
     def all(self) -> tuple[dict[str, Connector], dict[str, Client], list[Finding]]:
         """All that can be used, by name, and the findings of all files."""
         connectors, clients, findings = {}, {}, list(self.settings_errors)
-        for name in self.connector_files():
-            connector = self.loaded_connector(name)
+        for name, path in self.connector_files().items():
+            connector = self.loaded_connector_at(path)
             findings += connector.findings
             if connector.value is not None:
                 connectors[name] = connector.value
@@ -107,6 +107,12 @@ class Project:
             clients[called], files[called] = client.value, path
         return connectors, clients, in_file_order(findings)
 
+    def unusable(self) -> tuple[set[str], set[str]]:
+        """The connectors and the clients whose files are there and can't be used."""
+        connectors = {name for name in self.connector_files() if self.loaded_connector(name).value is None}
+        loaded = [self.loaded_client(path) for path in self.client_files().values()]
+        return connectors, {_name_in(each) for each in loaded if each.value is None}
+
     @property
     def settings(self) -> Settings:
         """Raises SpecErrors where `connect.yaml` can't be used; without the file, the defaults."""
@@ -122,14 +128,18 @@ class Project:
     # one file with its findings and places
 
     def loaded_connector(self, name: str) -> Loaded[Connector]:
-        return self._loaded(self.connector_files()[name], self._load_connector)
+        return self.loaded_connector_at(self.connector_files()[name])
+
+    def loaded_connector_at(self, path: Path) -> Loaded[Connector]:
+        """One of `connector_files`; a folder of hundreds is then listed once."""
+        return self._loaded(path, self._load_connector)
 
     def loaded_client(self, path: Path) -> Loaded[Client]:
         return self._loaded(path, load_client)
 
     def loaded(self) -> list[Loaded[Any]]:
         """Every file of the project, for checks that look across files."""
-        connectors = [self.loaded_connector(name) for name in self.connector_files()]
+        connectors = [self.loaded_connector_at(path) for path in self.connector_files().values()]
         return [*connectors, *(self.loaded_client(path) for path in self.client_files().values())]
 
     def _loaded_settings(self) -> Loaded[Settings]:

@@ -406,6 +406,7 @@ class Connector(Part, frozen=True, kw_only=True):
     key: Value = None
     drop: Drop = Drop()
     auth: Auth = Auth()
+    auths: dict[str, Auth] = {}
     checks: dict[str, Check] = {}
     http: Http = Http()
     replies: Replies = Replies()

@@ -1,0 +1,58 @@
+"""What was settled -> what people hear of it: counts, log lines, alerts."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from engine.program import Program
+    from engine.records import LaneChange, Settled
+    from engine.walk import Ended, World
+
+
+class Reporter:
+    """One for a worker."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+
+    def settled(
+        self, program: Program, ended: Sequence[Ended], rows: Sequence[Settled], change: LaneChange | None
+    ) -> None:
+        connector, client = program.connector.name, program.client.client
+        telemetry = self.world.telemetry
+        counts: dict[tuple[str, str], int] = {}
+        for one, row in zip(ended, rows, strict=True):
+            counts[one.delivery.action, row.kind] = counts.get((one.delivery.action, row.kind), 0) + 1
+        for (action, kind), count in counts.items():
+            telemetry.event(kind, connector=connector, client=client, action=action, count=count)
+        rejected = [row for row in rows if row.kind == "rejected" and not row.expected]
+        if rejected:
+            self.world.alerts.alert(
+                "dead-letter",
+                connector=connector,
+                client=client,
+                text=f"{connector}/{client}: {len(rejected)} rejected: {rejected[0].reason}; see `connect dead list`",
+                facts={"count": str(len(rejected)), "code": rejected[0].code},
+            )
+        if change is not None and change.pause:
+            self.paused(connector, client, change.reason or "")
+        elif change is not None and change.not_before is not None:
+            telemetry.event(
+                "throttled", connector=connector, client=client, why=change.reason or "", until=change.not_before
+            )
+
+    def paused(self, connector: str, client: str, reason: str, action: str = "") -> None:
+        """Someone hears that a lane, or one action of it, stands still until it is mended."""
+        what = f"action {action}" if action else "lane"
+        self.world.telemetry.event("lane-paused", connector=connector, client=client, action=action, why=reason)
+        self.world.alerts.alert(
+            "lane-paused",
+            connector=connector,
+            client=client,
+            text=f"{connector}/{client}: {reason}; {what} paused, its events are kept; "
+            f"mend it and run `connect check {connector} {client}`",
+            facts={"reason": reason},
+        )

@@ -1,0 +1,111 @@
+"""What became of each delivery of a batch -> rows to settle, and what changes on the lane."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from engine.records import LaneChange, Lease, OutcomeKind, Settled
+from engine.retrying import after_failure
+from engine.walk import lane_wide
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from engine.program import Program
+    from engine.records import Outcome
+    from engine.walk import Ended, World
+
+
+class Verdicts:
+    """The outcomes of one batch -> rows to settle, and what changes on the lane."""
+
+    def __init__(self, world: World, program: Program, lease: Lease | None) -> None:
+        self.world, self.program, self.lease = world, program, lease
+        self.failures = lease.failures if lease else 0
+        self.failing_since = lease.failing_since if lease else None
+        self.held = lease is not None and lease.not_before > 0
+
+    def of(self, ended: Sequence[Ended], now: float) -> tuple[list[Settled], LaneChange | None, dict[str, float]]:
+        """(rows, lane change, action -> until when it stands still)."""
+        rows: list[Settled] = []
+        hold: float | None = None
+        reason = ""
+        pause: str | None = None
+        actions: dict[str, float] = {}
+        for one in ended:
+            outcome, delivery = one.outcome, one.delivery
+            batch = one.progress.batch if one.progress is not None else None
+            kind, wait = outcome.kind, outcome.wait_s
+            attempts = delivery.attempts
+            if kind in (OutcomeKind.RETRY, OutcomeKind.REAUTH):
+                attempts += 0 if outcome.outage or not outcome.count else 1
+                since = max(self.failing_since, delivery.received_at) if self.failing_since is not None else now
+                age = now - since if outcome.outage else 0.0
+                counted = attempts if not outcome.outage else self.failures + 1
+                kind, wait = after_failure(outcome, counted, age, self.program.backoff)
+                if kind is OutcomeKind.RETRY and outcome.outage:
+                    hold, reason, wait = max(hold or 0.0, now + wait), outcome.reason, 0.0
+            if kind is OutcomeKind.DELIVERED:
+                rows.append(Settled(delivery.seq, "delivered"))
+            elif kind is OutcomeKind.SKIP:
+                rows.append(Settled(delivery.seq, "skipped", reason=outcome.reason))
+            elif kind in (OutcomeKind.REJECT, OutcomeKind.SPLIT):
+                text, tries = self.last_words(outcome, attempts, asked=one.trace is not None)
+                rows.append(
+                    Settled(
+                        delivery.seq,
+                        "rejected",
+                        attempts=tries,
+                        reason=text,
+                        code=outcome.code,
+                        trace=one.trace,
+                        expected=outcome.expected,
+                    )
+                )
+            elif kind is OutcomeKind.PAUSE:
+                rows.append(Settled(delivery.seq, "later", due_at=now, attempts=attempts, batch=batch))
+                if outcome.scope == "action":
+                    actions[delivery.action] = float("inf")
+                pause = outcome.reason
+            elif kind is OutcomeKind.THROTTLE:
+                wait = wait if wait is not None else self.program.backoff.wait_s(self.failures + 1)
+                if outcome.scope == "action":
+                    actions[delivery.action] = now + wait
+                    rows.append(Settled(delivery.seq, "later", due_at=now + wait, attempts=attempts, batch=batch))
+                else:
+                    hold, reason = max(hold or 0.0, now + wait), outcome.reason
+                    rows.append(Settled(delivery.seq, "later", due_at=now, attempts=attempts, batch=batch))
+            else:  # retry and defer: this delivery again, later
+                rows.append(Settled(delivery.seq, "later", due_at=now + (wait or 0.0), attempts=attempts, batch=batch))
+        return rows, self.change(ended, hold, reason, pause, actions, now), actions
+
+    @staticmethod
+    def last_words(outcome: Outcome, attempts: int, *, asked: bool) -> tuple[str, int]:
+        """Reason and tries of a delivery that is given up, or that the vendor refused at the last of them."""
+        if outcome.kind is not OutcomeKind.RETRY:
+            return outcome.reason, attempts + asked
+        if outcome.outage:
+            return f"{outcome.reason} (given up: it went on for too long)", attempts
+        return f"{outcome.reason} (after {attempts} tries)", attempts
+
+    def change(
+        self,
+        ended: Sequence[Ended],
+        hold: float | None,
+        reason: str,
+        pause: str | None,
+        actions: dict[str, float],
+        now: float,
+    ) -> LaneChange | None:
+        if pause is not None and not actions:
+            return LaneChange(pause=True, reason=pause)
+        if hold is not None:
+            ours = all(one.outcome.code == "limit" for one in ended if lane_wide(one.outcome))
+            self.failures += 0 if ours else 1
+            self.failing_since = self.failing_since or now
+            since, self.held = self.failing_since if not ours else None, True
+            return LaneChange(not_before=hold, reason=reason, failures=self.failures, failing_since=since)
+        if (self.failures or self.held) and any(one.outcome.kind is OutcomeKind.DELIVERED for one in ended):
+            self.failures, self.failing_since, self.held = 0, None, False
+            return LaneChange(reason="", failures=0, failing_since=0)
+        return None

@@ -1,0 +1,178 @@
+"""
+Some deliveries of one client -> what became of each: look up, map, check, fold, cut, send; knows nothing of leases.
+"""
+
+from __future__ import annotations
+
+import uuid
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import msgspec
+
+from engine.batching import Unit
+from engine.exchange import Wire
+from engine.outcomes import DELIVERED
+from engine.owners import new_owner
+from engine.program import Done, decode_event
+from engine.records import Delivery, Lease, Outcome, OutcomeKind, Progress, Trace
+from engine.steps import Member
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence, Set
+
+    from engine.ports import Alerts, Clock, Store, Telemetry
+    from engine.program import Action, Program
+    from engine.sending import Masker, Transport
+
+
+class Credentials(NamedTuple):
+    """The resolved secrets of one client of one connector."""
+
+    values: dict[str, str]
+    fingerprint: str
+
+
+class World(NamedTuple):
+    """What the walk needs besides the programs; tests give a virtual clock and a scripted transport."""
+
+    store: Store
+    transport: Transport
+    clock: Clock
+    telemetry: Telemetry
+    alerts: Alerts
+    program: Callable[[str, str], Program | None]
+    credentials: Callable[[Program], Credentials]
+    masker: Callable[[Program], Masker]
+
+
+class Ended(NamedTuple):
+    """One delivery and what became of it on this walk."""
+
+    delivery: Delivery
+    outcome: Outcome
+    trace: Trace | None
+    progress: Progress | None
+
+
+class Walk:
+    """The walk for one program over some deliveries; knows nothing of leases."""
+
+    def __init__(self, world: World, program: Program, *, keep_alive: Callable[[], None], failures: int = 0) -> None:
+        self.world, self.program, self.failures = world, program, failures
+        credentials = world.credentials(program)
+        self.wire = Wire(
+            connector=program.connector.name,
+            client=program.client.client,
+            scope=program.scope,
+            secrets=credentials.values,
+            fingerprint=credentials.fingerprint,
+            store=world.store,
+            transport=world.transport,
+            clock=world.clock,
+            masker=world.masker(program),
+            telemetry=world.telemetry,
+            owner=new_owner(),
+            keep_alive=keep_alive,
+        )
+
+    def fresh(
+        self, action: Action, deliveries: Sequence[Delivery], lease: Lease | None, held: Set[str] = frozenset()
+    ) -> Iterator[list[Ended]]:
+        """
+        New deliveries, batch after batch, lazily: the caller settles each before the next is sent.
+
+        Those whose key has come to be in `held` stay where they are: an older one of their key is to be sent again.
+        """
+        ready, done = action.prepare(self.program, self.wire, deliveries, failures=self.failures)
+        batches: list[Any] = [done] if done else []
+        if not any(lane_wide(one.outcome) for one in done):
+            batches += action.batcher.cut(action.batcher.units(ready))
+        else:
+            wide = next(one for one in done if lane_wide(one.outcome))
+            batches[0] = [*done, *(Done(one.delivery, wide.outcome, wide.trace) for one in ready)]
+        yield from self.each(action, batches, lease, held)
+
+    def each(self, action: Action, batches: list[Any], lease: Lease | None, held: Set[str]) -> Iterator[list[Ended]]:
+        for batch in batches:
+            if isinstance(batch, list):
+                yield [Ended(one.delivery, one.outcome, one.trace, None) for one in batch]
+                continue
+            group, members_of = batch
+            members_of = [unit for unit in members_of if not any(each.key in held for each in unit.deliveries)]
+            if not members_of:
+                continue
+            progress = Progress(
+                batch=uuid.uuid4().hex
+                if len(members_of) > 1 or len(members_of[0].deliveries) > 1
+                else members_of[0].deliveries[0].id,
+                action=action.name,
+                step=action.steps.order[0],
+                saved={},
+            )
+            yield self.run(action, members_of, group, progress, lease)
+
+    def resumed(
+        self, action: Action, progress: Progress, deliveries: Sequence[Delivery], lease: Lease | None
+    ) -> list[Ended]:
+        """A half-done batch goes on at its step, with the records as they were mapped then."""
+        by_seq = {delivery.seq: delivery for delivery in deliveries}
+        units_ = []
+        for record, seqs in zip(progress.records, progress.members, strict=True):
+            present = tuple(by_seq[seq] for seq in seqs if seq in by_seq)
+            if not present:
+                continue
+            scope = self.program.row_scope(decode_event(present[-1].body), present[-1].received_at)
+            scope |= {
+                "lookups": {},
+                "vars": {},
+                "delivery": {"id": present[-1].id, "attempt": present[-1].attempts + 1},
+            }
+            units_.append(Unit(record, present, {**scope, "record": record}))
+        if not units_:
+            return []
+        return self.run(action, units_, progress.saved.get("#group"), progress, lease)
+
+    def run(
+        self, action: Action, units_: Sequence[Unit], group: Any, progress: Progress, lease: Lease | None
+    ) -> list[Ended]:
+        members = [Member(unit) for unit in units_]
+
+        def save(reached: Progress, undecided: list[Member]) -> None:
+            whole = self.whole(reached, undecided, group)
+            seqs = [seq for listed in whole.members for seq in listed]
+            self.world.store.save_progress(lease, whole, seqs, now=self.world.clock.now())
+
+        action.steps.run(self.wire, members, group=group, progress=progress, save=save, failures=self.failures)
+        ended = []
+        for member in members:
+            outcome = member.outcome or DELIVERED
+            if outcome.forget:
+                action.forget(self.wire, outcome.forget, member.unit.scope)
+            ended += [Ended(delivery, outcome, member.trace, member.progress) for delivery in member.unit.deliveries]
+        for kept, sharing in shared(members):
+            save(kept, sharing)
+        return ended
+
+    @staticmethod
+    def whole(progress: Progress, members: list[Member], group: Any) -> Progress:
+        saved = {**progress.saved, "#group": group} if group is not None else progress.saved
+        return msgspec.structs.replace(
+            progress,
+            saved=saved,
+            records=[member.unit.record for member in members],
+            members=[[delivery.seq for delivery in member.unit.deliveries] for member in members],
+        )
+
+
+def shared(members: list[Member]) -> list[tuple[Progress, list[Member]]]:
+    """Members that go on later, by the half-done batch they belong to."""
+    groups: dict[str, tuple[Progress, list[Member]]] = {}
+    for member in members:
+        if member.progress is not None:
+            groups.setdefault(member.progress.batch, (member.progress, []))[1].append(member)
+    return list(groups.values())
+
+
+def lane_wide(outcome: Outcome) -> bool:
+    """Does this outcome stop the lane for now?"""
+    return outcome.kind in (OutcomeKind.THROTTLE, OutcomeKind.PAUSE) or outcome.outage or outcome.everyone
