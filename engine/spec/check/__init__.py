@@ -104,7 +104,7 @@ class _Check:
     def facts_of(self, name: str) -> Facts | None:
         """None for one that can't be used as a whole: its own findings come first."""
         if name not in self.facts:
-            piece = connector_piece(self.project, name)
+            piece = connector_piece(self.project, name, self.known[name])
             usable = piece.value is not None and piece.located is not None
             self.facts[name] = Facts(piece.value, piece.located) if usable and piece.located else None
         return self.facts[name]

@@ -14,7 +14,7 @@ from engine.names import CLIENT
 from engine.program import Action, Program, patched, with_defaults
 from engine.secrets import looks_literal
 from engine.spec import types, units
-from engine.spec.check.compiled import ANYONE, guarded
+from engine.spec.check.compiled import guarded
 from engine.spec.check.names import Names
 from engine.spec.check.places import Sheet
 from engine.spec.check.settings import values_faults
@@ -138,8 +138,7 @@ class _Bound:
         if not changed:
             return problems, uses
         connector = self.connector
-        bare = msgspec.structs.replace(connector, actions={}, checks={}, fields={})
-        program = Program(bare, ANYONE, types.Binding())
+        program = self.facts.bare
         together = msgspec.structs.replace(connector, actions={**connector.actions, **changed})
         names = Names(together, connector.receive.schema, self.facts.gone)
         for name, spec in changed.items():

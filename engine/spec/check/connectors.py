@@ -6,13 +6,16 @@ import re
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from engine.emitting import Problem, Use
 from engine.errors import ConnectError
+from engine.program import Program
 from engine.sandbox import path_pattern
 from engine.spec import types, units
-from engine.spec.check.compiled import compiled, guarded
+from engine.spec.check.compiled import ANYONE, compiled, guarded
 from engine.spec.check.names import Names
-from engine.spec.check.places import Sheet
+from engine.spec.check.places import Sheet, node_at
 from engine.spec.check.requests import reply_faults, request_faults, scalar_faults
 from engine.spec.check.rules import action_auths, rule_faults, status_fault
 from engine.spec.check.settings import defaults_faults, values_faults
@@ -60,6 +63,13 @@ class Facts:
     def told(self) -> frozenset[tuple[Path, str, str]]:
         """What is said of the connector is not said again of its clients."""
         return frozenset((each.place, each.rule, each.message) for each in self.problems)
+
+    @cached_property
+    def bare(self) -> Program:
+        """The connector without its actions: what an action that a client has changed is compiled in."""
+        return Program(
+            msgspec.structs.replace(self.connector, actions={}, checks={}, fields={}), ANYONE, types.Binding()
+        )
 
     @cached_property
     def by_action(self) -> dict[str, list[Use]]:
@@ -205,10 +215,27 @@ def _failing(connector: types.Connector) -> Iterator[Problem]:
             yield Problem(place, "example", f"{example.name}: {result.message}")
 
 
+_CUT = {
+    "base-url": {"http", "base_url", "auth", "place"},
+    "unreachable": {"status", "code", "message", "content_type", "header", "when"},
+}
+
+
+def _made_by_cutting(problem: Problem, facts: Facts) -> bool:
+    """Is it there only because a faulty part of the file was left out?"""
+    gone = facts.gone
+    if not gone:
+        return False
+    if problem.rule.startswith("unknown-"):
+        node = node_at(facts.located.root, problem.place)
+        return str(problem.place[-1]) in gone or (node is not None and str(node.value) in gone)
+    return bool(gone & _CUT.get(problem.rule, set()))
+
+
 def connector_sheet(facts: Facts, *, examples: bool, indent: int = 0) -> Sheet:
     sheet = Sheet(facts.located, indent=indent)
     problems = guarded(lambda: list(connector_problems(facts)), ())
-    sheet.add(problems)
+    sheet.add(each for each in problems if not _made_by_cutting(each, facts))
     if examples and not facts.gone and not any(each.severity == "error" for each in problems):
         sheet.add(_failing(facts.connector))
     return sheet

@@ -64,7 +64,7 @@ def _of_project(project: Project) -> list[Piece]:
     pieces = [_settings(project)] if (project.directory / "connect.yaml").exists() else []
     for name, path in project.connector_files().items():
         if path.parent.resolve() == own:
-            pieces.append(connector_piece(project, name))
+            pieces.append(connector_piece(project, name, path))
     for path in project.client_files().values():
         pieces.append(client_piece(project, path))
     return pieces
@@ -74,8 +74,8 @@ def _settings(project: Project) -> Piece:
     return Piece("settings", str(project.directory / "connect.yaml"), None, project.settings_errors, None)
 
 
-def connector_piece(project: Project, name: str) -> Piece:
-    loaded = project.loaded_connector(name)
+def connector_piece(project: Project, name: str, path: Path) -> Piece:
+    loaded = project.loaded_connector_at(path)
     return Piece("connector", str(loaded.path), loaded.value, loaded.findings, loaded.located, name=name)
 
 
@@ -116,7 +116,7 @@ def _pieces(project: Project, path: Path) -> list[Piece]:
         return [_settings(project)]
     for name, known in project.connector_files().items():
         if known.resolve() == here:
-            return [connector_piece(project, name)]
+            return [connector_piece(project, name, known)]
     for known in project.client_files().values():
         if known.resolve() == here:
             return [client_piece(project, known)]
