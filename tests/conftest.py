@@ -10,6 +10,7 @@ from itertools import count
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from hypothesis import settings
 
 from engine.clock import VirtualClock
 from engine.errors import SpecErrors
@@ -33,6 +34,9 @@ if TYPE_CHECKING:
     from engine.records import Answered, Dead, Lane, LaneChange, Lease, Received, Settled
     from engine.sending import Transport
     from engine.spec import types
+
+settings.register_profile("connect", deadline=None)  # a busy machine is no fault of the code
+settings.load_profile("connect")
 
 START = 1_769_596_245.0  # 2026-01-28 10:30:45 UTC, a Wednesday
 
