@@ -116,7 +116,13 @@ class _Bound:
         yield from problems
         yield from self.limits(actions)
         enabled = [name for name, spec in actions.items() if spec.active]
-        read = [use for name in ("", *enabled) for use in self.uses_of(name, changed, uses)]
+        used = self.auths_used([actions[name] for name in enabled])
+        read = [
+            use
+            for name in ("", *enabled)
+            for use in self.uses_of(name, changed, uses)
+            if use.place[0] != "auths" or use.place[1] in used or use.place[2:] == ("when",)
+        ]
         if self.active and not self.facts.gone and not self.gone:
             yield from self.missing_settings(read)
         yield from self.secrets(read)
@@ -156,6 +162,13 @@ class _Bound:
         return self.facts.by_action.get(name, [])
 
     # --- settings and secrets ---
+
+    def auths_used(self, enabled: list[types.Action]) -> set[str]:
+        """The way to log in that serves this client, and those that its actions name."""
+        auths = self.connector.auths
+        serving = next((name for name, auth in auths.items() if self.applies(auth.when)), next(iter(auths), ""))
+        asked = [request.auth for action in enabled for request in _requests_of(action)]
+        return {serving, *(action.auth for action in enabled if action.auth), *(name for name in asked if name)}
 
     def missing_settings(self, read: list[Use]) -> Iterator[Problem]:
         wanted = self.facts.reached("settings", read)
@@ -281,6 +294,16 @@ class _Bound:
 def _made(program: Program, name: str, spec: types.Action) -> list[Problem]:
     Action(program, name, spec)
     return program.compiler.problems
+
+
+def _requests_of(action: types.Action) -> Iterator[types.Request]:
+    for step in (*action.steps.values(), *action.on_failure.values()):
+        yield step.request
+    for lookup in action.lookups.values():
+        if lookup.request is not None:
+            yield lookup.request
+        for source in lookup.sources.values():
+            yield source.request
 
 
 def _speaks(value: Any) -> bool:

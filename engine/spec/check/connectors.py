@@ -17,7 +17,7 @@ from engine.spec.check.compiled import ANYONE, compiled, guarded
 from engine.spec.check.names import Names
 from engine.spec.check.places import Sheet, node_at
 from engine.spec.check.requests import reply_faults, request_faults, scalar_faults
-from engine.spec.check.rules import action_auths, rule_faults, status_fault
+from engine.spec.check.rules import rule_faults, status_fault
 from engine.spec.check.settings import defaults_faults, values_faults
 from engine.spec.findings import did_you_mean
 
@@ -93,7 +93,6 @@ def connector_problems(facts: Facts) -> Iterator[Problem]:
     yield from facts.problems
     yield from _units(connector)
     yield from rule_faults(connector)
-    yield from action_auths(connector)
     yield from request_faults(connector)
     yield from scalar_faults(located)
     yield from defaults_faults(connector)
@@ -216,7 +215,7 @@ def _failing(connector: types.Connector) -> Iterator[Problem]:
 
 
 _CUT = {
-    "base-url": {"http", "base_url", "auth", "place"},
+    "base-url": {"http", "base_url", "auth", "auths", "place"},
     "unreachable": {"status", "code", "message", "content_type", "header", "when"},
 }
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from engine.emitting import Problem
 from engine.spec.check.events import path_fault
+from engine.spec.check.rules import all_auths
 from engine.spec.findings import did_you_mean
 
 if TYPE_CHECKING:
@@ -31,9 +32,6 @@ class Names:
 
     def __init__(self, connector: Connector, schema: Any, gone: Collection[str] = ()) -> None:
         self.connector, self.schema, self.gone = connector, schema, frozenset(gone)
-        token = connector.auth.token
-        saved = [token.save, token.renew.save if token.renew else {}] if token else []
-        self.token = None if any(_computed(each) for each in saved) else [name for each in saved for name in each]
 
     def unknown(self, uses: Iterable[Use]) -> Iterator[Problem]:
         for use in dict.fromkeys(uses):
@@ -56,14 +54,32 @@ class Names:
             case "fields":
                 return self.missing(use, "unknown-field", connector.fields, "the connector's fields")
             case "token":
-                if self.token is None:
-                    return None
-                where = "what the log-in saves (auth.token.save)"
-                return self.missing(use, "unknown-token", self.token, where)
+                return self.token(use)
+            case "steps" if place[0] in ("auth", "auths"):
+                return self.log_in_step(use)
+            case "derived":
+                return self.missing(use, "unknown-name", (), "what is derived")
             case _ if root in _MEMBERS:
                 return self.missing(use, "unknown-name", _MEMBERS[root], f"`{root}`")
         action = connector.actions.get(str(place[1])) if place[0] == "actions" and len(place) > 2 else None
         return self.of_action(use, action, name) if action is not None else None
+
+    def token(self, use: Use) -> Problem | None:
+        saved: dict[str, Any] = {}
+        for at, auth in all_auths(self.connector):
+            if auth.token is None or (use.place[0] == "auths" and use.place[:2] != at):
+                continue
+            for save in (auth.token.save, auth.token.renew.save if auth.token.renew else {}):
+                if _computed(save):
+                    return None
+                saved |= save
+        return self.missing(use, "unknown-token", saved, "what the log-in saves (`token: {save: …}`)")
+
+    def log_in_step(self, use: Use) -> Problem | None:
+        place = use.place[: 2 if use.place[0] == "auths" else 1]
+        auth = next((auth for at, auth in all_auths(self.connector) if at == place), None)
+        steps = auth.token.steps if auth is not None and auth.token is not None else {}
+        return self.missing(use, "unknown-step", steps, "the steps of the log-in")
 
     def of_action(self, use: Use, action: Action, name: str) -> Problem | None:
         match use.path[0]:

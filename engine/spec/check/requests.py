@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 from engine.emitting import Problem, is_expression
 from engine.sending import Hosts
-from engine.spec.findings import did_you_mean
+from engine.spec.check.rules import all_auths
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,23 +26,26 @@ _ONE_HOLE = re.compile(r"\s*\{\{\s*[A-Za-z_][\w.\[\]]*\s*\}\}\s*\Z")
 _QUERY_KEYS = ("q", "query", "soql", "sql", "statement", "where")
 _SELECT = re.compile(r"\bSELECT\b.*\bFROM\b", re.DOTALL)
 _SELECT_ANY = re.compile(r"\bselect\b", re.IGNORECASE)
-_WALKED = ("fields", "auth", "checks", "http", "actions")
+_WALKED = ("fields", "auth", "auths", "checks", "http", "actions")
 
 
 class Asked(NamedTuple):
-    """One request of a connector, where it stands, and the `auth:` that it asks for."""
+    """One request of a connector, and where it stands."""
 
     place: Path
     request: Request
 
 
 def all_requests(connector: Connector) -> Iterator[Asked]:
-    token = connector.auth.token
-    if token is not None:
-        if token.request is not None:
-            yield Asked(("auth", "token", "request"), token.request)
-        if token.renew is not None:
-            yield Asked(("auth", "token", "renew", "request"), token.renew.request)
+    for at, auth in all_auths(connector):
+        if auth.token is None:
+            continue
+        if auth.token.request is not None:
+            yield Asked((*at, "token", "request"), auth.token.request)
+        for name, log_in in auth.token.steps.items():
+            yield Asked((*at, "token", "steps", name, "request"), log_in.request)
+        if auth.token.renew is not None:
+            yield Asked((*at, "token", "renew", "request"), auth.token.renew.request)
     for name, check in connector.checks.items():
         yield Asked(("checks", name, "request"), check.request)
     for name, action in connector.actions.items():
@@ -67,21 +70,19 @@ def request_faults(connector: Connector) -> Iterator[Problem]:
     hosts = Hosts(connector.hosts)
     if connector.http.base_url:
         yield from _address(connector.http.base_url, ("http", "base_url"), hosts)
-    if connector.auth.base_url:
-        yield from _address(connector.auth.base_url, ("auth", "base_url"), hosts)
-    if connector.auth.place.url:
-        yield from _address(connector.auth.place.url, ("auth", "place", "url"), hosts)
-    based = bool(connector.http.base_url or connector.auth.base_url or connector.auth.place.url)
-    known = list(getattr(connector, "auths", {}))
+    based = True
+    for at, auth in all_auths(connector):
+        if auth.base_url:
+            yield from _address(auth.base_url, (*at, "base_url"), hosts)
+        if auth.place.url:
+            yield from _address(auth.place.url, (*at, "place", "url"), hosts)
+        based = based and bool(auth.base_url or auth.place.url or connector.http.base_url)
     for place, request in all_requests(connector):
         if request.url is not None:
             yield from _address(request.url, (*place, "url"), hosts)
         elif request.path is not None and not based:
             says = "a path needs a base URL to stand below"
             yield Problem((*place, "path"), "base-url", says, "write `http: {base_url: https://…}`, or a whole `url:`")
-        if request.auth is not None and request.auth not in known:
-            hint = did_you_mean(request.auth, known) or "without `auth:` the connector's own is used"
-            yield Problem((*place, "auth"), "unknown-auth", f"there is no auth {request.auth}", hint)
 
 
 def _address(text: Any, place: Path, hosts: Hosts) -> Iterator[Problem]:

@@ -11,7 +11,7 @@ from engine.spec.findings import did_you_mean
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from engine.spec.types import Action, Connector, OutcomeRule, Replies, Step
+    from engine.spec.types import Action, Auth, Connector, OutcomeRule, Replies, Step
 
     Path = tuple[str | int, ...]
 
@@ -26,11 +26,22 @@ class Rules(NamedTuple):
     actions: Mapping[str, Action]
 
 
+def all_auths(connector: Connector) -> Iterator[tuple[Path, Auth]]:
+    """Every way to log in, with its place."""
+    if not connector.auths:
+        yield ("auth",), connector.auth
+    for name, auth in connector.auths.items():
+        yield ("auths", name), auth
+
+
 def rule_lists(connector: Connector) -> Iterator[Rules]:
     every = connector.actions
     yield from _of(connector.replies, ("replies",), every)
-    if connector.auth.token is not None:
-        yield from _of(connector.auth.token.replies, ("auth", "token", "replies"), {})
+    for at, auth in all_auths(connector):
+        if auth.token is not None:
+            yield from _of(auth.token.replies, (*at, "token", "replies"), {})
+            for name, step in auth.token.steps.items():
+                yield from _of(step.replies, (*at, "token", "steps", name, "replies"), {})
     for name, check in connector.checks.items():
         yield from _of(check.replies, ("checks", name, "replies"), {})
     for name, action in every.items():
@@ -181,12 +192,3 @@ def _targets(rule: OutcomeRule, place: Path, actions: Mapping[str, Action]) -> I
 
 def _hint(name: str, known: list[str]) -> str:
     return did_you_mean(name, known) or (f"there are {', '.join(known)}" if known else "there are none here")
-
-
-def action_auths(connector: Connector) -> Iterator[Problem]:
-    """`auth: name` of actions and requests, where there is no such auth."""
-    known = list(getattr(connector, "auths", {}))
-    for name, action in connector.actions.items():
-        if action.auth is not None and action.auth not in known:
-            says = f"there is no auth {action.auth}"
-            yield Problem(("actions", name, "auth"), "unknown-auth", says, _hint(action.auth, known))
