@@ -100,7 +100,7 @@ class OAuthServer:
 
         outer = self
 
-        class Payload(OAuth2Payload):
+        class Payload(OAuth2Payload):  # type: ignore[misc]
             def __init__(self, form: dict[str, str]) -> None:
                 self.form = form
 
@@ -108,7 +108,7 @@ class OAuthServer:
             def data(self) -> dict[str, str]:
                 return self.form
 
-        class Request(OAuth2Request):
+        class Request(OAuth2Request):  # type: ignore[misc]
             def __init__(self, headers: dict[str, str], form: dict[str, str]) -> None:
                 super().__init__("POST", "https://api.crm.example/token", headers=headers)
                 self.payload, self.posted = Payload(form), form
@@ -121,7 +121,7 @@ class OAuthServer:
             def form(self) -> dict[str, str]:
                 return self.posted
 
-        class App(ClientMixin):
+        class App(ClientMixin):  # type: ignore[misc]
             def get_client_id(self) -> str:
                 return APP
 
@@ -147,13 +147,13 @@ class OAuthServer:
             def get_scope(self) -> str:
                 return ""
 
-        class PasswordGrant(grants.ResourceOwnerPasswordCredentialsGrant):
+        class PasswordGrant(grants.ResourceOwnerPasswordCredentialsGrant):  # type: ignore[misc]
             TOKEN_ENDPOINT_AUTH_METHODS = ("client_secret_basic", "client_secret_post")
 
             def authenticate_user(self, username: str, password: str) -> str | None:
                 return USER if (username, password) == (USER, outer.password) else None
 
-        class RefreshGrant(grants.RefreshTokenGrant):
+        class RefreshGrant(grants.RefreshTokenGrant):  # type: ignore[misc]
             TOKEN_ENDPOINT_AUTH_METHODS = ("client_secret_basic", "client_secret_post")
             INCLUDE_NEW_REFRESH_TOKEN = True
 
@@ -166,10 +166,10 @@ class OAuthServer:
             def revoke_old_credential(self, refresh_token: Refreshable) -> None:
                 outer.refresh.discard(refresh_token.token)
 
-        class CredentialsGrant(grants.ClientCredentialsGrant):
+        class CredentialsGrant(grants.ClientCredentialsGrant):  # type: ignore[misc]
             TOKEN_ENDPOINT_AUTH_METHODS = ("client_secret_basic", "client_secret_post")
 
-        class Server(AuthorizationServer):
+        class Server(AuthorizationServer):  # type: ignore[misc]
             def query_client(self, client_id: str) -> App | None:
                 return App() if client_id == APP else None
 

@@ -661,3 +661,21 @@ def test_an_action_may_be_buffered_while_its_caller_waits_for_another() -> None:
     assert (shop.vendor.lines, shop.sums()) == (["POST /v1/notes"], {"delivered": 1, "waiting": 1})
     shop.drain(60)
     assert (shop.vendor.lines[1:], shop.sums()) == (["POST /v1/tasks"], {"delivered": 2})
+
+
+def test_lanes_run_side_by_side_until_all_are_empty() -> None:
+    clients = [f"shop-{at}" for at in range(12)]
+    shop = Shop("", *(f"{{client: {client}, connectors: {{crm: {{}}}}}}" for client in clients))
+    for client in clients:
+        shop.post({"id": "1"}, {"id": "2"}, client=client)
+    shop.worker.run(until_empty=True)
+    assert [shop.sums(client) for client in clients] == [{"delivered": 2}] * 12
+
+
+def test_a_client_that_is_gone_pauses_its_lane_and_holds_nobody_else() -> None:
+    shop = Shop("", "{client: abc, connectors: {crm: {}}}", "{client: xyz, connectors: {crm: {}}}")
+    shop.post({"id": "1"}, client="abc")
+    shop.post({"id": "2"}, client="xyz")
+    del shop.programs["abc"]
+    shop.worker.run(until_empty=True)
+    assert (shop.sums("abc"), shop.lane("abc").state, shop.sums("xyz")) == ({"waiting": 1}, "paused", {"delivered": 1})
