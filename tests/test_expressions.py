@@ -543,13 +543,14 @@ def steps(start: str) -> st.SearchStrategy[str]:
         st.sampled_from(
             ["[*]", "[]", ".*", " | [0]", " | @", "[?a]", "[?a == b]", "[?a != `3`]", "[?!b]", "[?b > `4`].a"]
         ),
-        st.sampled_from(["[?a && b || c]", "[*].[@.a]", "[*].a[]", " | [*].b", "[?@.a == 'x']", "[?a[0] == `2`]"]),
+        st.sampled_from(["[?a && b || c]", "[*].a[]", " | [*].b", "[?@.a == 'x']", "[?a[0] == `2`]"]),
     )
     return st.lists(part, max_size=5).map(lambda parts: start + "".join(parts))
 
 
+SELECTS = ["", "", ".[a, b]", ".{x: a, y: b}", "[*].[a, b]", "[*].{x: a, y: b.c}", "[*].{x: @.a[0]}"]
 EXPRESSIONS = st.one_of(
-    steps("event"),
+    st.builds("{}{}".format, steps("event"), st.sampled_from(SELECTS)),
     st.builds(
         lambda left, op, right: f"({left}) {op} ({right})",
         steps("event"),
