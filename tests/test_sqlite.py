@@ -8,6 +8,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
+import uuid
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import count
@@ -18,6 +19,7 @@ import pytest
 from engine.errors import LeaseLost, StoreUnavailable
 from engine.records import Accepted, Delivery, Draft, LaneChange, Lease, Progress, Settled, TokenRow
 from engine.stores import sqlite
+from engine.stores.memory import MemoryStore
 from engine.stores.sqlite import SqliteStore
 
 if TYPE_CHECKING:
@@ -126,6 +128,67 @@ def writer_kept_busy(store: SqliteStore) -> Iterator[None]:
     yield
     go_on.set()
     holding.result(10)
+
+
+def test_puts_that_wait_together_are_stored_as_if_one_came_after_the_other(store: SqliteStore) -> None:
+    chance = random.Random(5)
+    puts = []
+    for n in range(300):
+        drafts = tuple(
+            Draft(chance.choice("ab"), chance.choice([None, "ana", "bob\0", "x\u2028"])) for _ in range(n % 3)
+        )
+        given = Accepted(
+            "crm", f"c{n % 5}", f"e{chance.randrange(150)}", b"\xff{}", 0.1 * n, drafts, chance.choice([0, 9])
+        )
+        puts.append(([given] * (n % 4), 0.3 * n, chance.choice([0, 0, 2.7])))
+    memory = MemoryStore(new_id=numbered())
+    expected = [memory.put(given, now=now, hold_s=hold_s).result() for given, now, hold_s in puts]
+    for half in (puts[:150], puts[150:]):
+        with writer_kept_busy(store):
+            futures = [store.put(given, now=now, hold_s=hold_s) for given, now, hold_s in half]
+        assert [future.result(10) for future in futures] == expected[: len(half)]
+        expected = expected[len(half) :]
+    assert store.lanes() == memory.lanes()
+    assert store.due_lanes(now=99.0) == memory.due_lanes(now=99.0)
+    leases = [each.lease("crm", "c1", owner="w1", ttl_s=9, now=99.0) for each in (store, memory)]
+    assert leases[0] == leases[1] is not None
+    assert store.read(leases[1], "a", limit=999, now=99.0) == memory.read(leases[1], "a", limit=999, now=99.0) != []
+
+
+def test_a_put_is_a_handful_of_statements_however_much_waits(store: SqliteStore) -> None:
+    statements: list[str] = []
+    store._writer.run(lambda db: db.set_trace_callback(statements.append))
+    with writer_kept_busy(store):
+        futures = [store.put([event(f"e{n}", key=f"k{n}", dedupe_s=9)], now=0.0) for n in range(sqlite.ROWS)]
+    for future in futures:
+        future.result(10)
+    assert len(statements) <= 20
+
+
+def test_one_bad_put_harms_none_of_those_it_waited_with(store: SqliteStore) -> None:
+    with writer_kept_busy(store):
+        futures = [store.put([event(f"e{n}", key="\ud800" if n == 3 else "ana")], now=0.0) for n in range(6)]
+    assert isinstance(futures[3].exception(10), UnicodeEncodeError)
+    stored = [future.result(10)[0] for n, future in enumerate(futures) if n != 3]
+    assert [(put.event_id, put.deliveries[0].seq) for put in stored] == [
+        ("e0", 1),
+        ("e1", 2),
+        ("e2", 3),
+        ("e4", 4),
+        ("e5", 5),
+    ]
+    assert [(lane.accepted, lane.waiting) for lane in store.lanes()] == [(5, 5)]
+
+
+def test_ids_are_random_uuids_of_version_4(path: Path) -> None:
+    store = SqliteStore(path)
+    drafts = tuple(Draft("task") for _ in range(200))
+    [stored] = store.put([Accepted("crm", "abc", "e1", b"{}", 0.0, drafts)], now=0.0).result()
+    ids = [uuid.UUID(delivery.id) for delivery in stored.deliveries]
+    assert {(each.version, each.variant) for each in ids} == {(4, uuid.RFC_4122)}
+    assert [str(each) for each in ids] == [delivery.id for delivery in stored.deliveries]
+    assert len(set(ids)) == 200
+    store.close()
 
 
 def test_one_that_fails_takes_back_its_own_writes_and_no_others(store: SqliteStore) -> None:

@@ -17,11 +17,12 @@ import os
 import queue
 import sqlite3
 import threading
-import uuid
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
+from functools import cache
+from itertools import groupby
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar, overload
 from urllib.parse import quote
 
 import msgspec
@@ -36,8 +37,10 @@ if TYPE_CHECKING:
     from engine.records import Accepted, LaneChange
 
 T = TypeVar("T")
+_Answer = tuple[Any, Exception | None]
 
 VERSION = 1
+ROWS = 64  # in one statement; each number of them is a statement of its own, kept compiled
 GROUP = 1000  # writes in one commit at most, so that the first of them is not kept waiting by the last
 SWEEP = 100  # expired rows cleaned in passing
 SWEEP_EVERY = 16  # remembered event ids between two such cleanings
@@ -98,6 +101,37 @@ SCHEMA = (
     "CREATE TABLE dedupe (lane INTEGER NOT NULL, event_id TEXT NOT NULL, until REAL NOT NULL, UNIQUE (lane, event_id))",
     "CREATE INDEX dedupe_until ON dedupe (until)",
 )
+
+SEEN = """
+    WITH asked (lane, event_id) AS ({rows})
+    SELECT d.lane, d.event_id, d.until FROM asked CROSS JOIN dedupe AS d
+    ON d.lane = asked.lane AND d.event_id = asked.event_id
+"""
+REMEMBER = """
+    INSERT INTO dedupe {rows} ON CONFLICT (lane, event_id) DO UPDATE SET until = excluded.until
+"""
+# Only of keys that hold their next one back: mostly of none.
+TURNS = """
+    WITH asked (lane, action, key, due_at) AS ({rows})
+    SELECT lane, action, key, turn_at FROM (
+        SELECT asked.*, (
+            SELECT turn_at FROM deliveries AS d INDEXED BY deliveries_key
+            WHERE d.lane = asked.lane AND d.action = asked.action AND d.key = asked.key AND d.key IS NOT NULL
+            ORDER BY d.seq DESC LIMIT 1) AS turn_at
+        FROM asked)
+    WHERE turn_at > due_at
+"""
+INSERT = """
+    INSERT INTO deliveries (lane, action, key, id, event_id, body, received_at, due_at, turn_at, attempts)
+    {rows}
+"""
+COUNT = """
+    INSERT INTO lanes (connector, client, stirred, wake_at, accepted, skipped) {rows}
+    ON CONFLICT (connector, client) DO UPDATE SET
+        stirred = max(stirred, excluded.stirred),
+        wake_at = min(ifnull(wake_at, excluded.wake_at), ifnull(excluded.wake_at, wake_at)),
+        accepted = accepted + excluded.accepted, skipped = skipped + excluded.skipped
+"""
 
 _WAITING = "accepted - delivered - rejected - skipped"
 
@@ -183,6 +217,20 @@ class _Connection(sqlite3.Connection):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.lanes: dict[tuple[str, str], int] = {}
+        self.unswept = 0  # event ids remembered since expired ones were last cleaned
+
+
+class _RandomIds:
+    """UUIDs of version 4; randomness is had for many at once, for each asking lets go of the interpreter."""
+
+    def __init__(self) -> None:
+        self._random = b""
+
+    def __call__(self) -> str:
+        self._random = self._random[16:] or os.urandom(16 * 64)
+        digits = self._random[:16].hex()
+        variant = "89ab"[int(digits[16], 16) & 3]
+        return f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-{variant}{digits[17:20]}-{digits[20:]}"
 
 
 class SqliteStore:
@@ -196,12 +244,12 @@ class SqliteStore:
         self,
         path: str | os.PathLike[str],
         *,
-        new_id: Callable[[], str] = lambda: str(uuid.uuid4()),
+        new_id: Callable[[], str] | None = None,
         cipher: Cipher | None = None,
         busy_s: float = 10.0,
     ) -> None:
         self._path = os.fspath(path)
-        self._new_id = new_id
+        self._new_id = new_id or _RandomIds()
         self._cipher = cipher
         self._writer = _Writer(self._path, busy_s)
         self._readers = _Readers(self._path, busy_s)
@@ -209,9 +257,7 @@ class SqliteStore:
     # Deliveries in
 
     def put(self, events: Sequence[Accepted], *, now: float, hold_s: float = 0) -> Future[list[Stored]]:
-        return self._writer.submit(
-            lambda db: [_accept(db, event, now=now, due_at=now + hold_s, new_id=self._new_id) for event in events]
-        )
+        return self._writer.submit(_Put(events, now, now + hold_s, self._new_id))
 
     # Lanes
 
@@ -384,9 +430,18 @@ class SqliteStore:
 # The writing thread
 
 
+class _Put(NamedTuple):
+    """Work that is done as one with the puts before and behind it."""
+
+    events: Sequence[Accepted]
+    now: float
+    due_at: float
+    new_id: Callable[[], str]
+
+
 class _Job(NamedTuple):
     future: Future[Any]
-    work: Callable[[_Connection], Any]
+    work: Callable[[_Connection], Any] | _Put
 
 
 class _Writer:
@@ -413,8 +468,12 @@ class _Writer:
         self._thread = threading.Thread(target=self._serve, args=(db,), name="store-writer", daemon=True)
         self._thread.start()
 
-    def submit(self, work: Callable[[_Connection], T]) -> Future[T]:
-        future: Future[T] = Future()
+    @overload
+    def submit(self, work: _Put) -> Future[list[Stored]]: ...
+    @overload
+    def submit(self, work: Callable[[_Connection], T]) -> Future[T]: ...
+    def submit(self, work: Callable[[_Connection], Any] | _Put) -> Future[Any]:
+        future: Future[Any] = Future()
         with self._gate:
             if self._closed:
                 raise StoreUnavailable(f"{self._path}: the store is closed")
@@ -488,10 +547,13 @@ class _Writer:
             else:
                 _fail(job.future, _unavailable(self._path, failure), failure)
 
-    def _transact(self, db: _Connection, jobs: list[_Job]) -> list[tuple[Any, Exception | None]]:
+    def _transact(self, db: _Connection, jobs: list[_Job]) -> list[_Answer]:
         db.execute("BEGIN IMMEDIATE")
         try:
-            answers = [_attempt(db, job) for job in jobs]
+            if len(jobs) == 1:  # needs no savepoint: it is all there is to take back
+                answers: list[_Answer] = [(_done(db, jobs)[0], None)]
+            else:
+                answers = [answer for same in _neighbours(jobs) for answer in _attempt(db, same)]
             db.execute("COMMIT")
         except BaseException:
             db.lanes.clear()
@@ -503,19 +565,35 @@ class _Writer:
         return answers
 
 
-def _attempt(db: _Connection, job: _Job) -> tuple[Any, Exception | None]:
+def _neighbours(jobs: list[_Job]) -> Iterator[list[_Job]]:
+    """Puts that stand side by side together, every other work by itself."""
+    for puts, same in groupby(jobs, lambda job: isinstance(job.work, _Put)):
+        if puts:
+            yield list(same)
+        else:
+            yield from ([job] for job in same)
+
+
+def _attempt(db: _Connection, jobs: list[_Job]) -> list[_Answer]:
     db.execute("SAVEPOINT job")
     try:
-        value = job.work(db)
+        values = _done(db, jobs)
     except Exception as error:
         if not db.in_transaction:  # a full disk makes SQLite take back the whole group
             raise
         db.lanes.clear()
         db.execute("ROLLBACK TO job")
         db.execute("RELEASE job")
-        return None, error
+        if len(jobs) == 1:
+            return [(None, error)]
+        return [answer for job in jobs for answer in _attempt(db, [job])]  # one that is bad harms no other
     db.execute("RELEASE job")
-    return value, None
+    return [(value, None) for value in values]
+
+
+def _done(db: _Connection, jobs: list[_Job]) -> list[Any]:
+    puts = [job.work for job in jobs if isinstance(job.work, _Put)]
+    return _accept(db, puts) if puts else [job.work(db) for job in jobs if not isinstance(job.work, _Put)]
 
 
 def _fail(future: Future[Any], error: Exception, cause: Exception) -> None:
@@ -589,6 +667,7 @@ def _connect(path: str, mode: str, busy_s: float) -> _Connection:
         timeout=busy_s,
         isolation_level=None,
         check_same_thread=False,
+        cached_statements=512,
         factory=_Connection,
     )
 
@@ -702,57 +781,136 @@ def _held_lane(db: _Connection, lease: Lease) -> int:
     return lane
 
 
-def _accept(db: _Connection, event: Accepted, *, now: float, due_at: float, new_id: Callable[[], str]) -> Stored:
-    lane = _lane_made(db, event.connector, event.client)
-    if event.dedupe_s > 0 and not _first_time(db, lane, event, now):
-        return Stored(event.event_id, duplicate=True, deliveries=())
-    fresh = [
-        Delivery(0, new_id(), event.event_id, draft.action, draft.key, event.body, event.received_at, due_at)
-        for draft in event.drafts
+class _Arrival(NamedTuple):
+    lane: int
+    event: Accepted
+    put: _Put
+
+
+def _accept(db: _Connection, puts: Sequence[_Put]) -> list[list[Stored]]:
+    """
+    All puts in a handful of statements, however many they are.
+
+    Each statement lets go of the interpreter and waits to have it back from a busy event loop: ten of them for each
+    event cost more than all they do.
+    """
+    arrivals = [
+        _Arrival(_lane_made(db, event.connector, event.client), event, put) for put in puts for event in put.events
     ]
-    rows = tuple(_insert(db, lane, delivery) for delivery in fresh)
-    if rows:
-        _stir(db, lane, min(row.due_at for row in rows), accepted=len(rows))
-    else:
-        db.execute("UPDATE lanes SET accepted = accepted + 1, skipped = skipped + 1 WHERE id = ?", (lane,))
-    return Stored(event.event_id, duplicate=False, deliveries=rows)
+    fresh = _first_times(db, arrivals)
+    rows = iter(_insert(db, _drafted(arrivals, fresh)))
+    stored = [
+        Stored(event.event_id, not first, tuple(next(rows) for _ in event.drafts) if first else ())
+        for (_, event, _), first in zip(arrivals, fresh, strict=True)
+    ]
+    _count_accepted(db, arrivals, stored)
+    answers = iter(stored)
+    return [[next(answers) for _ in put.events] for put in puts]
 
 
-def _first_time(db: _Connection, lane: int, event: Accepted, now: float) -> bool:
-    written = db.execute(
-        "INSERT INTO dedupe VALUES (?, ?, ?)"
-        " ON CONFLICT (lane, event_id) DO UPDATE SET until = excluded.until WHERE until <= ?",
-        (lane, event.event_id, now + event.dedupe_s, now),
+def _drafted(arrivals: Sequence[_Arrival], fresh: Sequence[bool]) -> list[tuple[int, Delivery]]:
+    drafted = []
+    for (lane, event, put), first in zip(arrivals, fresh, strict=True):
+        for draft in event.drafts if first else ():
+            named = (put.new_id(), event.event_id, draft.action, draft.key)
+            drafted.append((lane, Delivery(0, *named, event.body, event.received_at, put.due_at)))
+    return drafted
+
+
+def _first_times(db: _Connection, arrivals: Sequence[_Arrival]) -> list[bool]:
+    """For each whether it is no duplicate; those that are none are remembered."""
+    asked = [(lane, event.event_id) for lane, event, _ in arrivals if event.dedupe_s > 0]
+    until = {(lane, event_id): end for rows in _by_rows(db, SEEN, asked) for lane, event_id, end in rows}
+    new: dict[tuple[int, str], float] = {}
+    fresh = []
+    for lane, event, put in arrivals:
+        where = (lane, event.event_id)
+        first = event.dedupe_s <= 0 or until.get(where, -math.inf) <= put.now
+        fresh.append(first)
+        if first and event.dedupe_s > 0:
+            until[where] = new[where] = put.now + event.dedupe_s
+    _write_rows(db, REMEMBER, [(*where, end) for where, end in new.items()])
+    _sweep_seen(db, len(new), min((put.now for _, _, put in arrivals), default=0.0))
+    return fresh
+
+
+def _sweep_seen(db: _Connection, new: int, now: float) -> None:
+    times, db.unswept = divmod(db.unswept + new, SWEEP_EVERY)
+    if times:
+        _sweep(db, "dedupe", now, most=SWEEP * times)
+
+
+def _insert(db: _Connection, fresh: Sequence[tuple[int, Delivery]]) -> list[Delivery]:
+    """The deliveries, each given with its lane, as stored: with their seqs, and due when their turn comes."""
+    turns = _turns(db, fresh)
+    last = _write_rows(
+        db,
+        INSERT,
+        [
+            (lane, each.action, each.key, each.id, each.event_id, each.body, each.received_at, each.due_at, turn_at, 0)
+            for (lane, each), turn_at in zip(fresh, turns, strict=True)
+        ],
     )
-    if written.rowcount == 1 and (written.lastrowid or 0) % SWEEP_EVERY == 0:
-        _sweep(db, "dedupe", now)
-    return written.rowcount == 1
+    seqs = range(last + 1 - len(fresh), last + 1)  # AUTOINCREMENT leaves no gap within one transaction
+    return [
+        Delivery(seq, each.id, each.event_id, each.action, each.key, each.body, each.received_at, turn_at)
+        for seq, (_, each), turn_at in zip(seqs, fresh, turns, strict=True)
+    ]
 
 
-def _insert(db: _Connection, lane: int, fresh: Delivery) -> Delivery:
-    """The delivery as stored: with its seq, and due when its turn comes."""
-    turn_at = max(fresh.due_at, _turn_before(db, lane, fresh.action, fresh.key, math.inf))
-    seq = db.execute(
-        "INSERT INTO deliveries (lane, action, key, id, event_id, body, received_at, due_at, turn_at, attempts)"
-        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, 0)",
-        (
-            lane,
-            fresh.action,
-            fresh.key,
-            fresh.id,
-            fresh.event_id,
-            fresh.body,
-            fresh.received_at,
-            fresh.due_at,
-            turn_at,
-        ),
-    ).lastrowid
-    return msgspec.structs.replace(fresh, seq=seq, due_at=turn_at)
+def _turns(db: _Connection, fresh: Sequence[tuple[int, Delivery]]) -> list[float]:
+    """When each comes to its turn: not before the one before it of its key."""
+    latest: dict[tuple[int, str, str], float] = {}
+    for lane, each in fresh:
+        if each.key is not None:
+            latest.setdefault((lane, each.action, each.key), each.due_at)
+    for rows in _by_rows(db, TURNS, [(*where, due_at) for where, due_at in latest.items()]):
+        for lane, action, key, turn_at in rows:
+            latest[lane, action, key] = turn_at
+    turns = []
+    for lane, each in fresh:
+        turn_at = each.due_at
+        if each.key is not None:
+            where = (lane, each.action, each.key)
+            turn_at = latest[where] = max(turn_at, latest[where])
+        turns.append(turn_at)
+    return turns
 
 
-def _turn_before(db: _Connection, lane: int, action: str, key: str | None, seq: float) -> float:
-    if key is None:
-        return -math.inf
+def _count_accepted(db: _Connection, arrivals: Sequence[_Arrival], stored: Sequence[Stored]) -> None:
+    """Counters rise, and a lane is due when the first of its deliveries is, whatever its holder thinks."""
+    lanes: dict[tuple[str, str], tuple[float | None, int, int]] = {}
+    for (_, event, _), put in zip(arrivals, stored, strict=True):
+        if not put.duplicate:
+            wake_at, accepted, skipped = lanes.get((event.connector, event.client), (None, 0, 0))
+            wake_at = first_of([wake_at, *(delivery.due_at for delivery in put.deliveries)])
+            none = not put.deliveries
+            lanes[event.connector, event.client] = wake_at, accepted + len(put.deliveries) + none, skipped + none
+    _write_rows(db, COUNT, [(*lane, wake_at is not None, wake_at, *sums) for lane, (wake_at, *sums) in lanes.items()])
+
+
+def _by_rows(db: _Connection, sql: str, rows: Sequence[tuple[Any, ...]]) -> Iterator[sqlite3.Cursor]:
+    """Run `sql` with as many rows at a time as one statement takes."""
+    for at in range(0, len(rows), ROWS):
+        some = rows[at : at + ROWS]
+        yield db.execute(_with_rows(sql, len(some), len(some[0])), [value for row in some for value in row])
+
+
+def _write_rows(db: _Connection, sql: str, rows: Sequence[tuple[Any, ...]]) -> int:
+    """The number of the last row that was inserted; 0 without any."""
+    last = 0
+    for written in _by_rows(db, sql, rows):
+        last = written.lastrowid or 0
+    return last
+
+
+@cache
+def _with_rows(sql: str, rows: int, width: int) -> str:
+    row = f"({', '.join('?' * width)})"
+    return sql.format(rows=f"VALUES {', '.join([row] * rows)}")
+
+
+def _turn_before(db: _Connection, lane: int, action: str, key: str, seq: int) -> float:
     turn_at: float | None = _value(
         db,
         "SELECT turn_at FROM deliveries INDEXED BY deliveries_key"
@@ -762,20 +920,16 @@ def _turn_before(db: _Connection, lane: int, action: str, key: str | None, seq: 
     return -math.inf if turn_at is None else turn_at
 
 
-def _stir(db: _Connection, lane: int, at: float | None, *, accepted: int = 0) -> None:
+def _stir(db: _Connection, lane: int, at: float | None) -> None:
     """Make the lane due at `at` at the latest, whatever its holder thinks when it gives it back."""
     if at is not None:
-        db.execute(
-            "UPDATE lanes SET stirred = 1, wake_at = min(ifnull(wake_at, ?1), ?1), accepted = accepted + ?2"
-            " WHERE id = ?3",
-            (at, accepted, lane),
-        )
+        db.execute("UPDATE lanes SET stirred = 1, wake_at = min(ifnull(wake_at, ?1), ?1) WHERE id = ?2", (at, lane))
 
 
-def _sweep(db: _Connection, table: str, now: float) -> None:
+def _sweep(db: _Connection, table: str, now: float, most: int = SWEEP) -> None:
     db.execute(
-        f"DELETE FROM {table} WHERE rowid IN (SELECT rowid FROM {table} WHERE until <= ? ORDER BY until LIMIT {SWEEP})",
-        (now,),
+        f"DELETE FROM {table} WHERE rowid IN (SELECT rowid FROM {table} WHERE until <= ? ORDER BY until LIMIT ?)",
+        (now, most),
     )
 
 
@@ -1053,7 +1207,7 @@ def _requeue(db: _Connection, dead_id: int, now: float) -> int:
     letter = _dead(row)
     lane = _lane_made(db, letter.connector, letter.client)
     fresh = (letter.delivery_id, letter.event_id, letter.action, letter.key, letter.body, letter.received_at)
-    delivery = _insert(db, lane, Delivery(0, *fresh, due_at=now))
+    [delivery] = _insert(db, [(lane, Delivery(0, *fresh, due_at=now))])
     db.execute("DELETE FROM dead WHERE id = ?", (dead_id,))
     db.execute("UPDATE lanes SET rejected = rejected - 1 WHERE id = ?", (lane,))
     _stir(db, lane, delivery.due_at)
