@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,18 +30,16 @@ def command(watch: bool, as_json: bool, store_url: str | None, directory: Path) 
     One line for each client of each connector; "oldest" is how long the oldest event has waited.
     """
     project = options.open_project(directory)
-    while True:
-        store = options.open_shared_store(store_url, project)
-        try:
-            show(store, as_json=as_json, clear=watch)
-            while watch and not as_json:
-                time.sleep(2)
-                show(store, as_json=as_json, clear=True)
-        finally:
-            store.close()
-        if not watch:
-            return
-        time.sleep(2)
+    with suppress(KeyboardInterrupt) if watch else nullcontext():
+        while True:
+            store = options.open_shared_store(store_url, project)
+            try:
+                show(store, as_json=as_json, clear=watch)
+            finally:
+                store.close()
+            if not watch:
+                return
+            time.sleep(2)
 
 
 def show(store: Store, *, as_json: bool, clear: bool) -> None:
