@@ -7,7 +7,7 @@ parsed or interpreted for an event. `None` is absent. Numbers are int and Decima
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from engine import semantics
 from engine.emitting import WHOLE, Emitter, ExpressionError, Problem, Use, is_expression, is_template
@@ -21,6 +21,11 @@ if TYPE_CHECKING:
     from engine.emitting import Path as Path
     from engine.emitting import Run as Run
     from engine.emitting import Scope
+
+
+def is_literal(spec: Any) -> bool:
+    """Is there nothing in this scalar to compute?"""
+    return not isinstance(spec, str) or not ("${" in spec or is_template(spec))
 
 
 def emit_scalar(em: Emitter, value: Any, hole: str = "text") -> str:
@@ -42,6 +47,18 @@ def emit_scalar(em: Emitter, value: Any, hole: str = "text") -> str:
     return em.const(value)
 
 
+class Compiled(NamedTuple):
+    """What compiling one text at one place gave: many clients of a connector share it."""
+
+    run: Run
+    problems: tuple[Problem, ...]
+    uses: tuple[Use, ...]
+
+
+_KEPT: dict[Any, Compiled] = {}
+MAX_KEPT = 50_000
+
+
 class Compiler:
     """Compiles the scalars of one spec; gathers what is wrong and what is read, by place."""
 
@@ -52,12 +69,31 @@ class Compiler:
     def emitter(self, names: Iterable[str], place: Path) -> Emitter:
         return Emitter(names, place, self.problems, self.uses)
 
+    def kept(self, key: Any, make: Callable[[], Run]) -> Run:
+        """What was compiled before from the same text, names and place, or `make` of it; with its problems and uses."""
+        found = _KEPT.get(key)
+        if found is None:
+            problems, uses = len(self.problems), len(self.uses)
+            run = make()
+            if len(_KEPT) >= MAX_KEPT:
+                _KEPT.clear()
+            _KEPT[key] = Compiled(run, tuple(self.problems[problems:]), tuple(self.uses[uses:]))
+            return run
+        self.problems += found.problems
+        self.uses += found.uses
+        return found.run
+
     def value(self, spec: Any, names: Iterable[str], place: Path) -> Run:
         """scope -> the value, None if absent. A literal is itself."""
-        if spec is None or not isinstance(spec, str) or not (is_expression(spec) or is_template(spec) or "${" in spec):
+        if is_literal(spec):
             return lambda _scope: spec
-        em = self.emitter(names, place)
-        return em.build(emit_scalar(em, spec))
+        names = frozenset(names)
+
+        def make() -> Run:
+            em = self.emitter(names, place)
+            return em.build(emit_scalar(em, spec))
+
+        return self.kept(("value", spec, names, place), make)
 
     def condition(self, spec: Any, names: Iterable[str], place: Path, default: bool = True) -> Callable[[Scope], bool]:
         """scope -> does it hold? A value of a wrong type makes it false; no spec is `default`."""
@@ -76,6 +112,14 @@ class Compiler:
 
     def text(self, spec: Any, names: Iterable[str], place: Path, hole: str = "text") -> Run:
         """scope -> text or None; what is not text becomes it (numbers with all digits)."""
+        if isinstance(spec, str) and is_literal(spec):
+            return lambda _scope: spec
+        names = frozenset(names)
+        if isinstance(spec, str):
+            return self.kept(("text", hole, spec, names, place), lambda: self.made_text(spec, names, place, hole))
+        return self.made_text(spec, names, place, hole)
+
+    def made_text(self, spec: Any, names: Iterable[str], place: Path, hole: str) -> Run:
         em = self.emitter(names, place)
         code = emit_scalar(em, spec, hole)
         if not is_template(spec) and not isinstance(spec, str):

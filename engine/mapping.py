@@ -452,9 +452,17 @@ def compile_tree(
     args: Mapping[str, Any] | None = None,
 ) -> Run:
     """scope -> the tree's value with all holes filled, or None if nothing is left of it."""
-    em = compiler.emitter(names, place)
-    tree = Tree(em, drop or Drop())
-    if args:
-        em.bound["args"] = tree.emit(dict(args), "args")
-    code = tree.emit(spec) if spec is not None else "None"
-    return em.build(f"plain_null({code})")
+    if spec is None:
+        return lambda _scope: None
+    if spec == {}:
+        return lambda _scope: {}
+    names, drop = frozenset(names), drop or Drop()
+
+    def make() -> Run:
+        em = compiler.emitter(names, place)
+        tree = Tree(em, drop)
+        if args:
+            em.bound["args"] = tree.emit(dict(args), "args")
+        return em.build(f"plain_null({tree.emit(spec)})")
+
+    return compiler.kept(("tree", encode_json([spec, args]), drop, names, place), make)
