@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from decimal import Decimal
 from difflib import get_close_matches
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from engine import functions, semantics
@@ -17,6 +18,7 @@ from engine.errors import BadValue, ConnectError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
+    from types import CodeType
 
     Path = tuple[str | int, ...]
     Scope = Mapping[str, Any]
@@ -165,13 +167,19 @@ class Emitter:
 
         self.globals.update(BadValue=BadValue, locate=locate)
         try:
-            code = compile("\n".join(source), SOURCE, "exec")
+            code = _code("\n".join(source))
         except (SyntaxError, RecursionError, MemoryError):  # Python's own limits: 20 loops, 100 levels, 200 brackets
             self.problem("nesting", "nested too deeply", "take a part of it into vars")
             return lambda _scope: None
         exec(code, self.globals)
         run: Run = self.globals["run"]
         return run
+
+
+@lru_cache(maxsize=20_000)
+def _code(source: str) -> CodeType:
+    """Clients of one connector share what is compiled of the same text."""
+    return compile(source, SOURCE, "exec")
 
 
 def note(base: tuple[str, ...], path: tuple[str | int, ...], names: set[str]) -> None:

@@ -40,10 +40,13 @@ class Facts:
         self.names = Names(connector, connector.receive.schema, gone)
 
     @cached_property
+    def rules(self) -> list[Problem]:
+        return [*rule_faults(self.connector), *_units(self.connector)]
+
+    @cached_property
     def faults(self) -> list[Problem]:
         """What is not written in its unit: it would not compile."""
-        found = [*rule_faults(self.connector), *_units(self.connector)]
-        return [each for each in found if each.rule in ("unit", "regex", "path")]
+        return [each for each in self.rules if each.rule in ("unit", "regex", "path")]
 
     @cached_property
     def problems(self) -> list[Problem]:
@@ -91,8 +94,7 @@ class Facts:
 def connector_problems(facts: Facts) -> Iterator[Problem]:
     connector, located = facts.connector, facts.located
     yield from facts.problems
-    yield from _units(connector)
-    yield from rule_faults(connector)
+    yield from facts.rules
     yield from request_faults(connector)
     yield from scalar_faults(located)
     yield from defaults_faults(connector)
