@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-CLIENT = frozenset({"settings", "client", "tables", "derived"})
+CLIENT = frozenset({"settings", "client", "tables"})
 ARRIVED = CLIENT | {"event", "received_at"}
 ROW = ARRIVED | {"fields"}
 LOOKED_UP = ROW | {"lookups", "delivery"}

@@ -18,7 +18,7 @@ from engine.expressions import Compiler
 from engine.limits import Gate
 from engine.lookups import Cache, Lookup
 from engine.mapping import compile_tree
-from engine.names import ARRIVED, CHECKED, LOOKED_UP, MAPPED, REPLY, ROW
+from engine.names import ARRIVED, CHECKED, CLIENT, LOOKED_UP, MAPPED, REPLY, ROW
 from engine.outcomes import Judge, Level
 from engine.records import Draft, Outcome, OutcomeKind
 from engine.retrying import Backoff
@@ -216,7 +216,6 @@ class Program:
             "settings": self.settings,
             "client": {"name": client.client, "title": client.title},
             "tables": {name: {**table, **binding.tables.get(name, {})} for name, table in connector.tables.items()},
-            "derived": {},
         }
         self.backoff = Backoff(connector.http.retry, jitter)
         self.fields = compile_tree(self.compiler, connector.fields, ARRIVED, ("fields",)) if connector.fields else None
@@ -308,7 +307,7 @@ class Program:
 
     def check_call(self, name: str, check: types.Check) -> Call:
         place: Path = ("checks", name, "request")
-        names = frozenset({"settings", "client", "tables", "derived"})
+        names = CLIENT
         read = names | REPLY | {"now", "failures"}
         levels = [
             Level(self.compiler, check.replies, read, ("checks", name, "replies")),

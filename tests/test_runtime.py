@@ -107,7 +107,7 @@ def test_a_broken_client_file_harms_nobody_else(directory: Path) -> None:
     assert running.lane("xyz").delivered == 1
     (told,) = [facts["text"] for facts in running.heard.named("finding")]
     assert "abc.yaml:3:1" in str(told)
-    assert running.engine.ready() == [told]
+    assert running.engine.broken == [told] and running.engine.ready() == []
 
 
 def test_while_a_client_file_is_broken_the_last_sound_one_serves(directory: Path) -> None:
@@ -117,10 +117,10 @@ def test_while_a_client_file_is_broken_the_last_sound_one_serves(directory: Path
     running.run()
     assert running.post("2") == [202]
     running.run()
-    assert (running.lane().delivered, running.lane().state, len(running.engine.ready())) == (2, "idle", 1)
+    assert (running.lane().delivered, running.lane().state, len(running.engine.broken)) == (2, "idle", 1)
     rewrite(directory / "clients/abc.yaml", ABC + "title: mended\n")
     running.run()
-    assert running.engine.ready() == []
+    assert running.engine.broken == []
 
 
 def test_a_broken_connector_is_named_and_does_not_stop_the_others(project_from: Callable[..., Path]) -> None:
@@ -129,7 +129,7 @@ def test_a_broken_connector_is_named_and_does_not_stop_the_others(project_from: 
     )
     running = Running(folder, Vendor())
     assert running.post("1") == [202]
-    assert "other.yaml" in running.engine.ready()[0]
+    assert "other.yaml" in running.engine.broken[0]
 
 
 def test_a_binding_that_does_not_compile_refuses_its_own_events_only(project_from: Callable[..., Path]) -> None:

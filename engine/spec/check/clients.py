@@ -215,7 +215,6 @@ class _Bound:
             "settings": with_defaults(self.connector.settings, self.binding.settings),
             "client": {"name": self.client.client, "title": self.client.title},
             "tables": self.connector.tables,
-            "derived": {},
         }
 
     def keys(self) -> Iterator[Problem]:

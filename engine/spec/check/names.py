@@ -57,8 +57,6 @@ class Names:
                 return self.token(use)
             case "steps" if place[0] in ("auth", "auths"):
                 return self.log_in_step(use)
-            case "derived":
-                return self.missing(use, "unknown-name", (), "what is derived")
             case _ if root in _MEMBERS:
                 return self.missing(use, "unknown-name", _MEMBERS[root], f"`{root}`")
         action = connector.actions.get(str(place[1])) if place[0] == "actions" and len(place) > 2 else None
@@ -85,6 +83,9 @@ class Names:
         match use.path[0]:
             case "lookups":
                 return self.lookup(use, action, name)
+            case "vars" if use.place[2] == "vars":
+                says = f"vars.{name} is not there yet: vars are made together and can't read each other"
+                return Problem(use.place, "unknown-var", says, "write its expression again, or name it under `fields:`")
             case "vars":
                 return self.missing(use, "unknown-var", action.vars, "the action's vars")
             case "steps":
