@@ -26,9 +26,9 @@ from engine.spec import types, units
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from engine.exchange import Wire
     from engine.expressions import Compiler, Path, Run
     from engine.sending import Hosts
+    from engine.wire import Wire
 
 LOCK_TTL_S = 90.0
 WAIT_STEP_S = 0.2

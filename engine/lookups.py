@@ -20,8 +20,9 @@ from engine.spec import types, units
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from engine.exchange import Call, Wire
+    from engine.exchange import Call
     from engine.expressions import Compiler, Path
+    from engine.wire import Wire
 
 MAX_CACHED = 100_000
 MAX_PAGES = 1_000

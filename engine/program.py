@@ -30,10 +30,10 @@ from engine.steps import Step, Steps
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from engine.exchange import Wire
     from engine.expressions import Path, Run
     from engine.outcomes import ResultsRule
     from engine.records import Delivery, Trace
+    from engine.wire import Wire
 
 decode_event = msgspec.json.Decoder(dict[str, Any], float_hook=Decimal).decode
 

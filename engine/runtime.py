@@ -8,6 +8,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+import re2
 
 from engine.alerts import LogAlerts
 from engine.clock import SystemClock
@@ -17,6 +18,7 @@ from engine.program import Program
 from engine.records import Answered, Fault, LaneChange, TokenRow
 from engine.secrets import SecretSources, fingerprint
 from engine.sending import HttpTransport, Masker
+from engine.spec.findings import Finding
 from engine.telemetry import NullTelemetry
 from engine.walk import Credentials, World
 from engine.worker import Worker
@@ -215,7 +217,11 @@ class Engine:
             kept = self.programs.get((connector, client))
             if kept is not None and kept[0] is spec and kept[1] is who:
                 return kept[2]
-            program = Program(spec, who, who.connectors[connector])
+            try:
+                program = Program(spec, who, who.connectors[connector])
+            except (ValueError, re2.error) as error:  # a unit or a pattern that `connect validate` names with its place
+                found = Finding(f"connectors/{connector}.yaml", 1, 1, "unusable", "error", str(error))
+                raise SpecErrors([found]) from None
             program.require_sound(f"connectors/{connector}.yaml")
             self.programs[connector, client] = (spec, who, program)
             return program

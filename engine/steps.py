@@ -23,9 +23,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from engine.batching import Unit
-    from engine.exchange import Call, Exchanged, Wire
+    from engine.exchange import Call, Exchanged
     from engine.expressions import Compiler, Path
     from engine.records import Trace
+    from engine.wire import Wire
 
 EVENT_PARTS = ("event", "fields", "record", "vars", "lookups", "batch", "steps")
 

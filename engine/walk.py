@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import msgspec
 
 from engine.batching import Unit
-from engine.exchange import Wire
 from engine.outcomes import DELIVERED
 from engine.owners import new_owner
 from engine.program import Done, decode_event
 from engine.records import Delivery, Lease, Outcome, OutcomeKind, Progress, Trace
 from engine.steps import Member
+from engine.wire import Wire
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence, Set

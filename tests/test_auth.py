@@ -16,12 +16,12 @@ from conftest import START, Heard, Shop, Vendor, program_from, reply
 from engine.auth import AuthFailed, jwt_expiry
 from engine.clock import SystemClock
 from engine.errors import SpecErrors
-from engine.exchange import Wire
 from engine.records import OutcomeKind, TokenRow
 from engine.secrets import fingerprint
 from engine.sending import HttpTransport, Masker
 from engine.stores.memory import MemoryStore
 from engine.stores.sqlite import SqliteStore
+from engine.wire import Wire
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

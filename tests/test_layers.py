@@ -18,7 +18,7 @@ LAYERS = (
     # a spec, from its file to its types
     "spec.located", "spec.presets", "spec.expand", "spec.violations", "spec.load", "spec.project", "spec.report",
     # the stages
-    "mapping", "intake", "batching", "limits", "sending", "retrying", "outcomes", "auth", "exchange", "lookups",
+    "mapping", "intake", "batching", "limits", "sending", "retrying", "outcomes", "wire", "auth", "exchange", "lookups",
     "steps", "program",
     # the walk
     "walk", "reporting", "settling", "direct", "worker",

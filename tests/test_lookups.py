@@ -10,7 +10,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.clock import VirtualClock
-from engine.exchange import Wire
 from engine.lookups import Cache, Found
 from engine.program import Program
 from engine.records import Outcome, OutcomeKind
@@ -18,6 +17,7 @@ from engine.sending import Masker, Prepared
 from engine.spec.load import load_connector
 from engine.spec.located import read
 from engine.stores.memory import MemoryStore
+from engine.wire import Wire
 
 HEAD = """
 connect: 1

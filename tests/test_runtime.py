@@ -107,7 +107,7 @@ def test_a_broken_client_file_harms_nobody_else(directory: Path) -> None:
     assert running.lane("xyz").delivered == 1
     (told,) = [facts["text"] for facts in running.heard.named("finding")]
     assert "abc.yaml:3:1" in str(told)
-    assert running.engine.broken == [told] and running.engine.ready() == []
+    assert (running.engine.broken, running.engine.ready()) == ([told], [])
 
 
 def test_while_a_client_file_is_broken_the_last_sound_one_serves(directory: Path) -> None:

@@ -164,7 +164,7 @@ def test_absent_is_legal_in_bodies_queries_and_headers_and_rejects_elsewhere() -
 
 
 def literals(query: str) -> list[str]:
-    """The string literals of a SOQL text, unescaped; ValueError if a quote stays open. Written by Salesforce's rules."""
+    """The string literals of a SOQL text, unescaped; ValueError if a quote stays open.."""
     escapes = {
         "n": "\n",
         "r": "\r",

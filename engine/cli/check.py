@@ -10,9 +10,9 @@ import click
 from engine.cli import options, output
 
 if TYPE_CHECKING:
-    from engine.exchange import Wire
     from engine.program import Program
     from engine.records import Outcome
+    from engine.wire import Wire
 
 
 class Checked(NamedTuple):

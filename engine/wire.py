@@ -1,0 +1,76 @@
+"""What a walk for one client needs of the world: store, transport, clock, secrets; and the one place that sends."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+import msgspec
+
+from engine.sending import NoReply, Prepared, Reply
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from engine.ports import Clock, Store, Telemetry
+    from engine.records import Outcome
+    from engine.sending import Masker, Transport
+
+REASON, CODE = 500, 100  # characters
+
+
+class Wire:
+    """One for each walk of a lane."""
+
+    def __init__(
+        self,
+        *,
+        connector: str,
+        client: str,
+        scope: dict[str, Any],
+        secrets: dict[str, str],
+        fingerprint: str,
+        store: Store,
+        transport: Transport,
+        clock: Clock,
+        masker: Masker,
+        telemetry: Telemetry,
+        owner: str,
+        keep_alive: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.connector, self.client, self.scope = connector, client, scope
+        self.secrets, self.fingerprint = secrets, fingerprint
+        self.store, self.transport, self.clock = store, transport, clock
+        self.masker, self.telemetry, self.owner, self.keep_alive = masker, telemetry, owner, keep_alive
+
+    def shown(self, outcome: Outcome | None) -> Outcome | None:
+        """The outcome as it may be written down and told: what the vendor echoes is masked first and cut then."""
+        if outcome is None or not (outcome.reason or outcome.code):
+            return outcome
+        reason, code = self.masker.mask(outcome.reason), self.masker.mask(outcome.code)
+        return msgspec.structs.replace(outcome, reason=cut(reason, REASON), code=cut(code, CODE))
+
+    def exchange(self, prepared: Prepared, *, action: str, step: str) -> Reply | NoReply:
+        """Send; no answer is a value here, not an exception."""
+        self.keep_alive()
+        began = self.clock.now()
+        try:
+            reply: Reply | NoReply = self.transport.send(prepared)
+        except NoReply as error:
+            reply = error
+        self.telemetry.event(
+            "exchange",
+            connector=self.connector,
+            client=self.client,
+            action=action,
+            step=step,
+            method=prepared.method,
+            host=urlsplit(prepared.url).hostname or "",
+            status=reply.status if isinstance(reply, Reply) else 0,
+            seconds=round(self.clock.now() - began, 6),
+        )
+        return reply
+
+
+def cut(text: str, most: int) -> str:
+    return text if len(text) <= most else f"{text[: most - 1]}…"
