@@ -74,7 +74,7 @@ class Direct:
                 return spec.skip, "skipped", outcome.reason
             case OutcomeKind.THROTTLE:
                 until = now + (outcome.wait_s if outcome.wait_s is not None else self.program.backoff.wait_s(1))
-                if outcome.code != "limit":
+                if not outcome.ours:
                     self.change(LaneChange(not_before=until, reason=outcome.reason))
                 return self.later(spec.throttle, outcome.reason, until)
             case OutcomeKind.DEFER:

@@ -62,12 +62,13 @@ class Gate:
                 if not store.acquire(name, slots=bound.uses, owner=owner, ttl_s=SLOT_TTL_S, now=now):
                     self.leave(store, slots, owner)
                     reason = f"all {bound.uses} connections are in use"
-                    return Outcome(OutcomeKind.THROTTLE, reason, "limit", 0.5, count=False)
+                    return Outcome(OutcomeKind.THROTTLE, reason, "limit", 0.5, count=False, ours=True)
                 slots.append(name)
             elif (wait := store.take(name, count=bound.uses, per_s=bound.per_s, now=now)) > 0:
                 self.leave(store, slots, owner)
                 kind = OutcomeKind.DEFER if limit.spec.then == "defer" else OutcomeKind.THROTTLE
-                return Outcome(kind, f"our limit of {limit.rate(scope)} is used up", "limit", wait, count=False)
+                reason = f"our limit of {limit.rate(scope)} is used up"
+                return Outcome(kind, reason, "limit", wait, count=False, ours=True)
         return slots
 
     def shared_by(self, of: str, credentials: str) -> str:

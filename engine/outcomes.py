@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -20,7 +21,13 @@ if TYPE_CHECKING:
     from engine.spec import types
 
 DELIVERED = Outcome(OutcomeKind.DELIVERED)
+_POSITION = re.compile(r"-?[0-9]{1,9}\Z")
 LONGEST = 20_000  # characters of a vendor's message; `Wire.shown` masks it and cuts it further
+
+
+def holds_back(outcome: Outcome) -> bool:
+    """Is nothing more to be sent for now, whatever it is?"""
+    return outcome.kind in (OutcomeKind.THROTTLE, OutcomeKind.PAUSE) or outcome.outage
 
 
 class Rule:
@@ -67,14 +74,16 @@ class Rule:
             and self.kind in (OutcomeKind.THROTTLE, OutcomeKind.RETRY, OutcomeKind.DEFER)
         ):
             wait = retry_after(reply, scope)
-        down = self.kind is OutcomeKind.RETRY and reply is not None and reply.status >= 500 and spec.attempts is None
+        # The vendor is down, whoever wrote it in words: no delivery's fault. Of single records it has decided, though.
+        answered = reply is None or reply.status < 500
+        down = whole and self.kind is OutcomeKind.RETRY and not answered and spec.attempts is None
         return Outcome(
             kind=self.kind,
             reason=reason,
             code=as_code(code),
             wait_s=wait,
             count=not down,
-            outage=down and whole,  # the vendor is down, whoever wrote it in words: no delivery's fault
+            outage=down,
             attempts=spec.attempts,
             otherwise=OutcomeKind(spec.else_ or "reject"),
             forget=spec.forget,
@@ -294,7 +303,7 @@ class ResultsRule:
         """
         inside = {**scope, "response": reply.scope}
         if self.args is not None:
-            inside["args"] = self.args(scope) or {}
+            inside["args"] = quietly(self.args, scope) or {}
         if self.spec.match == "test":
             return [self.judge({**inside, "record": record}, reply, None) for record in records]
         named: list[tuple[Any, bool | None]] = []
@@ -338,7 +347,7 @@ class ResultsRule:
             return [at for at, record in enumerate(records) if key_of(self.ours, {**scope, "record": record}) in wanted]
         if self.position is not None:
             value = key_of(self.position, inside)
-            index = int(value) - self.base if isinstance(value, str) and value.lstrip("-").isdigit() else -1
+            index = int(value) - self.base if isinstance(value, str) and _POSITION.match(value) else -1
         return [owners[index]] if 0 <= index < len(owners) else []
 
     def judge(self, scope: Mapping[str, Any], reply: Reply, fine: bool | None) -> Outcome:

@@ -199,7 +199,7 @@ class Single:
         return found
 
     def _polls(self) -> bool:
-        return all(one.kind != "later" or one.outcome.code in ("poll", "limit") for one in self.endings())
+        return all(one.kind != "later" or one.outcome.ours for one in self.endings())
 
 
 class _Watched(Reporter):

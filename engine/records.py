@@ -126,6 +126,7 @@ class Outcome(msgspec.Struct, frozen=True):
     everyone: bool = False  # a verdict over a request with several records that is not split
     outage: bool = False  # no answer, or 5xx for the whole request: the lane's trouble, not the delivery's
     doubtful: bool = False  # the request may have been carried out though no answer came
+    ours: bool = False  # a wait of our own making (a limit, a poll), not the vendor's word
 
 
 class Trace(msgspec.Struct, frozen=True):
@@ -177,7 +178,6 @@ class Progress(msgspec.Struct, frozen=True):
     poll_since: float | None = None  # when the polling of `step` began
     records: list[Any] = []  # the records as mapped, so that a resumed batch is the same batch
     members: list[list[int]] = []  # for each record, the seqs of the deliveries folded into it
-    decided: dict[str, str] = {}  # seq -> "delivered", for records that an earlier step settled
     polls: int = 0  # how often `step` was asked and was not done
 
 

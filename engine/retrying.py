@@ -89,7 +89,14 @@ def wait_of(
         return lambda scope: min(longest, initial * factor ** min(int(scope.get("failures") or 0), 60))
     if "until" in spec:
         zone = compiler.value(spec.get("timezone", "UTC"), names, (*place, "timezone"))
-        return lambda scope: until_midnight(float(scope["now"]), zone(scope))
+
+        def until(scope: Mapping[str, Any]) -> float:
+            try:
+                return until_midnight(float(scope["now"]), zone(scope))
+            except BadValue:
+                return until_midnight(float(scope["now"]), "UTC")
+
+        return until
     unit = spec.get("unit", "s")
     if "header" in spec:
         name = str(spec["header"]).lower()

@@ -66,7 +66,8 @@ class Verdicts:
                 rows.append(Settled(delivery.seq, "later", due_at=now, attempts=attempts, batch=batch))
                 if outcome.scope == "action":
                     actions[delivery.action] = float("inf")
-                pause = outcome.reason
+                else:
+                    pause = outcome.reason
             elif kind is OutcomeKind.THROTTLE:
                 wait = wait if wait is not None else self.program.backoff.wait_s(self.failures + 1)
                 if outcome.scope == "action":
@@ -77,7 +78,7 @@ class Verdicts:
                     rows.append(Settled(delivery.seq, "later", due_at=now, attempts=attempts, batch=batch))
             else:  # retry and defer: this delivery again, later
                 rows.append(Settled(delivery.seq, "later", due_at=now + (wait or 0.0), attempts=attempts, batch=batch))
-        return rows, self.change(ended, hold, reason, pause, actions, now), actions
+        return rows, self.change(ended, hold, reason, pause, now), actions
 
     @staticmethod
     def last_words(outcome: Outcome, attempts: int, *, asked: bool) -> tuple[str, int]:
@@ -94,13 +95,12 @@ class Verdicts:
         hold: float | None,
         reason: str,
         pause: str | None,
-        actions: dict[str, float],
         now: float,
     ) -> LaneChange | None:
-        if pause is not None and not actions:
+        if pause is not None:
             return LaneChange(pause=True, reason=pause)
         if hold is not None:
-            ours = all(one.outcome.code == "limit" for one in ended if lane_wide(one.outcome))
+            ours = all(one.outcome.ours for one in ended if lane_wide(one.outcome))
             self.failures += 0 if ours else 1
             self.failing_since = self.failing_since or now
             since, self.held = self.failing_since if not ours else None, True

@@ -14,7 +14,7 @@ import msgspec
 from engine.errors import BadValue, EgressRefused
 from engine.mapping import compile_tree
 from engine.names import BATCH, REPLY, SINGLE, WAIT
-from engine.outcomes import DELIVERED, Judge, Level, ResultsRule
+from engine.outcomes import DELIVERED, Judge, Level, ResultsRule, holds_back
 from engine.records import Outcome, OutcomeKind, Progress
 from engine.retrying import wait_of
 from engine.spec import types, units
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from engine.records import Trace
     from engine.wire import Wire
 
+RESEND = Outcome(OutcomeKind.RETRY, "the rest again", count=False)  # at once, without those that the reply named
 EVENT_PARTS = ("event", "fields", "record", "vars", "lookups", "batch", "steps")
 
 
@@ -90,6 +91,7 @@ class Member(msgspec.Struct):
     unit: Unit
     outcome: Outcome | None = None  # decided
     named: bool = False  # a reply has spoken of it
+    passed: str | None = None  # the step that is behind it while others of its batch are sent again
     trace: Trace | None = None
     progress: Progress | None = None  # where to go on from, if it waits; None begins anew
 
@@ -120,26 +122,32 @@ class Steps:
     ) -> None:
         """Decide every member. `save` writes progress down, for those still undecided, before the next request."""
         at = self.order.index(progress.step) if progress.step in self.order else 0
+        first, resent = progress.batch, 0
         while at < len(self.order):
             step = self.steps[self.order[at]]
-            live = [member for member in members if member.outcome is None]
-            if not live:
+            live = [member for member in members if member.outcome is None and member.passed != step.name]
+            if not live and all(member.outcome is not None for member in members):
                 return
-            scope = self.scope(wire, live, group, progress)
+            scope = self.scope(wire, live, group, progress) if live else {}
             try:
-                skipped = not step.when(self.inside(step, scope))
+                skipped = not live or not step.when(self.inside(step, scope))
             except BadValue as error:
                 self.decide(live, Outcome(OutcomeKind.REJECT, str(error)), None)
                 return
             if not skipped:
                 outcome, progress, done = self.one(wire, step, live, scope, progress, failures)
+                if outcome is RESEND:
+                    resent += 1  # another request is another batch, also to a vendor that looks at its id
+                    progress = msgspec.structs.replace(progress, batch=f"{first}.{resent}")
+                    self.tell_split(wire, sum(member.passed != step.name for member in live))
+                    continue
                 if outcome is not None:
                     self.leave(wire, live, outcome, done, group, progress, save, failures)
-                    return
+                    progress = msgspec.structs.replace(progress, batch=f"{progress.batch}p")  # of those that passed it
             at += 1
             if at < len(self.order):
                 progress = msgspec.structs.replace(progress, step=self.order[at], poll_since=None, polls=0)
-                undecided = [member for member in live if member.outcome is None]
+                undecided = [member for member in members if member.outcome is None]
                 if self.durable and undecided:
                     save(progress, undecided)
         self.decide([member for member in members if member.outcome is None], DELIVERED, None)
@@ -210,7 +218,7 @@ class Steps:
             )
         wait = step.every({**read, "now": now, "failures": polled})
         return Outcome(
-            OutcomeKind.DEFER, f"{step.name}: not finished yet", "poll", wait, count=False, everyone=True
+            OutcomeKind.DEFER, f"{step.name}: not finished yet", "poll", wait, count=False, everyone=True, ours=True
         ), progress
 
     def results(
@@ -224,15 +232,19 @@ class Steps:
         if found is None:
             reason = f"HTTP {done.reply.status} without the results of its records"
             return Outcome(OutcomeKind.RETRY, reason, otherwise=OutcomeKind.PAUSE, doubtful=True)
+        named = []
         for member, outcome in zip(live, map(wire.shown, found), strict=True):
             if outcome is None:
                 continue
+            named.append(member)
             member.named, member.trace = True, done.trace
             if outcome.kind is not OutcomeKind.DELIVERED:
                 member.outcome = outcome
+        if rule.spec.unnamed == "resend" and 0 < len(named) < len(live):
+            for member in named:
+                member.passed = step.name
+            return RESEND
         unnamed = [member for member in live if not member.named]
-        if rule.spec.unnamed == "resend" and unnamed and len(unnamed) < len(live):
-            return Outcome(OutcomeKind.RETRY, "resend", "resend", 0.0, count=False)
         if step.name == self.last_results and unnamed:
             missing = rule.missing(done.reply)
             if missing.kind is not OutcomeKind.DELIVERED:
@@ -250,32 +262,51 @@ class Steps:
         save: Callable[[Progress, list[Member]], None],
         failures: int,
     ) -> None:
-        """The batch can't go on now: split it, send the rest again, or give all that are undecided the outcome."""
+        """The batch can't go on now: split it, or give all that are undecided the outcome."""
         undecided = [member for member in live if member.outcome is None]
-        trace = done.trace if done is not None else None
         stays = outcome.kind in (OutcomeKind.THROTTLE, OutcomeKind.DEFER) or (outcome.outage and not outcome.restart)
-        going_on = outcome.code == "resend" or (outcome.kind is OutcomeKind.SPLIT and len(undecided) > 1)
-        failed = False
-        if self.on_failure and not stays and outcome.code != "resend":
+        failed = bool(self.on_failure) and not stays
+        if failed:
             self.clean_up(wire, live, group, progress)
-            failed = True
-        if going_on:
-            first = msgspec.structs.replace(progress, step=self.order[0], saved={}) if failed else progress
-            half = len(undecided) if outcome.code == "resend" else (len(undecided) + 1) // 2
-            for name, part in (("a", undecided[:half]), ("b", undecided[half:])):
-                if part:
-                    fresh = msgspec.structs.replace(first, batch=f"{first.batch}{name}")
-                    wire.telemetry.event(
-                        "split", connector=wire.connector, client=wire.client, action=self.action, records=len(part)
-                    )
-                    self.run(wire, part, group=group, progress=fresh, save=save, failures=failures)
+        if outcome.kind is OutcomeKind.SPLIT and len(undecided) > 1:
+            if failed:
+                progress = msgspec.structs.replace(progress, step=self.order[0], saved={})
+            self.halve(wire, undecided, group, progress, save, failures)
             return
         if outcome.kind is OutcomeKind.SPLIT:
             outcome = msgspec.structs.replace(outcome, kind=outcome.otherwise)
-        self.decide(undecided, outcome, trace)
-        onward = None if failed else self.onward(outcome, progress)
-        for member in undecided:
+        self.wait(undecided, outcome, done.trace if done is not None else None, None if failed else progress)
+
+    def halve(
+        self,
+        wire: Wire,
+        members: list[Member],
+        group: Any,
+        progress: Progress,
+        save: Callable[[Progress, list[Member]], None],
+        failures: int,
+    ) -> None:
+        """Each half is a batch of its own; where the first is told that the lane stops, the second is not sent now."""
+        half = (len(members) + 1) // 2
+        stop: Outcome | None = None
+        for name, part in (("a", members[:half]), ("b", members[half:])):
+            own = msgspec.structs.replace(progress, batch=f"{progress.batch}{name}")
+            if stop is not None:
+                self.wait(part, stop, None, own)
+                return
+            self.tell_split(wire, len(part))
+            self.run(wire, part, group=group, progress=own, save=save, failures=failures)
+            stop = next((member.outcome for member in part if member.outcome and holds_back(member.outcome)), None)
+
+    def wait(self, members: list[Member], outcome: Outcome, trace: Trace | None, progress: Progress | None) -> None:
+        """All of them get the outcome, and go on from `progress` if they are sent again; None: from the start."""
+        self.decide(members, outcome, trace)
+        onward = self.onward(outcome, progress) if progress is not None else None
+        for member in members:
             member.progress = onward
+
+    def tell_split(self, wire: Wire, records: int) -> None:
+        wire.telemetry.event("split", connector=wire.connector, client=wire.client, action=self.action, records=records)
 
     def onward(self, outcome: Outcome, progress: Progress) -> Progress | None:
         """Where a batch that waits goes on: at the step that failed, or at the one that the rule names."""
@@ -285,15 +316,17 @@ class Steps:
             before = self.order[: self.order.index(outcome.restart)]
             saved = {name: value for name, value in progress.saved.items() if name in before}
             return msgspec.structs.replace(progress, step=outcome.restart, saved=saved, poll_since=None, polls=0)
-        return progress if progress.saved or progress.step != self.order[0] else None
+        begun = progress.saved or progress.step != self.order[0] or progress.poll_since is not None
+        return progress if begun else None
 
     def clean_up(self, wire: Wire, live: list[Member], group: Any, progress: Progress) -> None:
         """`on_failure`, once; its own failure is only logged. A step of it with an absent hole is left out."""
         scope = self.scope(wire, live, group, progress)
         for step in self.on_failure.values():
             try:
-                if step.when(scope):
-                    done = step.call.run(wire, scope, records=1)
+                inside = self.inside(step, scope)
+                if step.when(inside):
+                    done = step.call.run(wire, inside, records=1)
                     failed = done.verdict.outcome
                     if failed is not None and failed.kind is not OutcomeKind.DELIVERED:
                         wire.telemetry.event(

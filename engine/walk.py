@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import msgspec
 
 from engine.batching import Unit
-from engine.outcomes import DELIVERED
+from engine.outcomes import DELIVERED, holds_back
 from engine.owners import new_owner
 from engine.program import Done, decode_event
-from engine.records import Delivery, Lease, Outcome, OutcomeKind, Progress, Trace
+from engine.records import Delivery, Lease, Outcome, Progress, Trace
 from engine.steps import Member
 from engine.wire import Wire
 
@@ -175,4 +175,4 @@ def shared(members: list[Member]) -> list[tuple[Progress, list[Member]]]:
 
 def lane_wide(outcome: Outcome) -> bool:
     """Does this outcome stop the lane for now?"""
-    return outcome.kind in (OutcomeKind.THROTTLE, OutcomeKind.PAUSE) or outcome.outage or outcome.everyone
+    return holds_back(outcome) or outcome.everyone

@@ -39,10 +39,10 @@ class Client:
 
 
 def used_up(rate: str, wait: float, kind: OutcomeKind = OutcomeKind.THROTTLE) -> Outcome:
-    return Outcome(kind, f"our limit of {rate} is used up", "limit", wait, count=False)
+    return Outcome(kind, f"our limit of {rate} is used up", "limit", wait, count=False, ours=True)
 
 
-IN_USE = Outcome(OutcomeKind.THROTTLE, "all 1 connections are in use", "limit", 0.5, count=False)
+IN_USE = Outcome(OutcomeKind.THROTTLE, "all 1 connections are in use", "limit", 0.5, count=False, ours=True)
 
 
 def test_a_rate_lets_so_many_through_and_then_says_how_long_to_wait() -> None:

@@ -455,6 +455,40 @@ def test_results_that_name_their_position() -> None:
     assert results(rule.format(base=1), as_text, THREE) == [None, OK, None]
 
 
+@pytest.mark.parametrize("position", ["²", "--1", "9" * 5000, "1.0", "", None, True, [0]])
+def test_a_position_that_is_none_names_nobody(position: Any) -> None:
+    rule = '{match: {position: "${ result.row }"}, at: "${ response.body }"}'
+    assert results(rule, reply(200, [{"row": position}]), THREE) == [None, None, None]
+
+
+def test_a_record_that_is_to_be_sent_again_after_a_5xx_has_its_attempts_counted() -> None:
+    text = """
+actions:
+  note:
+    record: {id: "${ event.id }", mail: "${ event.mail }"}
+    request: {path: /notes, json: "${ record }"}
+    results: {on: {status: 5xx}, match: test, outcomes: [{status: 5xx, then: retry}]}
+"""
+    shop = Shop(text, vendor=Vendor(reply(500, {})))
+    shop.post({"id": "1"})
+    shop.drain(86400)
+    assert (shop.sums(), len(shop.vendor.asked)) == ({"rejected": 1}, 3)
+
+
+def test_arguments_of_results_that_can_not_be_read_are_absent() -> None:
+    text = """
+actions:
+  note:
+    record: {mail: "${ event.mail }"}
+    request: {path: /notes, json: "${ record }"}
+    results: {args: {mail: "${ lower(record.mail) }"}, at: "${ response.body }", ok: "${ result }"}
+"""
+    shop = Shop(text, vendor=Vendor(reply(200, [True])))
+    shop.post({"id": "1", "mail": 5})
+    shop.drain()
+    assert (shop.sums(), len(shop.vendor.asked)) == ({"delivered": 1}, 1)
+
+
 def test_results_that_name_a_key_in_any_order() -> None:
     rule = (
         '{match: {ours: "${ record.id }", theirs: "${ result.key }"}, at: "${ response.body }", ok: "${ result.ok }"}'

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -250,6 +251,14 @@ actions:
 """.replace('"2xx,400"', "[2xx, 400]")
 
 
+RESEND_FIRST = (
+    ONE_RESULT.replace("    request:", "    steps:\n     notes:\n      request:")
+    .replace("    results:\n      -", "      results:\n       -")
+    .replace("\n         ok", " ok")
+    + '     tags: {request: {path: /tags, json: "${ batch.records }"}}\n'
+)
+
+
 def test_who_is_not_named_is_sent_again_and_buried_in_the_end() -> None:
     shop = Shop(ONE_RESULT.replace("UNNAMED", "retry"), vendor=Vendor(answer=lambda _: listed(a=True)))
     shop.post({"id": "a"}, {"id": "b"})
@@ -287,6 +296,47 @@ def test_where_one_bad_record_made_the_vendor_refuse_all_the_rest_is_sent_again_
         list("ace"),
     ]
     assert (shop.sums(), sorted(shop.reasons())) == ({"delivered": 3, "rejected": 2}, ["b", "d"])
+
+
+def test_hundreds_that_are_named_one_by_one_are_sent_again_as_often() -> None:
+    def answer(request: Prepared) -> Answer:
+        return reply(400, [{"id": json.loads(request.content or b"")[0]["id"], "ok": False}])
+
+    shop = Shop(
+        ONE_RESULT.replace("UNNAMED", "resend").replace("records: 10", "records: 1000"), vendor=Vendor(answer=answer)
+    )
+    shop.post_many(600)
+    shop.drain()
+    assert (shop.sums(), len(shop.vendor.asked)) == ({"rejected": 600}, 600)
+
+
+def test_who_is_named_as_delivered_is_not_among_the_rest() -> None:
+    shop = Shop(ONE_RESULT.replace("UNNAMED", "resend"), vendor=Vendor(listed(a=True, b=False), listed(c=True)))
+    shop.post({"id": "a"}, {"id": "b"}, {"id": "c"})
+    shop.drain()
+    assert shop.vendor.bodies == [[{"id": "a"}, {"id": "b"}, {"id": "c"}], [{"id": "c"}]]
+    assert (shop.sums(), list(shop.reasons())) == ({"delivered": 2, "rejected": 1}, ["b"])
+
+
+def test_who_passed_a_step_goes_on_to_the_next_whatever_becomes_of_the_rest() -> None:
+    text = RESEND_FIRST.replace("UNNAMED", "resend")
+    shop = Shop(text, vendor=Vendor(listed(a=True, b=False), reply(422, {}), reply(200, {})))
+    shop.post({"id": "a"}, {"id": "b"}, {"id": "c"})
+    shop.drain()
+    assert shop.vendor.lines == ["POST /v1/notes", "POST /v1/notes", "POST /v1/tags"]
+    assert shop.vendor.bodies[1:] == [[{"id": "c"}], [{"id": "a"}]]
+    assert (shop.sums(), sorted(shop.reasons())) == ({"delivered": 1, "rejected": 2}, ["b", "c"])
+
+
+@pytest.mark.parametrize("code", ["resend", "limit", "poll"])
+def test_a_vendor_s_code_is_never_taken_for_a_word_of_ours(code: str) -> None:
+    growing = (
+        'replies: {code: "${ response.body.code }", outcomes: [{status: 429, then: throttle, wait: {initial: 1m}}]}'
+    )
+    shop = Shop(growing + BIG, vendor=Vendor(reply(429, {"code": code})))
+    shop.post({"id": "a"})
+    shop.drain(600)
+    assert [at - START for at in shop.vendor.at] == [0, 60, 180, 420]
 
 
 @pytest.mark.parametrize("body", [[], [{"id": "zzz", "ok": False}], [{"id": None}]])
@@ -344,6 +394,14 @@ def test_where_every_record_is_refused_each_is_rejected_by_itself() -> None:
     shop.post_many(8)
     shop.drain()
     assert (len(shop.vendor.asked), shop.sums()) == (15, {"rejected": 8})
+
+
+@pytest.mark.parametrize("trouble", [reply(429, {}, retry_after="60"), reply(401, {}), REFUSED])
+def test_where_the_first_half_is_told_to_wait_the_second_is_not_sent_either(trouble: Answer) -> None:
+    shop = Shop(BIG, vendor=Vendor(reply(413, {}), trouble))
+    shop.post_many(8)
+    shop.worker.drain()
+    assert ([len(body) for body in shop.vendor.bodies], shop.sums()) == ([8, 4], {"waiting": 8})
 
 
 def test_an_outage_in_the_middle_of_halving_loses_nothing() -> None:
@@ -438,6 +496,19 @@ def test_polling_is_given_up_and_begins_anew_with_an_attempt_counted() -> None:
     )
 
 
+def test_polling_that_begins_with_the_first_step_is_given_up_too(store: Store) -> None:
+    text = """
+actions:
+  note:
+    request: {method: GET, path: /ready}
+    poll: {until: "${ response.body.ready }", every: 1m, give_up: 10m, then: reject}
+"""
+    shop = Shop(text, vendor=Vendor(reply(200, {"ready": False})), store=store)
+    shop.post({"id": "1"})
+    shop.drain(86400)
+    assert (shop.sums(), len(shop.vendor.asked)) == ({"rejected": 1}, 11)
+
+
 def test_what_giving_up_means_can_be_written() -> None:
     shop = Shop(POLL.replace("EVERY", "1m").replace("give_up: 10m", "give_up: 10m, then: pause"))
     shop.vendor.answer = lambda request: reply(200, {"id": 1} if request.method == "POST" else {"done": False})
@@ -522,6 +593,18 @@ def test_a_clean_up_with_an_absent_hole_is_left_out_and_its_own_failure_is_only_
     failing.drain(600)
     assert (failing.vendor.lines, failing.sums()) == ([OPEN, FILL, CLOSE, ABORT], {"rejected": 2})
     assert [facts["step"] for facts in failing.heard.named("clean-up-failed")] == ["abort"]
+
+
+def test_a_clean_up_may_have_arguments() -> None:
+    shop = Shop(
+        CLEAN.replace("abort: {", 'abort: {args: {job: "${ steps.open.id }"}, ').replace(
+            'DELETE, path: "/jobs/{{ steps.open.id }}"', 'DELETE, path: "/jobs/{{ args.job }}"'
+        ),
+        vendor=Jobs(PUT=[reply(422, {})]),
+    )
+    shop.post({"id": "1"})
+    shop.drain()
+    assert shop.vendor.lines == [OPEN, FILL, ABORT]
 
 
 def test_what_is_delivered_is_not_cleaned_up() -> None:
