@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import msgspec
 
 from engine.batching import Unit
+from engine.errors import BadValue
 from engine.outcomes import DELIVERED, holds_back
 from engine.owners import new_owner
 from engine.program import Done, decode_event
-from engine.records import Delivery, Lease, Outcome, Progress, Trace
+from engine.records import Delivery, Lease, Outcome, OutcomeKind, Progress, Trace
 from engine.steps import Member
 from engine.wire import Wire
 
@@ -23,6 +24,10 @@ if TYPE_CHECKING:
     from engine.ports import Alerts, Clock, Store, Telemetry
     from engine.program import Action, Program
     from engine.sending import Masker, Transport
+
+
+GROUP, ROW = "#group", "#row"  # beside what the steps saved: no step is called so
+ANEW = Outcome(OutcomeKind.RETRY, "it begins anew", wait_s=0.0, count=False)
 
 
 class Credentials(NamedTuple):
@@ -115,22 +120,28 @@ class Walk:
         self, action: Action, progress: Progress, deliveries: Sequence[Delivery], lease: Lease | None
     ) -> list[Ended]:
         """A half-done batch goes on at its step, with the records as they were mapped then."""
-        by_seq = {delivery.seq: delivery for delivery in deliveries}
-        units_ = []
+        left = {delivery.seq: delivery for delivery in deliveries}
+        units_: list[Unit] = []
+        ended: list[Ended] = []
         for record, seqs in zip(progress.records, progress.members, strict=True):
-            present = tuple(by_seq[seq] for seq in seqs if seq in by_seq)
+            present = tuple(left.pop(seq) for seq in seqs if seq in left)
             if not present:
                 continue
-            scope = self.program.row_scope(decode_event(present[-1].body), present[-1].received_at)
-            scope |= {
-                "lookups": {},
-                "vars": {},
-                "delivery": {"id": present[-1].id, "attempt": present[-1].attempts + 1},
-            }
+            try:
+                scope = self.program.row_scope(decode_event(present[-1].body), present[-1].received_at)
+            except (BadValue, msgspec.DecodeError) as error:  # the connector is not what it was when the batch began
+                ended += [
+                    Ended(each, Outcome(OutcomeKind.REJECT, str(error), "invalid"), None, None) for each in present
+                ]
+                continue
+            scope |= {"lookups": {}, "vars": {}, **progress.saved.get(ROW, {})}
+            scope["delivery"] = {"id": present[-1].id, "attempt": present[-1].attempts + 1}
             units_.append(Unit(record, present, {**scope, "record": record}))
-        if not units_:
-            return []
-        return self.run(action, units_, progress.saved.get("#group"), progress, lease)
+        # A step had decided over these, and the process was killed before that was written down.
+        ended += [Ended(delivery, ANEW, None, None) for delivery in left.values()]
+        if units_:
+            ended += self.run(action, units_, progress.saved.get(GROUP), progress, lease)
+        return ended
 
     def run(
         self, action: Action, units_: Sequence[Unit], group: Any, progress: Progress, lease: Lease | None
@@ -138,7 +149,7 @@ class Walk:
         members = [Member(unit) for unit in units_]
 
         def save(reached: Progress, undecided: list[Member]) -> None:
-            whole = self.whole(reached, undecided, group)
+            whole = self.whole(reached, undecided, group, single=action.steps.single)
             seqs = [seq for listed in whole.members for seq in listed]
             self.world.store.save_progress(lease, whole, seqs, now=self.world.clock.now())
 
@@ -154,8 +165,12 @@ class Walk:
         return ended
 
     @staticmethod
-    def whole(progress: Progress, members: list[Member], group: Any) -> Progress:
-        saved = {**progress.saved, "#group": group} if group is not None else progress.saved
+    def whole(progress: Progress, members: list[Member], group: Any, *, single: bool) -> Progress:
+        """The progress with all that its steps read, besides what they saved: nothing is looked up a second time."""
+        saved = {**progress.saved, GROUP: group} if group is not None else progress.saved
+        if single:
+            scope = members[0].unit.scope
+            saved = {**saved, ROW: {name: scope[name] for name in ("lookups", "vars") if scope.get(name)}}
         return msgspec.structs.replace(
             progress,
             saved=saved,

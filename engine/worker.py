@@ -213,17 +213,18 @@ class Turn:
         for name in store.waiting_actions(self.lease):
             action = program.actions.get(name)
             now = self.world.clock.now()
-            if action is None:
-                continue
-            held = self.worker.held.get((self.lease.connector, self.lease.client, name), 0.0)
-            if held > now:
-                if held != float("inf"):
-                    self.wake(held)
+            if action is None or self.stands_still(name):
                 continue
             for progress, deliveries in store.progress(self.lease, name, now=now):
+                if self.worker.stopping.is_set() or self.stands_still(name):
+                    break
                 if not self.settle(walk.resumed(action, progress, deliveries, self.lease), verdicts, program):
                     return None
                 worked = True
+            if self.worker.stopping.is_set():
+                return True
+            if self.stands_still(name):
+                continue
             count, oldest, next_due = store.backlog(self.lease, name, now=now, cap=action.batcher.records)
             if next_due is not None:
                 self.wake(next_due)
@@ -241,7 +242,18 @@ class Turn:
                 walk.failures = verdicts.failures
                 if self.worker.stopping.is_set():
                     return True
+                if self.stands_still(name):
+                    break
         return worked
+
+    def stands_still(self, action: str) -> bool:
+        """Is this one action held back? The lane wakes when it goes on."""
+        until = self.worker.held.get((self.lease.connector, self.lease.client, action), 0.0)
+        if until <= self.world.clock.now():
+            return False
+        if until != float("inf"):
+            self.wake(until)
+        return True
 
     def settle(
         self, ended: list[Ended], verdicts: Verdicts, program: Program, held_keys: set[str] | None = None

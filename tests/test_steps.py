@@ -6,7 +6,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from conftest import REFUSED, START, TIMED_OUT, Shop, Vendor, reply
+from conftest import REFUSED, START, TIMED_OUT, Shop, Vendor, program_from, reply
 
 from engine.clock import VirtualClock
 from engine.stores.memory import MemoryStore
@@ -36,6 +36,18 @@ actions:
         request: {method: PUT, path: "/jobs/{{ steps.open.id }}/rows", json: "${ batch.records }"}
       close:
         request: {method: PATCH, path: "/jobs/{{ steps.open.id }}", json: {state: closed}}
+"""
+DECIDING = """
+actions:
+  note:
+    record: {id: "${ event.id }"}
+    batch: {records: 10}
+    steps:
+      open: {request: {path: /open, json: {}}, save: {id: "${ response.body.id }"}}
+      check:
+        request: {path: /check, json: "${ batch.records }"}
+        results: {at: "${ response.body }", ok: "${ result }"}
+      write: {request: {path: /write, json: "${ batch.records }"}}
 """
 OPEN, FILL, CLOSE = "POST /v1/jobs", "PUT /v1/jobs/7/rows", "PATCH /v1/jobs/7"
 SINGLE = """
@@ -165,6 +177,68 @@ def test_steps_of_a_single_event_see_the_event_again_when_they_go_on(store: Stor
     assert shop.vendor.lines == ["POST /v1/people", "POST /v1/people/5/notes", "POST /v1/people/5/notes"]
     assert shop.vendor.bodies == [{"mail": "ana@example.com"}, note, note]
     assert shop.sums() == {"delivered": 1}
+
+
+def test_steps_of_a_single_event_see_what_was_looked_up_when_they_go_on(store: Store) -> None:
+    text = """
+actions:
+  note:
+    lookups:
+      person:
+        key: "${ event.mail }"
+        sources:
+          people: {request: {method: GET, path: /people, query: {mail: "${ key }"}}, rows: "${ response.body }"}
+    vars: {title: "Note {{ event.id }}"}
+    record: {id: "${ event.id }"}
+    steps:
+      note: {request: {path: /notes, json: "${ record }"}, save: {id: "${ response.body.id }"}}
+      link:
+        request: {path: "/people/{{ lookups.person.id }}/notes/{{ steps.note.id }}", json: {title: "${ vars.title }"}}
+"""
+    answers = [reply(200, [{"id": "p1"}]), reply(200, {"id": "n1"}), reply(503, {}), reply(200, {})]
+    shop = Shop(text, vendor=Vendor(*answers), store=store)
+    shop.post({"id": "1", "mail": "a@shop.example"})
+    shop.drain(3600)
+    link = "POST /v1/people/p1/notes/n1"
+    assert shop.vendor.lines == ["GET /v1/people?mail=a%40shop.example", "POST /v1/notes", link, link]
+    assert (shop.vendor.bodies[-1], shop.sums()) == ({"title": "Note 1"}, {"delivered": 1})
+
+
+def test_what_a_half_done_batch_can_not_read_any_more_is_rejected_alone() -> None:
+    shop = Shop(SINGLE, vendor=Vendor(reply(200, {"id": 7}), reply(409, {}), reply(200, {"id": 7})))
+    shop.post({"id": "1", "mail": 5})
+    shop.drain()
+    shop.programs["abc"] = program_from(SINGLE + 'fields: {mail: "${ lower(event.mail) }"}\n')
+    shop.post({"id": "2", "mail": "a@shop.example"})
+    shop.drain(3600)
+    assert (shop.sums(), shop.reasons()) == (
+        {"delivered": 1, "rejected": 1},
+        {"1": "fields.mail: lower: a text is needed, got number 5"},
+    )
+
+
+def test_who_was_decided_by_a_step_before_the_process_was_killed_begins_anew(store: Store) -> None:
+    class Killed(BaseException):
+        pass
+
+    def answer(request: Prepared) -> Answer:
+        if request.url.endswith("/check"):
+            return reply(200, [record["id"] != "1" for record in json.loads(request.content or b"")])
+        if request.url.endswith("/write") and not killed:
+            killed.append(True)
+            raise Killed
+        return reply(200, {"id": 7})
+
+    killed: list[bool] = []
+    shop = Shop(DECIDING, vendor=Vendor(answer=answer), store=store)
+    shop.post_many(3)
+    with pytest.raises(Killed):
+        shop.drain()
+    shop.clock.time += 60
+    shop.worker = shop.new_worker()
+    shop.drain(60)
+    assert (shop.sums(), list(shop.reasons())) == ({"delivered": 2, "rejected": 1}, ["1"])
+    assert shop.vendor.bodies[-3:] == [[{"id": "2"}, {"id": "3"}], {}, [{"id": "1"}]]
 
 
 def test_a_step_whose_condition_does_not_hold_is_left_out() -> None:

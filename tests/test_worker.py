@@ -130,6 +130,29 @@ def test_a_pause_of_one_action_lets_the_others_go_on() -> None:
     assert [kind for kind, _ in shop.heard.alerts] == ["lane-paused"]
 
 
+@pytest.mark.parametrize("then", ["throttle, wait: 10m", "pause"])
+def test_an_action_that_stands_still_sends_nothing_more_of_what_was_read(then: str) -> None:
+    rules = f"replies: {{outcomes: [{{status: 429, then: {then}, scope: action}}]}}\n"
+    shop = Shop(rules + BATCH.replace("wait: 15m", "bytes: 60B"), vendor=Vendor(reply(429, {})))
+    shop.post(*({"id": "x" * 40 + str(at)} for at in range(3)))
+    shop.worker.drain()
+    assert (shop.sums(), len(shop.vendor.asked)) == ({"waiting": 3}, 1)
+
+
+def test_a_pause_of_the_lane_is_one_beside_a_throttle_of_one_action() -> None:
+    results = """
+    results:
+      at: "${ response.body }"
+      ok: "${ result == 'fine' }"
+      code: "${ result }"
+      outcomes: [{code: stop, then: pause}, {code: slow, then: throttle, wait: 10m, scope: action}]
+"""
+    shop = Shop(BATCH.rstrip() + results, vendor=Vendor(reply(200, ["stop", "slow", "fine"])))
+    shop.post_many(3)
+    shop.worker.drain()
+    assert (shop.sums(), shop.lane().state, len(shop.vendor.asked)) == ({"waiting": 2, "delivered": 1}, "paused", 1)
+
+
 def test_a_throttle_of_one_action_lets_the_others_go_on() -> None:
     rules = "replies: {outcomes: [{status: 429, then: throttle, wait: 10m, scope: action}]}\n"
     shop = Shop(rules + TWO, vendor=by_path(notes=reply(200, {}), tasks=reply(429, {})))
