@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from typing import TYPE_CHECKING, Any
 
@@ -24,19 +25,31 @@ def emit_expression(em: Emitter, text: str) -> str:
     if not text.strip():
         raise ExpressionError("syntax", "an empty ${ }")
     try:
+        check_literals(text)
         tree: Any = Parser().parse(text.strip()).parsed
-        return _Jmes(em).node(tree, None, True)
+        return _Jmes(em, text).node(tree, None, True)
     except exceptions.JMESPathError as error:
         raise ExpressionError("syntax", *_syntax(text, error)) from None
     except RecursionError:
         raise ExpressionError("syntax", "an expression nested too deeply") from None
 
 
+def check_literals(text: str) -> None:
+    """What stands in backticks is JSON; the library would take anything else for a text, and warn."""
+    for found in QUOTED.finditer(text):
+        try:
+            json.loads(found[1].replace("\\`", "`") if found[1] is not None else "0")
+        except ValueError:
+            raise ExpressionError(
+                "syntax", f"`{found[1][:40]}` is not JSON", "in backticks stand numbers; a text stands in single quotes"
+            ) from None
+
+
 def _syntax(text: str, error: Any) -> tuple[str, str]:
     position = getattr(error, "lex_position", None)
     at = f" at character {position + 1}" if isinstance(position, int) else ""
     hint = ""
-    if re.search(r"[=<>!]=?\s*-?\d", text):
+    if re.search(r"[=<>!(,]=?\s*-?\d", text):
         hint = "numbers stand in backticks: `1`"
     elif re.search(r"\w\[\s*[a-z_]", text):
         hint = "a key that is computed: get(map, key)"
@@ -51,6 +64,7 @@ def _syntax(text: str, error: Any) -> tuple[str, str]:
     return f"not a JMESPath expression{at}: {text.strip()[:80]}", hint
 
 
+QUOTED = re.compile(r"""'(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*"|`((?:\\.|[^`\\])*)`""", re.DOTALL)
 STEPS = {"subexpression", "index_expression", "projection", "value_projection", "filter_projection", "flatten"}
 
 
@@ -64,8 +78,8 @@ def cut(code: str, node: dict[str, Any]) -> str:
 class _Jmes:
     """JMESPath's tree to Python; `cur` is the Python variable of the current item, or None at the context."""
 
-    def __init__(self, em: Emitter) -> None:
-        self.em = em
+    def __init__(self, em: Emitter, text: str) -> None:
+        self.em, self.text = em, text
 
     def node(self, node: dict[str, Any], cur: str | None, start: bool) -> str:
         if node["type"] in STEPS and node["children"][0]["type"] == "not_expression":
@@ -75,6 +89,10 @@ class _Jmes:
     def on_field(self, node: dict[str, Any], cur: str | None, start: bool) -> str:
         name = node["value"]
         if cur is None:
+            if name not in self.em.names and name not in self.em.bound and f'"{name}"' in self.text:
+                raise ExpressionError(
+                    "name", f'"{name}" in double quotes is a name', f"a text stands in single quotes: '{name}'"
+                )
             variable = self.em.root(name)
             self.em.use((name,))
             return variable

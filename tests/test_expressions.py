@@ -173,13 +173,13 @@ def test_a_name_exists_only_where_it_exists() -> None:
     assert problem("${ event.email }", BATCH) == Problem(
         ("record", "Subject"),
         "name",
-        "event does not exist here; names here: batch, client, delivery, derived, settings, steps, tables",
+        "event does not exist here; names here: batch, client, delivery, settings, steps, tables",
         "from the batch on there are several events; map what you need into the record and read batch.records",
     )
     assert problem("{{ secrets.key }}", CLIENT) == Problem(
         ("record", "Subject"),
         "name",
-        "secrets does not exist here; names here: client, derived, settings, tables",
+        "secrets does not exist here; names here: client, settings, tables",
         "secrets are for auth only; place them there",
     )
     assert problem("${ now }", ROW).hint == "a mapping must be repeatable; use received_at or a time of the event"
@@ -191,9 +191,17 @@ def test_an_unknown_name_is_told_with_the_nearest() -> None:
         assert problem(text, CLIENT | {"event"}) == Problem(
             ("record", "Subject"),
             "name",
-            "unknown name evnt; names here: client, derived, event, settings, tables",
+            "unknown name evnt; names here: client, event, settings, tables",
             'did you mean "event"?',
         )
+
+
+def test_a_text_in_double_quotes_is_told_from_a_name() -> None:
+    found = problem('${ default(event.name, "none") }')
+    assert (found.message, found.hint) == (
+        '"none" in double quotes is a name',
+        "a text stands in single quotes: 'none'",
+    )
 
 
 @pytest.mark.parametrize(
@@ -405,6 +413,7 @@ def test_a_not_of_a_whole_path_or_function_is_fine() -> None:
     [
         ("${ event.price > 10 }", "numbers stand in backticks: `1`"),
         ("${ event.price == -1 }", "numbers stand in backticks: `1`"),
+        ("${ truncate(event.name, 80) }", "numbers stand in backticks: `1`"),
         ("${ tables.a[event.b] }", "a key that is computed: get(map, key)"),
         ("${ lower({{ event.a }}) }", "no {{ }} inside ${ }"),
         ("${ event.a = 'b' }", "equality is =="),
@@ -463,6 +472,22 @@ def place_of_fault(run: Callable[[Any], Any]) -> str | None:
     except BadValue as error:
         return error.at
     return None
+
+
+@pytest.mark.parametrize("literal", ["foo", "", "01", "1,5", "'x'", "{a: 1}", "\\`"])
+def test_what_is_not_json_in_backticks_is_a_finding(literal: str) -> None:
+    assert problem(f"${{ event.a == `{literal}` }}") == Problem(
+        ("record", "Subject"),
+        "syntax",
+        f"`{literal}` is not JSON",
+        "in backticks stand numbers; a text stands in single quotes",
+    )
+
+
+def test_backticks_inside_quotes_are_text() -> None:
+    assert value("${ 'a `b` c' }") == "a `b` c"
+    assert value("${ default(event.nothing, '`x') }") == "`x"
+    assert value('${ `"a\\`b"` }') == "a`b"
 
 
 @given(st.text(max_size=60))
