@@ -377,7 +377,7 @@ def half_done(store: Store, progress: Progress, seqs: list[int]) -> Lease:
 def test_a_half_done_batch_is_read_by_progress_only_and_exactly_as_saved(store: Store) -> None:
     put(store, *(event(f"e{n}") for n in range(1, 4)))
     saved = {"job": {"id": "7", "price": Decimal("1299.90"), "big": 10**30}}
-    progress = Progress("b1", "task", "poll", saved, 3.0, [{"x": Decimal("0.10")}], [[1, 3]], {"1": "delivered"})
+    progress = Progress("b1", "task", "poll", saved, 3.0, [{"x": Decimal("0.10")}], [[1, 3]], 2)
     lease = half_done(store, progress, [1, 3])
     [(read, deliveries)] = store.progress(lease, "task", now=1.0)
     assert read == progress
