@@ -70,10 +70,15 @@ class Refused(ConnectError):
     exit_code = 1
 
     def __init__(self, status: int, title: str, faults: Sequence[Fault] = ()) -> None:
-        super().__init__("; ".join([title, *(f"{fault.field}: {fault.reason}" for fault in faults)]))
+        super().__init__("; ".join([title, *map(_told, faults)]))
         self.status = status
         self.title = title
         self.faults = tuple(faults)
+
+
+def _told(fault: Fault) -> str:
+    event = f"event {fault.index + 1}, " if fault.index is not None else ""
+    return f"{event}{fault.field}: {fault.reason}"
 
 
 class RecordError(ConnectError):

@@ -50,11 +50,12 @@ class Unlike(ConnectError):
 
 
 class Watched(MemoryStore):
-    """A store that remembers how each delivery ended."""
+    """A store that remembers how each delivery ended, or why it waits."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         self.ended: dict[int, tuple[str, str]] = {}
+        self.waits: dict[int, str] = {}  # why those that have not ended are tried again
 
     def settle(
         self, lease: Lease | None, done: Sequence[Settled], *, now: float, change: LaneChange | None = None
@@ -63,6 +64,8 @@ class Watched(MemoryStore):
         for row in done:
             if row.kind != "later":
                 self.ended[row.seq] = (row.kind, row.reason)
+            elif row.reason:
+                self.waits[row.seq] = row.reason
 
 
 class Script:
@@ -142,7 +145,7 @@ def differs(sends: dict[str, Any], request: Prepared) -> str | None:
     actual: dict[str, Any] = {"method": request.method, "path": parts.path, "host": parts.hostname, "text": content}
     for name in ("method", "path", "host", "text", "csv"):
         if name in sends and str(sends[name]) != str(actual.get(name, content)):
-            return f"{name} is {actual.get(name, content)!r}, the example says {sends[name]!r}"
+            return f"{name} is {brief(actual.get(name, content))}, the example says {brief(sends[name])}"
     query = dict(parse_qsl(parts.query, keep_blank_values=True))
     headers = {name.lower(): value for name, value in request.headers.items()}
     for name, listed, found in (
@@ -151,8 +154,10 @@ def differs(sends: dict[str, Any], request: Prepared) -> str | None:
     ):
         for key, value in listed.items():
             got = found.get(key if name == "query" else key.lower())
+            if got is None:
+                return f"{name}.{key} is missing, the example says {brief(text_of(value))}"
             if got != text_of(value):
-                return f"{name}.{key} is {got!r}, the example says {text_of(value)!r}"
+                return f"{name}.{key} is {brief(got)}, the example says {brief(text_of(value))}"
     if "form" in sends:
         return unlike(
             "form",
@@ -350,7 +355,7 @@ class Run:
             if len(seqs) != len(wanted):
                 raise Unlike(f"{action} has {len(seqs)} deliveries, the example says {len(wanted)}")
             for number, (seq, expected) in enumerate(zip(seqs, wanted, strict=True), 1):
-                kind, reason = self.store.ended.get(seq, ("waiting", ""))
+                kind, reason = self.store.ended.get(seq) or ("waiting", self.why_waiting(seq))
                 word, part = next(iter(expected.items())) if isinstance(expected, dict) else (expected, "")
                 if kind != word or str(part) not in reason:
                     because = f" ({reason})" if reason else ""
@@ -358,6 +363,10 @@ class Run:
         reached = {name for listed in deliveries.values() for name, _ in listed}
         if missing := reached - set(self.example.outcomes):
             raise Unlike(f"{', '.join(sorted(missing))} took the event too; list what became of it under outcomes")
+
+    def why_waiting(self, seq: int) -> str:
+        lane = self.store.lane(self.connector.name, CLIENT)
+        return self.store.waits.get(seq) or (lane.reason if lane is not None else "") or ""
 
     def compare_lane(self) -> None:
         wanted = self.example.lane
@@ -368,4 +377,4 @@ class Run:
         if "state" in wanted and wanted["state"] != state:
             raise Unlike(f"the lane is {state}{f' ({why})' if why else ''}, the example says {wanted['state']}")
         if str(wanted.get("why", "")) not in why:
-            raise Unlike(f"the lane's reason is {why!r}, the example says {wanted['why']!r}")
+            raise Unlike(f"the lane's reason is {brief(why)}, the example says {brief(wanted['why'])}")

@@ -265,4 +265,5 @@ def shown(message: str) -> str:
     """The library's sentence, without the value it begins with where that is long."""
     if message.endswith("is a required property"):
         return "missing"
+    message = re.sub(r' is not a "([^" ]+)"$', r" is not of the format \1", message)
     return message if len(message) <= 160 else "…" + message[-120:]

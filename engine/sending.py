@@ -12,8 +12,11 @@ import csv
 import io
 import re
 import threading
+import time
+from collections import Counter, deque
 from decimal import Decimal
 from functools import cached_property
+from http.cookiejar import DefaultCookiePolicy
 from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import quote, quote_plus, unquote, urlencode, urljoin, urlsplit
 
@@ -33,6 +36,7 @@ if TYPE_CHECKING:
 
 MAX_REPLY = 10_000_000
 SHOWN = 2_000
+KEPT = 3  # earlier tokens of one name that are masked still: requests with them may be under way
 _decode_json = msgspec.json.Decoder(float_hook=Decimal).decode
 _HEADER = re.compile(r"[\t\x20-\x7e\xa0-\xff]*\Z")
 
@@ -78,8 +82,8 @@ class Reply:
         """Parsed JSON, exact; None if it is not JSON."""
         try:
             return _decode_json(self.content)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            return None
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, ArithmeticError):
+            return None  # the last: an exponent that no decimal can have
 
     @cached_property
     def rows(self) -> list[dict[str, str]] | None:
@@ -145,25 +149,65 @@ class Masker:
     """Replaces secrets, also URL-encoded, in base64 and as JSON writes them, by `***` wherever a person may look."""
 
     def __init__(self, values: Iterable[str] = ()) -> None:
-        self.values: set[str] = set()
-        self.pattern: re.Pattern[str] | None = None
+        self.for_good: set[str] = set()
+        self.passing: dict[str, deque[set[str]]] = {}
+        self.forms: Counter[str] = Counter()
+        self.heads: dict[tuple[str, ...], list[str]] = {}  # the first four characters -> forms, longest first
+        self.changing = threading.Lock()
         self.add(*values)
 
     def add(self, *values: object) -> None:
-        forms: set[str] = set()
-        for value in values:
-            if isinstance(value, str) and len(value) >= 4:
-                raw = encode_json(value)
-                forms |= {value, quote(value, safe=""), quote_plus(value), quote(value), *base64_forms(value.encode())}
-                written = {raw.decode()[1:-1], ascii_only(raw).decode()[1:-1]}
-                forms |= written | {form.replace("/", "\\/") for form in written}  # PHP escapes the slash
-        if forms - self.values:
-            self.values |= forms
-            longest_first = sorted(self.values, key=len, reverse=True)
-            self.pattern = re.compile("|".join(re.escape(form) for form in longest_first))
+        """Masked from now on."""
+        with self.changing:
+            for value in maskable(values) - self.for_good:
+                self.for_good.add(value)
+                self.hide(value)
 
-    def mask(self, text: str) -> str:
-        return self.pattern.sub("***", text) if self.pattern else text
+    def renew(self, name: str, *values: object) -> None:
+        """What `name` has now, such as the token of a client; what it had before is still masked for a few times."""
+        with self.changing:
+            kept, new = self.passing.setdefault(name, deque()), maskable(values)
+            if new in kept:
+                return
+            kept.append(new)
+            for value in new:
+                self.hide(value)
+            if len(kept) > KEPT:
+                for value in kept.popleft():
+                    self.show(value)
+
+    def hide(self, value: str) -> None:
+        for form in forms_of(value):
+            self.forms[form] += 1
+            if self.forms[form] == 1:
+                head = tuple(form[:4])
+                self.heads[head] = sorted([*self.heads.get(head, ()), form], key=len, reverse=True)
+
+    def show(self, value: str) -> None:
+        for form in forms_of(value):
+            self.forms[form] -= 1
+            if self.forms[form] == 0:
+                del self.forms[form]
+                head = tuple(form[:4])
+                self.heads[head] = [other for other in self.heads[head] if other != form]
+
+    def mask(self, text: str, most: int | None = None) -> str:
+        """The text with secrets as `***`; of a long one the first `most` characters, and no part of a secret there."""
+        end = len(text) if most is None else most
+        seen = text[: end + 3]
+        if self.heads.keys().isdisjoint(zip(seen, seen[1:], seen[2:], seen[3:], strict=False)):
+            return text[:end]
+        out: list[str] = []
+        done = 0
+        for at in range(min(end, len(text) - 3)):
+            if at < done:
+                continue
+            for form in self.heads.get(tuple(text[at : at + 4]), ()):
+                if text.startswith(form, at):
+                    out += (text[done:at], "***")
+                    done = at + len(form)
+                    break
+        return "".join([*out, text[done:end]])
 
     def deep(self, value: Any) -> Any:
         """The same JSON value with every text masked."""
@@ -177,15 +221,30 @@ class Masker:
 
     def trace(self, request: Prepared, reply: Reply | None) -> Trace:
         """One exchange as it may be shown and stored: masked, bodies cut, headers left out."""
-        sent = (request.content or b"").decode("utf-8", "replace")
-        came = reply.text if reply is not None else ""
         return Trace(
             method=request.method,
-            url=self.mask(request.url)[:SHOWN],
+            url=self.mask(request.url, SHOWN),
             status=reply.status if reply is not None else None,
-            request=shorten(self.mask(sent)),
-            reply=shorten(self.mask(came)),
+            request=self.shorten((request.content or b"").decode("utf-8", "replace")),
+            reply=self.shorten(reply.text if reply is not None else ""),
         )
+
+    def shorten(self, text: str) -> str:
+        shown = self.mask(text, SHOWN)
+        return shown if len(text) <= SHOWN else f"{shown}… ({len(text)} characters)"
+
+
+def maskable(values: Iterable[object]) -> set[str]:
+    """Texts of at least four characters: what is shorter stands in too many words."""
+    return {value for value in values if isinstance(value, str) and len(value) >= 4}
+
+
+def forms_of(value: str) -> set[str]:
+    """A secret as it may look in a URL, a header, a form or JSON."""
+    raw = encode_json(value)
+    written = {raw.decode()[1:-1], ascii_only(raw).decode()[1:-1]}
+    written |= {form.replace("/", "\\/") for form in written}  # PHP escapes the slash
+    return written | {value, quote(value, safe=""), quote_plus(value), quote(value), *base64_forms(value.encode())}
 
 
 def base64_forms(raw: bytes) -> set[str]:
@@ -202,10 +261,6 @@ def base64_forms(raw: bytes) -> set[str]:
             if len(core := inside[(0, 2, 3)[before] : end]) >= 8:
                 forms.add(core)
     return forms
-
-
-def shorten(text: str) -> str:
-    return text if len(text) <= SHOWN else f"{text[:SHOWN]}… ({len(text)} characters)"
 
 
 class Placement(msgspec.Struct, frozen=True):
@@ -264,13 +319,12 @@ class Requester:
         if not method.isalpha() or not method.isascii():
             raise BadValue("the method is not a word", "method")
         url = placed.url or self.address(scope, base_url)
-        query = pairs(self.query(scope) or {}, "query") + list(placed.query.items())
+        query = pairs(self.query(scope), "query") + list(placed.query.items())
         if query:
             url += ("&" if "?" in url else "?") + urlencode(query, quote_via=quote)
         self.hosts.check(url)
-        headers = {
-            name: header(name, value) for name, value in (self.headers(scope) or {}).items() if value is not None
-        }
+        filled = mapped(self.headers(scope), "headers")
+        headers = {name: header(name, value) for name, value in filled.items() if value is not None}
         headers |= {name: header(name, value) for name, value in placed.headers.items()}
         if placed.cookies:
             headers["Cookie"] = header("Cookie", "; ".join(f"{name}={value}" for name, value in placed.cookies.items()))
@@ -292,11 +346,11 @@ class Requester:
     def encode(self, body: Any, placed: Placement) -> tuple[bytes | None, str]:
         if self.kind == "json" or (placed.json and self.kind == "none"):
             if placed.json:
-                body = {**(body or {}), **placed.json}
+                body = {**mapped(body, "json"), **placed.json}
             raw = encode_json({} if body is None else body)
             return (ascii_only(raw) if self.ascii else raw), "application/json"
         if self.kind == "form" or placed.form:
-            fields = pairs(body or {}, "form") + list(placed.form.items())
+            fields = pairs(body, "form") + list(placed.form.items())
             return urlencode(fields).encode(), "application/x-www-form-urlencoded"
         if self.kind == "csv" and self.spec.csv is not None:
             return csv_text(body or [], self.spec.csv).encode(), "text/csv; charset=utf-8"
@@ -329,10 +383,20 @@ def join(base_url: str, path: str) -> str:
     return checked(base_url.rstrip("/") + path)
 
 
-def pairs(fields: Mapping[str, Any], where: str) -> list[tuple[str, str]]:
+def mapped(fields: Any, where: str) -> dict[str, Any]:
+    """What a tree gave where only a map can stand: nothing is an empty one."""
+    if fields is None:
+        return {}
+    if fields.__class__ is not dict:
+        raise BadValue(f"a map is needed here, got {semantics.kind(fields)}", where)
+    found: dict[str, Any] = fields
+    return found
+
+
+def pairs(fields: Any, where: str) -> list[tuple[str, str]]:
     """Names and texts; a list repeats its name; a null is an empty text."""
     out = []
-    for name, value in fields.items():
+    for name, value in mapped(fields, where).items():
         for entry in value if isinstance(value, list) else [value]:
             if isinstance(entry, (dict, list)):
                 raise BadValue(
@@ -388,8 +452,10 @@ class HttpTransport:
         import httpx
 
         if not hasattr(self.local, "client"):
-            self.local.client = httpx.Client(verify=self.context, follow_redirects=False, trust_env=self.via is None)
-            self.clients.append(self.local.client)
+            client = httpx.Client(verify=self.context, follow_redirects=False, trust_env=self.via is None)
+            client.cookies.jar.set_policy(DefaultCookiePolicy(allowed_domains=[]))  # all clients go through it
+            self.local.client = client
+            self.clients.append(client)
         return self.local.client
 
     def send(self, request: Prepared) -> Reply:
@@ -401,6 +467,7 @@ class HttpTransport:
             headers["Host"] = parts.netloc
             url = self.via + (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
         encoded = {name: value.encode("latin-1") for name, value in headers.items()}
+        ends_at = time.monotonic() + 2 * request.timeout_s  # the library's time-out is one for each piece
         try:
             with self.client().stream(
                 request.method, url, headers=encoded, content=request.content, timeout=request.timeout_s
@@ -410,16 +477,31 @@ class HttpTransport:
                     content += chunk
                     if len(content) > MAX_REPLY:
                         raise NoReply(f"a reply of more than {MAX_REPLY} bytes", sent=True)
+                    if time.monotonic() > ends_at:
+                        raise NoReply(f"a reply that was not whole within {2 * request.timeout_s:g}s", sent=True)
                 return Reply(response.status_code, response.headers, bytes(content))
+        except UnicodeError:  # the system's own word for a host with a label that is empty or too long
+            raise NoReply(f"no host can be called {urlsplit(request.url).hostname}", sent=False) from None
         except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:
-            raise NoReply(
-                f"no connection to {urlsplit(request.url).hostname}: {type(error).__name__}", sent=False
-            ) from None
+            raise NoReply(f"no connection to {self.whom(request)}: {cause(error, request)}", sent=False) from None
         except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError) as error:
-            raise NoReply(
-                f"no reply from {urlsplit(request.url).hostname}: {type(error).__name__}", sent=True
-            ) from None
+            raise NoReply(f"no reply from {self.whom(request)}: {cause(error, request)}", sent=True) from None
+
+    def whom(self, request: Prepared) -> str:
+        host = str(urlsplit(request.url).hostname)
+        return f"{host} by way of {self.via}" if self.via else host
 
     def close(self) -> None:
         for client in self.clients:
             client.close()
+
+
+def cause(error: Exception, request: Prepared) -> str:
+    """The system's own words for a connection that failed; of all else only the kind, for a text may repeat the URL."""
+    import httpx
+
+    if isinstance(error, httpx.TimeoutException):
+        return f"not within {request.timeout_s:g}s"
+    if isinstance(error, httpx.ConnectError):
+        return re.sub(r"^\[Errno -?\d+\] ", "", str(error)) or "refused"
+    return type(error).__name__

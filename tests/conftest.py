@@ -91,7 +91,7 @@ def reply(status: int = 200, body: Any = None, /, *, text: str | bytes | None = 
     return Reply(status, {"content-type": "application/json", **named}, encode_json(body))
 
 
-REFUSED = NoReply("no connection to api.crm.example: ConnectError", sent=False)
+REFUSED = NoReply("no connection to api.crm.example: Connection refused", sent=False)
 TIMED_OUT = NoReply("no reply from api.crm.example: ReadTimeout", sent=True)
 
 Answer = Reply | NoReply

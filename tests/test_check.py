@@ -172,9 +172,14 @@ def test_a_connector_that_can_not_be_used_hides_no_finding_of_its_clients(tmp_pa
 def test_examples_can_be_left_out(tmp_path: Path) -> None:
     acme = project(tmp_path, connectors__acme=CONNECTOR.replace("path: /a}", "path: /b}"))
     assert [str(each).removeprefix(f"{tmp_path}/connectors/") for each in check(acme)] == [
-        "acme.yaml:10:5: examples[0]: a note: exchange 1: path is '/a', the example says '/b' [example]"
+        'acme.yaml:10:5: examples[0]: a note: exchange 1: path is "/a", the example says "/b" [example]'
     ]
     assert check(acme, examples=False) == []
+
+
+def test_the_examples_of_a_file_with_an_unquoted_expression_are_not_run(tmp_path: Path) -> None:
+    unquoted = CONNECTOR.replace('record: {a: "${ event.a }"}', "record: {a: ${ event.a }}")
+    assert rules(check(project(tmp_path, connectors__acme=unquoted))) == [("acme.yaml", 8, "flow-expression")]
 
 
 BROKEN: dict[str, bytes] = {

@@ -287,7 +287,7 @@ def test_an_example_that_fails_shows_the_first_difference_and_its_place(home: Pa
     assert ended == (
         1,
         f"connectors/rdstation.yaml:{line}:5: failed a product view becomes a conversion\n"
-        '  exchange 1: json.payload.cf_product_id is "PROD-789", the example says "PROD-780"\n'
+        '  exchange 1: json.payload.cf_product_id is "PROD-789", the example says\n  "PROD-780"\n'
         "0 passed, 1 failed\n",
         "",
     )

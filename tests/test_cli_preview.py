@@ -120,6 +120,10 @@ def test_a_list_of_events_is_shown_as_the_batch_it_becomes(home: Path) -> None:
     ("event", "says"),
     [
         ({"email": "a@example.com", "clientId": "client-abc"}, "connect: the event does not fit its schema; "),
+        (
+            [EVENTS["responsys"], {**EVENTS["responsys"], "email": "x"}],
+            'event 2, email: "x" is not of the format email',
+        ),
         ({**EVENTS["responsys"], "clientId": "client-abd"}, "clientId: does not say client-abc; client-abc would"),
     ],
 )

@@ -206,7 +206,7 @@ def test_another_content_type_is_refused(content_type: str) -> None:
     ("change", "field", "reason"),
     [
         ({"email": None}, "email", "missing"),
-        ({"email": "no address"}, "email", None),
+        ({"email": "no address"}, "email", '"no address" is not of the format email'),
         ({"email": 7}, "email", None),
         ({"email": "a" * 300 + "@example.com"}, "email", None),
         ({"timestamp": "yesterday"}, "timestamp", None),

@@ -6,7 +6,7 @@ import base64
 import json
 import socket
 import threading
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from decimal import Decimal
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -36,6 +36,12 @@ def prepared(request: str, event: dict[str, Any] | None = None, more: str = "", 
     scope: dict[str, Any] = {name: {} for name in ("settings", "client", "tables", "derived", "fields", "vars")}
     scope |= {"event": event or {}, "record": event or {}, "lookups": {}, "steps": {}, "delivery": {"id": "d1"}}
     return requester(request, more).prepare(scope, base)
+
+
+@pytest.mark.parametrize("part", ["query", "headers", "form"])
+def test_what_is_no_map_can_not_stand_where_a_map_is_needed(part: str) -> None:
+    with pytest.raises(BadValue, match="a map is needed here, got list"):
+        prepared(f'{{path: /x, {part}: {{$each: "${{ event.q }}", do: "${{ item }}"}}}}', {"q": ["a"]})
 
 
 # --- URLs ---
@@ -338,6 +344,10 @@ def test_any_bytes_can_be_a_reply(content: bytes, kind: str) -> None:
     assert isinstance(scope["text"], str)
 
 
+def test_a_reply_with_a_number_that_none_can_be_is_text() -> None:
+    assert reply(200, text='{"n": 1e99999999999999999999}').body is None
+
+
 def test_a_reply_nested_without_end_is_text() -> None:
     assert reply(200, text="[" * 100_000).body is None
 
@@ -367,6 +377,29 @@ def test_a_secret_is_masked_raw_url_encoded_base64_and_as_json() -> None:
 
 def test_of_two_secrets_the_longer_is_masked_first() -> None:
     assert Masker(["abcd", "abcdefgh"]).mask("x abcdefgh abcd") == "x *** ***"
+
+
+def test_a_token_that_came_and_went_is_masked_no_longer() -> None:
+    masker = Masker(["for-good"])
+    for number in range(5):
+        masker.renew("crm/abc", f"token-{number}", "shared")
+    masker.renew("crm/xyz", "shared")
+    text = "for-good " + " ".join(f"token-{number}" for number in range(5))
+    assert masker.mask(text) == "*** token-0 token-1 *** *** ***"
+    assert masker.mask("shared") == "***"
+    assert len(masker.forms) < 60
+
+
+def test_thousands_of_secrets_are_masked_as_fast_as_a_few() -> None:
+    masker = Masker(f"secret-number-{at:05d}" for at in range(3000))
+    assert masker.mask("x" * 100_000 + "secret-number-02999") == "x" * 100_000 + "***"
+
+
+def test_a_secret_at_the_cut_of_a_trace_is_masked_whole() -> None:
+    request = Prepared("POST", "https://a.example/", {}, b"x" * 1_995 + b"top-secret" + b"y" * 50, 1)
+    assert Masker(["top-secret"]).trace(request, None).request == "x" * 1_995 + "***… (2055 characters)"
+    request = Prepared("POST", "https://a.example/", {}, b"top-secret " * 10 + b"x" * 1_885 + b"top-secret" * 9, 1)
+    assert "top" not in Masker(["top-secret"]).trace(request, None).request
 
 
 @pytest.mark.parametrize("user", ["u", "ab", "abc", "ana@example.com"])
@@ -437,6 +470,16 @@ class Handler(BaseHTTPRequestHandler):
             content = b"x" * 20_000_000
         if self.path.startswith("/elsewhere"):
             status, headers = 302, {"Location": "https://evil.example/"}
+        if self.path.startswith("/cookie"):
+            headers = {**headers, "Set-Cookie": "session=of-one-client; Path=/"}
+        if self.path.startswith("/drops"):
+            self.send_response(200)
+            self.end_headers()
+            self.close_connection = True
+            with suppress(OSError):
+                while not self.server.hanging.wait(0.05):  # type: ignore[attr-defined]
+                    self.wfile.write(b"x")
+            return
         if self.path.startswith("/zipped"):
             import gzip
 
@@ -521,6 +564,31 @@ def test_the_query_on_the_wire_says_what_the_spec_says(
     assert (parts.path, parse_qsl(parts.query)) == ("/v1/p/x%2Fy%3Fz%23", [("q", event["q"])])
 
 
+def test_a_cookie_of_one_client_s_reply_goes_into_no_other_request(
+    vendor: str, transport_to: Callable[[str], HttpTransport]
+) -> None:
+    transport = transport_to(vendor)
+    transport.send(asking("/cookie"))
+    transport.send(asking("/x"))
+    transport.send(asking("/x", Cookie="mine=1"))
+    assert [seen["headers"].get("Cookie") for seen in Handler.seen] == [None, None, "mine=1"]
+
+
+def test_a_vendor_that_sends_its_reply_in_drops_is_not_waited_for_without_end(
+    vendor: str, transport_to: Callable[[str], HttpTransport]
+) -> None:
+    with pytest.raises(NoReply) as caught:
+        transport_to(vendor).send(asking("/drops", timeout_s=0.2))
+    assert (caught.value.sent, caught.value.reason) == (True, "a reply that was not whole within 0.4s")
+
+
+@pytest.mark.parametrize("host", ["a..crm.example", f"{'x' * 70}.crm.example"])
+def test_a_host_that_can_not_be_is_one_without_a_connection(host: str) -> None:
+    with pytest.raises(NoReply) as caught:
+        HttpTransport().send(Prepared("GET", f"https://{host}/", {}, None, 1.0))
+    assert (caught.value.sent, caught.value.reason) == (False, f"no host can be called {host}")
+
+
 def test_a_redirect_is_a_reply_that_is_not_followed(vendor: str, transport_to: Callable[[str], HttpTransport]) -> None:
     came = transport_to(vendor).send(asking("/elsewhere"))
     assert (came.status, came.headers["location"], len(Handler.seen)) == (302, "https://evil.example/", 1)
@@ -535,15 +603,22 @@ def test_a_vendor_that_hangs_may_have_got_the_request(
 ) -> None:
     with pytest.raises(NoReply) as caught:
         transport_to(vendor).send(asking("/hang", timeout_s=0.1))
-    assert (caught.value.sent, caught.value.reason) == (True, "no reply from api.crm.example: ReadTimeout")
+    assert (caught.value.sent, caught.value.reason) == (
+        True,
+        f"no reply from api.crm.example by way of {vendor}: not within 0.1s",
+    )
 
 
 def test_a_refused_connection_has_not_sent_anything(transport_to: Callable[[str], HttpTransport]) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))  # bound, but nobody listens
+        via = f"http://127.0.0.1:{taken.getsockname()[1]}"
         with pytest.raises(NoReply) as caught:
-            transport_to(f"http://127.0.0.1:{taken.getsockname()[1]}").send(asking("/x"))
-    assert (caught.value.sent, caught.value.reason) == (False, "no connection to api.crm.example: ConnectError")
+            transport_to(via).send(asking("/x"))
+    assert (caught.value.sent, caught.value.reason) == (
+        False,
+        f"no connection to api.crm.example by way of {via}: Connection refused",
+    )
 
 
 def test_half_a_body_is_no_reply_and_may_have_been_carried_out(

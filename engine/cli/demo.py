@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from engine.cli import output
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -32,7 +34,7 @@ def command(keep: bool) -> None:
 
     folder = Path(tempfile.mkdtemp(prefix="connect-demo-"))
     began = time.monotonic()
-    click.echo("Browsing events → connect serve → durable buffer → CRMs (simulated by their connectors' own sandboxes)")
+    click.echo("1,000 browsing events → connect serve → durable buffer → simulated CRMs")
     run = Demo(folder)
     code = 0
     try:
@@ -45,20 +47,23 @@ def command(keep: bool) -> None:
         table(rows)
         refused = Counter(posted.status for posted in run.posted if not posted.accepted)
         accepted = sum(posted.accepted for posted in run.posted)
-        click.echo(
+        say(
             f"{len(run.posted)} requests: {accepted} events accepted, {sum(refused.values())} refused at the door ("
-            + ", ".join(f"{count} × {status}" for status, count in sorted(refused.items()))
+            + ", ".join(
+                f"{count}\N{NO-BREAK SPACE}×\N{NO-BREAK SPACE}{status}" for status, count in sorted(refused.items())
+            )
             + ")"
         )
-        click.echo(
+        say(
             f"posted in {posted_s:.1f} s, drained after {drained_s:.1f} s; "
             f"the CRMs saw {sum(box.served for box in run.sandboxes)} requests"
         )
-        waiting = sum(row.waiting for row in rows)
-        if waiting:
-            click.echo(
-                f"{waiting} still waiting on purpose: a lead at the daily limit of its CRM is held, nobody else is"
-            )
+        held_back = sum(row.waiting for row in rows if row.connector == "rdstation")
+        others = sum(row.waiting for row in rows) - held_back
+        if held_back:
+            say(f"{held_back} still waiting on purpose: a lead at the daily limit of its CRM is held, nobody else is")
+        if others:
+            say(f"{others} still waiting for another try")
         explain(run)
         if keep:
             click.echo(f"\nPost to   http://127.0.0.1:{run.port}/responsys (X-Connect-Key: demo-write-key-loja-abc)")
@@ -82,11 +87,13 @@ def command(keep: bool) -> None:
         code = code or 1
     if code == 0:
         shutil.rmtree(folder, ignore_errors=True)
-        click.echo(
-            f"\nOK: every accepted event is delivered, rejected with a reason, or waiting "
-            f"({time.monotonic() - began:.1f} s)."
-        )
+        click.echo("")
+        say(f"OK: every accepted event is delivered, rejected or waiting ({time.monotonic() - began:.1f} s).")
     sys.exit(code)
+
+
+def say(text: str) -> None:
+    click.echo(output.wrapped(text, below="  "))
 
 
 def table(rows: list[Row]) -> None:
@@ -119,8 +126,11 @@ def explain(run: Demo) -> None:
         return
     one = next((dead for dead in found if "poison" in str(dead["reply"]) or dead["status"] == 400), found[0])
     reasons = Counter((dead["connector"], dead["code"] or "-") for dead in found)
-    listed = ", ".join(f"{connector} {code} × {count}" for (connector, code), count in reasons.most_common(6))
-    click.echo(f"{len(found)} dead letters: {listed}. One of them:")
+    listed = ", ".join(
+        f"{connector} {code}\N{NO-BREAK SPACE}×\N{NO-BREAK SPACE}{count}"
+        for (connector, code), count in reasons.most_common(6)
+    )
+    say(f"{len(found)} dead letters: {listed}. One of them:")
     reply = " ".join(str(one["reply"]).split())
     for title, text in (
         (
@@ -130,7 +140,7 @@ def explain(run: Demo) -> None:
         ("why", one["reason"]),
         ("sent", one["url"]),
         ("came", f"HTTP {one['status']} {reply}"),
-        ("next", f"connect dead show {one['id']}; mend the event or the spec, then connect dead retry {one['id']}"),
+        ("next", f"connect dead show {one['id']}; mend the event or the spec; connect dead retry {one['id']}"),
     ):
         text = str(text)
-        click.echo(f"  {title:<6}{text if len(text) <= 150 else text[:149] + '…'}")
+        click.echo(output.wrapped(f"  {title:<6}{output.shortened(text, 150)}", below=" " * 8))

@@ -58,6 +58,14 @@ def shortened(text: str, length: int) -> str:
     return line if len(line) <= length else f"{line[: max(length - 1, 0)]}…"
 
 
+def wrapped(text: str, *, below: str = "") -> str:
+    """In lines that fit; all but the first begin with `below`."""
+    import textwrap
+
+    fitting = textwrap.wrap(text, width(), subsequent_indent=below, break_long_words=False, break_on_hyphens=False)
+    return "\n".join(fitting)
+
+
 def table(heads: Sequence[str], rows: Sequence[Sequence[Any]], *, notes: Sequence[str] = ()) -> str:
     """
     Columns as wide as they need to be, numbers to the right; the first column gives way where the line is too long.

@@ -47,7 +47,12 @@ def command(names: tuple[str, ...], part: str, as_json: bool, directory: Path) -
         output.print_json({"examples": [dict(zip(keys, one, strict=False)) for one in ran]})
     else:
         for one in failed:
-            click.echo(f"{one.place}: {output.coloured('failed')} {one.name}\n  {one.message}")
+            click.echo(
+                output.wrapped(f"{one.place}: failed {one.name}", below="  ").replace(
+                    "failed", output.coloured("failed"), 1
+                )
+            )
+            click.echo(output.wrapped(f"  {one.message}", below="  "))
         click.echo(f"{len(ran) - len(failed)} passed, {len(failed)} failed")
     return 1 if failed else 0
 

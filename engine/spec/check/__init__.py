@@ -74,7 +74,8 @@ class _Check:
         self.keep(piece, piece.findings)
         facts = self.facts_of_piece(piece)
         if facts is not None:
-            self.sheet(piece, connector_sheet(facts, examples=self.examples, indent=piece.indent))
+            sound = piece.value is not None  # what is read past a fault would only fail its examples
+            self.sheet(piece, connector_sheet(facts, examples=self.examples and sound, indent=piece.indent))
 
     def client(self, piece: Piece) -> None:
         self.keep(piece, piece.findings)
