@@ -18,7 +18,7 @@ $(READY): pyproject.toml constraints.txt
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	@touch $(READY)
 
-demo: $(READY) ## simulated CRMs, 1,000s of events, one table
+demo: $(READY) ## simulated CRMs, 1,000 events, one table
 	@$(BIN)/connect demo
 
 test: $(READY) ## all tests
