@@ -164,7 +164,7 @@ class Auth:
                 )
             wire.clock.sleep(WAIT_STEP_S)
         self.cached = row
-        self.hide(wire, row)
+        self.hide(wire, row.values)
         return row
 
     def serves(self, row: TokenRow, wire: Wire, stale: float | None) -> bool:
@@ -206,7 +206,7 @@ class Auth:
         }
         trace, now = None, wire.clock.now()
         last: Reply | None = None
-        self.hide(wire, old)
+        self.hide(wire, old.values if old else {})
         try:
             for step in wanted.steps:
                 if not step.when(scope):
@@ -215,7 +215,7 @@ class Auth:
                 last, trace = self.send(wire, step, scope, how)
                 if kept := step.save({**scope, "response": last.scope}):
                     saved[step.name] = kept
-                    self.hide_values(wire, kept)
+                    self.hide(wire, kept, step.name)
             if last is None:
                 raise BadValue("no step of the log-in applies")
             return self.keep(wire, wanted, scope, last, old, now, how)
@@ -266,7 +266,7 @@ class Auth:
         row = TokenRow(
             values, obtained_at=now, expires_at=self.expiry(inside, saved, now), fingerprint=wire.fingerprint
         )
-        self.hide(wire, row)
+        self.hide(wire, row.values)
         wire.store.save_token(wire.connector, wire.client, self.name, row)
         wire.telemetry.event("token-renewed", connector=wire.connector, client=wire.client, how=how)
         return row
@@ -291,15 +291,10 @@ class Auth:
         status = f" (HTTP {reply.status})" if isinstance(reply, Reply) else ""
         return Outcome(OutcomeKind.PAUSE, f"the log-in was refused{status}: {outcome.reason}", outcome.code)
 
-    def hide(self, wire: Wire, row: TokenRow | None) -> None:
-        if row is not None:
-            self.hide_values(wire, row.values)
-
-    @staticmethod
-    def hide_values(wire: Wire, values: Mapping[str, Any]) -> None:
-        wire.masker.add(
-            *(value for name, value in values.items() if any(word in name.lower() for word in SECRET_WORDS))
-        )
+    def hide(self, wire: Wire, values: Mapping[str, Any], of: str = "") -> None:
+        """Mask what was saved, or what the step `of` saved, by its names."""
+        secret = [value for name, value in values.items() if any(word in name.lower() for word in SECRET_WORDS)]
+        wire.masker.renew("/".join((wire.connector, wire.client, self.name, of)), *secret)
 
     # --- placement ---
 
