@@ -64,7 +64,7 @@ class Watched(MemoryStore):
         for row in done:
             if row.kind != "later":
                 self.ended[row.seq] = (row.kind, row.reason)
-            elif row.reason:
+            else:
                 self.waits[row.seq] = row.reason
 
 

@@ -77,7 +77,10 @@ class Verdicts:
                     hold, reason = max(hold or 0.0, now + wait), outcome.reason
                     rows.append(Settled(delivery.seq, "later", due_at=now, attempts=attempts, batch=batch))
             else:  # retry and defer: this delivery again, later
-                rows.append(Settled(delivery.seq, "later", due_at=now + (wait or 0.0), attempts=attempts, batch=batch))
+                due = now + (wait or 0.0)
+                rows.append(
+                    Settled(delivery.seq, "later", due_at=due, attempts=attempts, batch=batch, reason=outcome.reason)
+                )
         return rows, self.change(ended, hold, reason, pause, now), actions
 
     @staticmethod

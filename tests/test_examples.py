@@ -93,6 +93,9 @@ def test_a_wrong_example_says_where_it_differs(right: str, wrong: str, message: 
 def test_a_request_more_or_less_than_listed_is_said() -> None:
     fewer = GOOD.replace("answers: {status: 200, body: {}}", "answers: {status: 503}")
     assert result(fewer).message == "note, event 1: waiting (HTTP 503), the example says delivered"
+    retried = fewer.replace("status: 503", "status: 409")
+    rule = "replies: {outcomes: [{status: 409, then: retry}]}"
+    assert result(retried, rule).message == "note, event 1: waiting (HTTP 409), the example says delivered"
     more = GOOD.replace("{status: 503}", "{status: 200, body: {}}")
     assert result(more).message == "exchange 3 was never sent: POST /v1/notes"
 
