@@ -9,7 +9,7 @@ import threading
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from ipaddress import ip_address
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import uvicorn
 import uvloop
@@ -93,16 +93,45 @@ class _Server(uvicorn.Server):
         return nullcontext()
 
 
+class _Joined:
+    """A transport that sends what is written in one turn of the loop at once: head and body of an answer, say."""
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+        self._transport, self._loop = transport, loop
+        self._parts: list[bytes] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def write(self, data: bytes) -> None:
+        if not self._parts:
+            self._loop.call_soon(self._flush)
+        self._parts.append(data)
+
+    def close(self) -> None:
+        self._flush()
+        self._transport.close()
+
+    def _flush(self) -> None:
+        if self._parts and not self._transport.is_closing():
+            self._transport.write(b"".join(self._parts))
+        self._parts.clear()
+
+
 class _Protocol(HttpToolsProtocol):
     """
     Besides what uvicorn does: a sender who closed its half is still answered, headers have a limit in bytes and time,
-    and so has what is left of a body that was refused.
+    and so has what is left of a body that was refused. The app is told in its state whether the body is all there
+    (`whole`) or will never be (`cut`).
     """
 
     _in_headers = False
     _head = 0
     _drained = 0
     _patience: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(cast("asyncio.Transport", _Joined(transport, self.loop)))
 
     def data_received(self, data: bytes) -> None:
         unfinished = self._in_headers
@@ -159,6 +188,7 @@ class _Protocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         self._calm()
+        self.scope["state"]["whole"] = True
         super().on_message_complete()
 
     def _hurry(self) -> None:

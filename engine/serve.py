@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import msgspec
 
@@ -128,6 +128,7 @@ class Door:
     ) -> None:
         self._front, self._limits, self._telemetry, self._clock, self._admin = front, limits, telemetry, clock, admin
         self._walks = Walks(front, pool, limits.direct_workers, telemetry, clock)
+        self._puts = Puts(front, telemetry, clock)
         self._pending = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -200,26 +201,21 @@ class Door:
             return _too_large(limit)
         if self._pending >= self._limits.max_pending:
             return answers.busy("more is coming in than is stored; send it again a little later")
-        parts: list[bytes] = []
-        size = 0
+        state = scope.get("state", {})
         try:
-            async with asyncio.timeout(self._limits.body_s):
-                while True:
-                    message = await receive()
-                    if message["type"] == "http.disconnect":
-                        raise _Gone
-                    size += len(message["body"])
-                    if size > limit:
-                        return _too_large(limit)
-                    parts.append(message["body"])
-                    if not message["more_body"]:
-                        break
+            if state.get("whole"):
+                body = await _read(receive, limit)
+            else:
+                async with asyncio.timeout(self._limits.body_s):
+                    body = await _read(receive, limit)
         except TimeoutError:
             late = f"the body was not there after {self._limits.body_s:g} s"
             return answers.problem(408, detail=late, headers=((b"connection", b"close"),))
-        if scope.get("state", {}).get("cut") or (length is not None and int(length) != size):
+        if body is None:
+            return _too_large(limit)
+        if state.get("cut") or (length is not None and int(length) != len(body)):
             return answers.problem(400, detail="the body ended early")
-        return parts[0] if len(parts) == 1 else b"".join(parts)
+        return body
 
     async def _store(self, connector: str, received: Received) -> Answer:
         events = [event for _, event in received.accepted]
@@ -227,20 +223,90 @@ class Door:
         ends_at = asyncio.get_running_loop().time() + hold_s
         self._pending += 1
         try:
-            # Shielded: a request that is given up must not cancel a commit that other requests share.
-            stored = await asyncio.shield(asyncio.wrap_future(self._front.put(events, self._clock(), hold_s)))
+            stored = await self._puts.put(events, hold_s)
         except StoreUnavailable as error:
             self._telemetry.event("fault", where="store", connector=connector, error=told(error))
             return answers.busy("the store can't be written; nothing was accepted, send it again a little later")
         finally:
             self._pending -= 1
-        fresh = [event.client for event, put in zip(events, stored, strict=True) if not put.duplicate]
-        for client, count in Counter(fresh).items():
-            self._telemetry.event("accepted", connector=connector, client=client, count=count)
         if not received.direct:
             return answers.accepted(received, stored)
         said = await self._walks.walk(connector, events, stored, ends_at)
         return answers.answered_list(received, said) if received.listed else answers.answered(said[0])
+
+
+class _Asked(NamedTuple):
+    events: list[Accepted]
+    told: asyncio.Future[list[Stored]]
+
+
+class Puts:
+    """
+    What all requests of one turn of the loop put goes to the store as one, and they are told in one turn.
+
+    A request that is given up leaves its events where they are: the commit is shared.
+    """
+
+    def __init__(self, front: Front, telemetry: Telemetry, clock: Callable[[], float]) -> None:
+        self._front, self._telemetry, self._clock = front, telemetry, clock
+        self._asked: dict[float, list[_Asked]] = {}  # by how long they are held
+
+    def put(self, events: list[Accepted], hold_s: float) -> asyncio.Future[list[Stored]]:
+        """As Front.put."""
+        loop = asyncio.get_running_loop()
+        told: asyncio.Future[list[Stored]] = loop.create_future()
+        if not self._asked:
+            loop.call_soon(self._hand_over, loop)
+        self._asked.setdefault(hold_s, []).append(_Asked(events, told))
+        return told
+
+    def _hand_over(self, loop: asyncio.AbstractEventLoop) -> None:
+        asked, self._asked = self._asked, {}
+        for hold_s, group in asked.items():
+            self._put(loop, group, hold_s)
+
+    def _put(self, loop: asyncio.AbstractEventLoop, group: list[_Asked], hold_s: float) -> None:
+        events = [event for one in group for event in one.events]
+
+        def done(put: Future[list[Stored]]) -> None:
+            if not loop.is_closed():
+                loop.call_soon_threadsafe(self._tell, loop, group, hold_s, put)
+
+        try:
+            self._front.put(events, self._clock(), hold_s).add_done_callback(done)
+        except Exception as error:
+            self._fail(group, error)
+
+    def _tell(
+        self, loop: asyncio.AbstractEventLoop, group: list[_Asked], hold_s: float, put: Future[list[Stored]]
+    ) -> None:
+        error = put.exception()
+        if error is None:
+            stored = put.result()
+            self._count([event for one in group for event in one.events], stored)
+            each = iter(stored)
+            for one in group:
+                answer = [next(each) for _ in one.events]
+                if not one.told.done():
+                    one.told.set_result(answer)
+        elif isinstance(error, StoreUnavailable) or len(group) == 1:
+            self._fail(group, error)
+        else:
+            for one in group:  # one that is bad harms no other
+                self._put(loop, [one], hold_s)
+
+    @staticmethod
+    def _fail(group: list[_Asked], error: BaseException) -> None:
+        for one in group:
+            if not one.told.done():
+                one.told.set_exception(error)
+
+    def _count(self, events: list[Accepted], stored: list[Stored]) -> None:
+        fresh = Counter(
+            (event.connector, event.client) for event, put in zip(events, stored, strict=True) if not put.duplicate
+        )
+        for (connector, client), count in fresh.items():
+            self._telemetry.event("accepted", connector=connector, client=client, count=count)
 
 
 class Walks:
@@ -316,6 +382,22 @@ _PREFLIGHT: Headers = (
 
 class _Gone(Exception):
     """The sender hung up before the body was whole; nothing was accepted, and nobody is there to be told."""
+
+
+async def _read(receive: Receive, limit: int) -> bytes | None:
+    """The body; None if it is larger than `limit`."""
+    parts: list[bytes] = []
+    size, more = 0, True
+    while more:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise _Gone
+        more = message["more_body"]
+        size += len(message["body"])
+        if size > limit:
+            return None
+        parts.append(message["body"])
+    return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
 def _cors(origin: str) -> Headers:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import json
 import signal
 import socket
@@ -22,13 +23,13 @@ from starlette.routing import Route
 from engine import listening
 from engine.errors import Refused, StoreUnavailable, UsageError
 from engine.records import Accepted, Answered, Delivery, Draft, Fault, Lane, Received, Settled, Stored
-from engine.serve import Limits, serve
+from engine.serve import Limits, Puts, serve
 from engine.stores.memory import MemoryStore
 
 KEY = "s3cr3t-write-key"
 PAGE = "https://www.loja-abc.example"
 NOW = 1_700_000_000.0
-QUICK = Limits(max_body=1_000, body_s=0.2, max_pending=3, direct_workers=2, grace_s=5)
+QUICK = Limits(max_body=1_000, body_s=0.5, max_pending=3, direct_workers=2, grace_s=5)
 
 
 class Shop:
@@ -47,6 +48,7 @@ class Shop:
         self.answering.set()
         self.away = False
         self.walked: list[str] = []
+        self.puts: list[list[str]] = []
         self.seen: list[tuple[str, bytes, str, str | None]] = []
         self.committing = ThreadPoolExecutor(8)
 
@@ -81,9 +83,16 @@ class Shop:
         drafts = () if event.get("do") == "nothing" else (Draft("save", event.get("key")),)
         return Accepted(connector, "abc", event["id"], json.dumps(event).encode(), now, drafts, dedupe_s=600)
 
+    def event(self, event_id: str) -> Accepted:
+        return self._accepted("crm", {"id": event_id}, NOW)
+
     def put(self, events: list[Accepted], now: float, hold_s: float) -> Future[list[Stored]]:
+        self.puts.append([event.event_id for event in events])
+
         def commit() -> list[Stored]:
             self.open.wait(5)
+            if "unheard-of" in [event.event_id for event in events]:
+                raise ValueError("unheard-of")
             if self.away:
                 raise StoreUnavailable("disk full")
             return self.store.put(events, now=now, hold_s=hold_s).result()
@@ -459,7 +468,7 @@ def test_a_sender_who_is_gone_leaves_nothing_behind(house: House) -> None:
 
 def test_a_body_that_is_slow_is_408(house: House) -> None:
     status, headers, body = house.raw(HEAD + b'Content-Length: 20\r\n\r\n{"id"')
-    assert (status, body) == (408, problem(408, "Request Timeout", "the body was not there after 0.2 s"))
+    assert (status, body) == (408, problem(408, "Request Timeout", "the body was not there after 0.5 s"))
     assert headers["connection"] == "close"
 
 
@@ -568,6 +577,70 @@ def test_more_than_can_be_stored_is_503() -> None:
         house.shop.open.set()
         assert [each.result().status_code for each in waiting] == [202, 202, 202]
         assert house.http.post("/crm", json={"id": "e4"}).status_code == 202
+
+
+def test_what_comes_in_one_turn_is_one_put_in_order_and_counted_once(shop: Shop) -> None:
+    seen = Seen()
+    assert together(shop, seen, ["e1", "e2", "e1"], ["e3"], []) == [
+        [("e1", False), ("e2", False), ("e1", True)],
+        [("e3", False)],
+        [],
+    ]
+    assert shop.puts == [["e1", "e2", "e1", "e3"]]
+    assert seen.events == [("accepted", {"connector": "crm", "client": "abc", "count": 3})]
+
+
+def test_a_store_that_is_away_tells_all_who_share_the_put(shop: Shop) -> None:
+    shop.away = True
+    told = together(shop, Seen(), ["e1"], ["e2"])
+    assert [(type(error), str(error)) for error in told] == [(StoreUnavailable, "disk full")] * 2
+
+
+def test_an_event_that_breaks_the_store_harms_none_of_those_it_came_with(shop: Shop) -> None:
+    seen = Seen()
+    told = together(shop, seen, ["e1"], ["unheard-of"], ["e2"])
+    assert (told[0], repr(told[1]), told[2]) == ([("e1", False)], "ValueError('unheard-of')", [("e2", False)])
+    assert seen.events == 2 * [("accepted", {"connector": "crm", "client": "abc", "count": 1})]
+
+
+def test_a_request_given_up_leaves_its_event_and_the_others_in_the_put(shop: Shop) -> None:
+    async def ask() -> list[Stored]:
+        puts = Puts(shop, Seen(), lambda: NOW)
+        gone, stays = (puts.put([shop.event(event_id)], 0) for event_id in ("e1", "e2"))
+        gone.cancel()
+        return await stays
+
+    [stored] = asyncio.run(ask())
+    assert (stored.event_id, shop.puts) == ("e2", [["e1", "e2"]])
+
+
+@pytest.fixture
+def shop() -> Iterator[Shop]:
+    made = Shop()
+    yield made
+    made.committing.shutdown()
+
+
+def together(shop: Shop, seen: Seen, *asked: list[str]) -> list[Any]:
+    """What each of several requests is told whose events come in the same turn of the loop."""
+
+    async def ask() -> list[Any]:
+        puts = Puts(shop, seen, lambda: NOW)
+        told = [puts.put([shop.event(event_id) for event_id in ids], 0) for ids in asked]
+        return await asyncio.gather(*told, return_exceptions=True)
+
+    return [
+        answer if isinstance(answer, Exception) else [(each.event_id, each.duplicate) for each in answer]
+        for answer in asyncio.run(ask())
+    ]
+
+
+def test_head_and_body_of_an_answer_come_in_one_piece(house: House) -> None:
+    with socket.create_connection(("127.0.0.1", house.port), timeout=5) as sock:
+        sock.sendall(b"POST /crm HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\nX-Connect-Key: %b\r\n" % KEY.encode())
+        sock.sendall(b"Content-Type: text/plain\r\n\r\n{}")
+        answer = sock.recv(65536)
+    assert (answer[:12], answer[-1:]) == (b"HTTP/1.1 422", b"}")
 
 
 # Callers who wait for the CRM
