@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import msgspec
 
-from engine.errors import ConnectError
+from engine.errors import ConnectError, LeaseLost
 from engine.records import Delivery, LaneChange, Outcome, OutcomeKind, Settled, Trace
 from engine.spec import units
 from engine.walk import Ended, Walk
 
 if TYPE_CHECKING:
-    from engine.program import Program
+    from engine.program import Action, Program
     from engine.reporting import Reporter
     from engine.walk import World
 
@@ -20,10 +21,19 @@ if TYPE_CHECKING:
 class Direct:
     """One delivery walked while its caller waits."""
 
-    def __init__(self, world: World, reporter: Reporter, program: Program, delivery: Delivery) -> None:
-        self.world, self.reporter, self.program, self.delivery = world, reporter, program, delivery
+    def __init__(
+        self,
+        world: World,
+        reporter: Reporter,
+        program: Program,
+        delivery: Delivery,
+        held: dict[tuple[str, str, str], float],
+    ) -> None:
+        """`held`: (connector, client, action) -> until when that action stands still; shared with the lanes."""
+        self.world, self.reporter, self.program, self.delivery, self.held = world, reporter, program, delivery, held
         self.spec = program.connector.receive.answer
         self.lane = (program.connector.name, program.client.client)
+        self.batch: str | None = None  # where it goes on from, if it got half way
 
     def answer(self) -> tuple[int, str, str]:
         """(status, outcome, reason)."""
@@ -34,22 +44,41 @@ class Direct:
             return self.end(Outcome(OutcomeKind.PAUSE, lane.reason or "the lane is paused"), None, already=True)
         if lane is not None and lane.not_before > clock.now():
             return self.later(self.spec.throttle, lane.reason or "throttled", lane.not_before)
+        until = self.held.get((*self.lane, action.name), 0.0)
+        if until == math.inf:
+            return self.end(Outcome(OutcomeKind.PAUSE, f"{action.name} is paused"), None, already=True)
+        if until > clock.now():
+            return self.later(self.spec.throttle, f"{action.name} is throttled", until)
         if self.delivery.key is not None and self.world.store.behind(*self.lane, self.delivery):
             return self.later(self.spec.defer, "an older event of the same key waits", clock.now())
-        ends_at = clock.now() + units.duration(self.spec.within)
         try:
-            walk = Walk(self.world, self.program, keep_alive=lambda: None)
+            walk = Walk(self.world, self.program, keep_alive=self.still_ours)
         except ConnectError as error:
             return self.end(Outcome(OutcomeKind.PAUSE, str(error)), None)
+        try:
+            return self.tries(walk, action)
+        except LeaseLost as error:
+            return 202, "waiting", str(error)
+
+    def still_ours(self) -> None:
+        """Before each request: LeaseLost where its answer might come after a lane has taken the delivery."""
+        if self.world.clock.now() + units.duration(self.program.connector.http.timeout) > self.delivery.due_at:
+            raise LeaseLost("it takes longer than its caller can wait; it goes on from the buffer")
+
+    def tries(self, walk: Walk, action: Action) -> tuple[int, str, str]:
+        clock = self.world.clock
+        ends_at = clock.now() + units.duration(self.spec.within)
         for tried in range(1, self.spec.tries + 1):
             one = next(iter(walk.fresh(action, [self.delivery], None)))[0]
-            if one.outcome.kind is not OutcomeKind.RETRY or one.progress is not None:
+            self.batch = one.progress.batch if one.progress is not None else None
+            if one.outcome.kind is not OutcomeKind.RETRY or self.batch is not None:
                 return self.end(one.outcome, one.trace)
             wait = one.outcome.wait_s if one.outcome.wait_s is not None else self.program.backoff.wait_s(tried)
             if tried == self.spec.tries:
                 break
             if clock.now() + wait >= ends_at:
-                return self.later(202, one.outcome.reason, clock.now() + wait, attempts=tried)
+                attempts = 0 if one.outcome.outage else tried
+                return self.later(202, one.outcome.reason, clock.now() + wait, attempts=attempts)
             clock.sleep(wait)
         reason = f"{one.outcome.reason} (after {self.spec.tries} tries)"
         return self.end(msgspec.structs.replace(one.outcome, reason=reason), one.trace, attempts=self.spec.tries)
@@ -58,7 +87,7 @@ class Direct:
         """It goes on from the buffer, or ends as a dead letter where the caller is told 4xx or 5xx."""
         if status >= 400:
             return self.bury(status, reason, "", None, attempts)
-        self.settle(Settled(self.delivery.seq, "later", due_at=due_at, attempts=attempts))
+        self.settle(Settled(self.delivery.seq, "later", due_at=due_at, attempts=attempts, batch=self.batch))
         return status, "waiting", reason
 
     def end(
@@ -74,20 +103,25 @@ class Direct:
                 return spec.skip, "skipped", outcome.reason
             case OutcomeKind.THROTTLE:
                 until = now + (outcome.wait_s if outcome.wait_s is not None else self.program.backoff.wait_s(1))
-                if not outcome.ours:
+                if outcome.scope == "action":
+                    self.held[*self.lane, self.delivery.action] = until
+                elif not outcome.ours:
                     self.change(LaneChange(not_before=until, reason=outcome.reason))
                 return self.later(spec.throttle, outcome.reason, until)
             case OutcomeKind.DEFER:
                 return self.later(spec.defer, outcome.reason, now + (outcome.wait_s or 60.0))
             case OutcomeKind.PAUSE:
-                if not already:
+                if outcome.scope == "action":
+                    self.held[*self.lane, self.delivery.action] = math.inf
+                    self.reporter.paused(*self.lane, outcome.reason, self.delivery.action)
+                elif not already:
                     self.change(LaneChange(pause=True, reason=outcome.reason))
                 if spec.pause >= 400:
                     return self.bury(spec.pause, outcome.reason, outcome.code, trace, attempts)
                 return self.later(spec.pause, outcome.reason, now)
             case OutcomeKind.RETRY | OutcomeKind.REAUTH:
                 wait = outcome.wait_s if outcome.wait_s is not None else self.program.backoff.wait_s(attempts)
-                return self.later(spec.retry, outcome.reason, now + wait, attempts)
+                return self.later(spec.retry, outcome.reason, now + wait, 0 if outcome.outage else attempts)
             case _:
                 return self.bury(spec.reject, outcome.reason, outcome.code, trace, attempts, expected=outcome.expected)
 

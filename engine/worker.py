@@ -135,14 +135,15 @@ class Worker:
         """The walk at once, for one event of a `direct` connector; the answer for its caller."""
         if stored.duplicate:
             return Answered(200, "duplicate", stored.event_id)
-        buffered = [each for each in stored.deliveries if program.actions[each.action].mode != "direct"]
+        direct = {name for name, action in program.actions.items() if action.mode == "direct"}
+        buffered = [each for each in stored.deliveries if each.action not in direct]
         if buffered:  # those wait for their batch, not for the caller
             later = [Settled(each.seq, "later", due_at=each.received_at) for each in buffered]
             self.world.store.settle(None, later, now=self.world.clock.now())
         answers = [
-            Direct(self.world, self.reporter, program, delivery).answer()
+            Direct(self.world, self.reporter, program, delivery, self.held).answer()
             for delivery in stored.deliveries
-            if program.actions[delivery.action].mode == "direct"
+            if delivery.action in direct
         ]
         if buffered and not answers:
             return Answered(202, "waiting", stored.event_id)
