@@ -7,6 +7,7 @@ import json
 import re
 import uuid
 from decimal import Decimal, InvalidOperation
+from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
 from engine.errors import BadValue, Refused
@@ -26,6 +27,7 @@ MAX_EVENTS = 1_000
 MAX_DEPTH = 64
 MAX_DIGITS = 40
 MAX_FAULTS = 20
+MAX_ID = 200  # characters
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 CONTENT_TYPES = ("application/json", "text/plain")
 
@@ -201,7 +203,8 @@ class Receiver:
         self.validate(event)
         try:
             given = self.id_of(scope) if self.id_of is not None else None
-            event_id = plain(given)[:200] if given is not None else self.new_id()
+            named = plain(given) if given is not None else ""
+            event_id = shortened(named) or self.new_id()
             drafts = program.drafts(event, now)
         except BadValue as error:
             raise Refused(422, "the event can't be read", [Fault(error.at or "event", error.reason)]) from None
@@ -212,7 +215,7 @@ class Receiver:
             body=encode_json(event),
             received_at=now,
             drafts=drafts,
-            dedupe_s=self.dedupe_s if given is not None else 0,
+            dedupe_s=self.dedupe_s if named else 0,
         )
 
     def bind(self, scope: dict[str, Any], holder: str | None) -> str:
@@ -254,6 +257,11 @@ class Receiver:
             if len(faults) == MAX_FAULTS:
                 break
         raise Refused(422, "the event does not fit its schema", faults)
+
+
+def shortened(text: str) -> str:
+    """An id as it is kept: of one that is too long the beginning and a digest, for its end may be what differs."""
+    return text if len(text) <= MAX_ID else f"{text[: MAX_ID - 65]}-{sha256(text.encode()).hexdigest()}"
 
 
 def missing(message: str) -> list[str]:

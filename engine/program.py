@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from engine import semantics
 from engine.auth import Auth
 from engine.batching import Batcher, Ready
 from engine.emitting import Problem, closest
@@ -334,7 +335,8 @@ class Program:
 
 
 def key_text(value: Any) -> str | None:
-    if value is None:
+    """A key as text; nothing to go by, such as an empty address, is no key."""
+    if not semantics.true(value):
         return None
     return value if isinstance(value, str) else msgspec.json.Encoder(decimal_format="number").encode(value).decode()
 

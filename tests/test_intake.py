@@ -89,6 +89,19 @@ def test_an_event_without_an_id_has_a_new_one_and_is_never_a_duplicate() -> None
     assert (one.dedupe_s, two.dedupe_s) == (0, 0)
 
 
+def test_an_empty_id_is_none_and_long_ones_differ_by_their_end() -> None:
+    taking = shop('receive: {client: "${ event.client }", id: "${ event.id }", dedupe: 24h}')
+    taking.post({"id": ""}, {"id": ""}, {"id": "x" * 300 + "1"}, {"id": "x" * 300 + "2"}, {"id": "x" * 300 + "2"})
+    assert taking.lane().accepted == 4
+    assert len(taking.received({"client": "abc", "id": "y" * 300}).accepted[0][1].event_id) == 200
+
+
+def test_an_empty_key_is_none() -> None:
+    taking = shop('key: "${ event.email }"')
+    drafts = [taking.received({"client": "abc", "email": email}).accepted[0][1].drafts[0].key for email in ("", "a", 0)]
+    assert drafts == [None, "a", "0"]
+
+
 def test_a_null_is_absent() -> None:
     crm = shop()
     found = crm.received(b'{"client": "abc", "id": null, "a": {"b": null, "c": [1, null]}}')
