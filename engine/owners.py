@@ -5,16 +5,16 @@ from __future__ import annotations
 import os
 import socket
 import uuid
+from itertools import count
 
 _MACHINE = socket.gethostname().replace("/", "-")
-_OURS: set[str] = set()
+_RUN = uuid.uuid4().hex[:12]
+_NUMBERS = count(1)
 
 
 def new_owner() -> str:
     """A name for one holder of this process."""
-    owner = f"{_MACHINE}/{os.getpid()}/{uuid.uuid4().hex[:12]}"
-    _OURS.add(owner.rsplit("/", 1)[1])
-    return owner
+    return f"{_MACHINE}/{os.getpid()}/{_RUN}-{next(_NUMBERS)}"
 
 
 def is_gone(owner: str) -> bool:
@@ -27,7 +27,7 @@ def is_gone(owner: str) -> bool:
     if len(parts) != 3 or parts[0] != _MACHINE or not parts[1].isdigit():
         return False
     if int(parts[1]) == os.getpid():
-        return parts[2] not in _OURS
+        return parts[2].partition("-")[0] != _RUN
     try:
         os.kill(int(parts[1]), 0)
     except ProcessLookupError:

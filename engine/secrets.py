@@ -70,7 +70,7 @@ class SecretSources:
         self._aws = aws
         self._files: dict[Path, tuple[tuple[int, int, int], str]] = {}
         self._fetched: dict[str, tuple[float, str]] = {}
-        self._fetching = threading.Lock()
+        self._fetching: dict[str, threading.Lock] = {}  # one that is slow to answer keeps no other waiting
 
     def resolve(self, reference: str) -> str:
         """The value; SecretUnavailable names the reference, unless that may be the secret itself."""
@@ -142,7 +142,7 @@ class SecretSources:
 
     def _fetch(self, reference: str, ask: Callable[[], str]) -> str:
         """From the cache, or asked for; a source that is down for a while serves its last value on."""
-        with self._fetching:
+        with self._fetching.setdefault(reference, threading.Lock()):
             known = self._fetched.get(reference)
             if known is not None and self._clock() < known[0]:
                 return known[1]

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -167,6 +168,24 @@ def test_aws_is_asked_once_in_five_minutes_for_all_fields(tmp_path: Path) -> Non
     assert (sources.resolve("aws-secretsmanager:a#x"), manager.asked) == ("1", 1)
     now[0] = 300
     assert (sources.resolve("aws-secretsmanager:a#x"), manager.asked) == ("3", 2)
+
+
+def test_a_secret_that_is_slow_to_come_keeps_no_other_waiting(tmp_path: Path) -> None:
+    slow, going_on = threading.Event(), threading.Event()
+
+    def keyring(service: str, _: str) -> str:
+        if service == "slow":
+            slow.set()
+            assert going_on.wait(10)
+        return "s3cr3t"
+
+    sources = SecretSources(tmp_path, {}, keyring=keyring)
+    waiting = threading.Thread(target=sources.resolve, args=("keyring:slow/u",))
+    waiting.start()
+    assert slow.wait(10)
+    assert sources.resolve("keyring:quick/u") == "s3cr3t"
+    going_on.set()
+    waiting.join()
 
 
 def test_an_outage_of_aws_serves_the_last_value_and_a_refusal_ends_it(tmp_path: Path) -> None:
