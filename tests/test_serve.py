@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import httpx
 import pytest
@@ -635,12 +635,46 @@ def together(shop: Shop, seen: Seen, *asked: list[str]) -> list[Any]:
     ]
 
 
-def test_head_and_body_of_an_answer_come_in_one_piece(house: House) -> None:
-    with socket.create_connection(("127.0.0.1", house.port), timeout=5) as sock:
-        sock.sendall(b"POST /crm HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\nX-Connect-Key: %b\r\n" % KEY.encode())
-        sock.sendall(b"Content-Type: text/plain\r\n\r\n{}")
-        answer = sock.recv(65536)
-    assert (answer[:12], answer[-1:]) == (b"HTTP/1.1 422", b"}")
+def test_what_is_written_in_one_turn_is_sent_at_once_and_before_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Head and body of an answer, that is: two packets would wake the sender twice."""
+    wires: list[Wire] = []
+
+    class Recorded(listening._Joined):
+        def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+            wires.append(Wire(transport))
+            super().__init__(cast("asyncio.Transport", wires[-1]), loop)
+
+    monkeypatch.setattr(listening, "_Joined", Recorded)
+    with opened() as house:
+        house.http.get("/crm")
+        house.http.get("/crm", headers={"connection": "close"})
+        eventually(lambda: wires[0].sent[-1:] == ["closed"])
+    sent = wires[0].sent
+    assert [piece if isinstance(piece, str) else (piece[:12], piece[-1:]) for piece in sent] == [
+        (b"HTTP/1.1 405", b"}"),
+        (b"HTTP/1.1 405", b"}"),
+        "closed",
+    ]
+
+
+class Wire:
+    """A transport that notes what passes."""
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self.transport = transport
+        self.sent: list[bytes | str] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.transport, name)
+
+    def write(self, data: bytes) -> None:
+        self.sent.append(data)
+        self.transport.write(data)
+
+    def close(self) -> None:
+        if "closed" not in self.sent:
+            self.sent.append("closed")
+        self.transport.close()
 
 
 # Callers who wait for the CRM
