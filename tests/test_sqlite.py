@@ -165,6 +165,17 @@ def test_a_put_is_a_handful_of_statements_however_much_waits(store: SqliteStore)
     assert len(statements) <= 20
 
 
+def test_a_batch_is_settled_in_a_handful_of_statements_however_large(store: SqliteStore) -> None:
+    put = store.put([event(f"e{n}", key=f"k{n}") for n in range(sqlite.ROWS)], now=0.0).result()
+    lease = leased(store)
+    statements: list[str] = []
+    store._writer.run(lambda db: db.set_trace_callback(statements.append))
+    statements.clear()
+    store.settle(lease, [Settled(each.deliveries[0].seq, "delivered") for each in put], now=0.0)
+    assert len(statements) <= 8
+    assert [(lane.delivered, lane.waiting) for lane in store.lanes()] == [(sqlite.ROWS, 0)]
+
+
 def test_one_bad_put_harms_none_of_those_it_waited_with(store: SqliteStore) -> None:
     with writer_kept_busy(store):
         futures = [store.put([event(f"e{n}", key="\ud800" if n == 3 else "ana")], now=0.0) for n in range(6)]

@@ -298,6 +298,20 @@ def test_a_delivery_that_is_gone_or_of_another_lane_is_passed_over(store: Store)
     assert sums(store) == {"abc": (1, 1, 0, 0, 0), "xyz": (1, 0, 0, 0, 1)}
 
 
+def test_any_text_may_be_a_key_or_an_id(store: Store) -> None:
+    for text in ("ana\0bob", "ana", '"\u2028\\', "\x1f", "😀", ""):
+        put(store, event(text, key=text), event("next", key=text))
+        lease = leased(store)
+        older, younger = store.read(lease, "task", limit=9, now=0.0)
+        assert (older.event_id, older.key, younger.key) == (text, text, text)
+        store.settle(lease, [later(older.seq, 50.0)], now=0.0)
+        assert store.read(lease, "task", limit=9, now=49.0) == []
+        store.settle(lease, [Settled(older.seq, "delivered")], now=49.0)
+        assert ids(store.read(lease, "task", limit=9, now=49.0)) == [younger.id]
+        store.settle(lease, [Settled(younger.seq, "delivered")], now=49.0)
+        store.release(lease, wake_at=None)
+
+
 def test_an_unknown_kind_settles_nothing(store: Store) -> None:
     put(store, event("e1"), event("e2"))
     lease = leased(store)

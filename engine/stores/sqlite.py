@@ -121,6 +121,14 @@ TURNS = """
         FROM asked)
     WHERE turn_at > due_at
 """
+# Mostly none: whoever left was the only one of its key.
+LEFT = """
+    WITH asked (lane, action, key, seq) AS ({rows})
+    SELECT lane, action, key FROM asked WHERE EXISTS (
+        SELECT 1 FROM deliveries AS d INDEXED BY deliveries_key
+        WHERE d.lane = asked.lane AND d.action = asked.action AND d.key = asked.key AND d.key IS NOT NULL
+        AND d.seq >= asked.seq)
+"""
 INSERT = """
     INSERT INTO deliveries (lane, action, key, id, event_id, body, received_at, due_at, turn_at, attempts)
     {rows}
@@ -1058,6 +1066,11 @@ def _due_batches(db: _Connection, lane: int, action: str, now: float) -> Iterato
 # Settling
 
 
+def _numbers(seqs: Iterable[int]) -> str:
+    """For json_each: one value for any number of them."""
+    return _encode(list(seqs)).decode()
+
+
 class _Row(NamedTuple):
     seq: int
     lane: int
@@ -1068,14 +1081,19 @@ class _Row(NamedTuple):
     batch: str | None
 
 
+_decode_rows = msgspec.json.Decoder(list[_Row]).decode
+
+
 def _rows(db: _Connection, seqs: Iterable[int], lane: int | None) -> dict[int, _Row]:
     """The deliveries of these numbers that are still there, of one lane or of all."""
-    found = db.execute(
-        "SELECT seq, lane, action, key, event_id, attempts, batch FROM deliveries"
+    # As one text: every row that is fetched lets go of the interpreter.
+    found = _value(
+        db,
+        "SELECT json_group_array(json_array(seq, lane, action, key, event_id, attempts, batch)) FROM deliveries"
         " WHERE seq IN (SELECT value FROM json_each(?))",
-        (_encode(list(seqs)).decode(),),
+        (_numbers(seqs),),
     )
-    return {row.seq: row for row in map(_Row._make, found) if lane is None or row.lane == lane}
+    return {row.seq: row for row in _decode_rows(found) if lane is None or row.lane == lane}
 
 
 def _settle(
@@ -1086,6 +1104,7 @@ def _settle(
     touched = [(row, settled) for settled in done if (row := rows.pop(settled.seq, None)) is not None]
     for row, settled in touched:
         _settle_one(db, row, settled, now)
+    _leave(db, [row.seq for row, settled in touched if settled.kind != "later"])
     _count(db, touched)
     _align(db, [row for row, _ in touched])
     _drop_done_batches(db, [(row.lane, row.action, row.batch) for row, _ in touched if row.batch is not None])
@@ -1110,10 +1129,13 @@ def _settle_one(db: _Connection, row: _Row, settled: Settled, now: float) -> Non
                 " batch = (SELECT batch FROM batches WHERE lane = ?3 AND action = ?4 AND batch = ?5) WHERE seq = ?6",
                 (settled.due_at, settled.attempts, row.lane, row.action, settled.batch, row.seq),
             )
-            return
         case other:
             raise ValueError(f"a delivery is delivered, skipped, rejected or later, not {other}")
-    db.execute("DELETE FROM deliveries WHERE seq = ?", (row.seq,))
+
+
+def _leave(db: _Connection, seqs: Sequence[int]) -> None:
+    if seqs:
+        db.execute("DELETE FROM deliveries WHERE seq IN (SELECT value FROM json_each(?))", (_numbers(seqs),))
 
 
 def _bury(db: _Connection, row: _Row, settled: Settled, now: float) -> None:
@@ -1144,8 +1166,10 @@ def _align(db: _Connection, changed: Iterable[_Row]) -> None:
             where = (row.lane, row.action, row.key)
             first, last = spans.get(where, (row.seq, row.seq))
             spans[where] = min(first, row.seq), max(last, row.seq)
-    for (lane, action, key), (first, last) in spans.items():
-        _align_key(db, lane, action, key, first, last)
+    firsts = [(*where, first) for where, (first, _) in spans.items()]
+    left = [where for some in _by_rows(db, LEFT, firsts) for where in some]
+    for lane, action, key in left:
+        _align_key(db, lane, action, key, *spans[lane, action, key])
 
 
 def _align_key(db: _Connection, lane: int, action: str, key: str, first: int, last: int) -> None:
@@ -1187,7 +1211,10 @@ def _save_progress(db: _Connection, lease: Lease | None, progress: Progress, seq
             " ON CONFLICT (lane, batch) DO UPDATE SET action = excluded.action, progress = excluded.progress",
             (each, progress.batch, progress.action, _encode(progress)),
         )
-    db.executemany("UPDATE deliveries SET batch = ? WHERE seq = ?", [(progress.batch, row.seq) for row in rows])
+    db.execute(
+        "UPDATE deliveries SET batch = ? WHERE seq IN (SELECT value FROM json_each(?))",
+        (progress.batch, _numbers(row.seq for row in rows)),
+    )
     left = [(row.lane, row.action, row.batch) for row in rows if row.batch is not None]
     _drop_done_batches(db, left + [(each, progress.action, progress.batch) for each in lanes])
 
