@@ -242,20 +242,22 @@ class _Asked(NamedTuple):
 
 class Puts:
     """
-    What all requests of one turn of the loop put goes to the store as one, and they are told in one turn.
+    What all requests put while the store commits goes to it as one, and they are told in one turn of the loop.
 
-    A request that is given up leaves its events where they are: the commit is shared.
+    It would be queued there all the same; so the store's thread and the loop take the interpreter from each other less
+    often. A request that is given up leaves its events where they are: the commit is shared.
     """
 
     def __init__(self, front: Front, telemetry: Telemetry, clock: Callable[[], float]) -> None:
         self._front, self._telemetry, self._clock = front, telemetry, clock
+        self._under_way = 0  # puts
         self._asked: dict[float, list[_Asked]] = {}  # by how long they are held
 
     def put(self, events: list[Accepted], hold_s: float) -> asyncio.Future[list[Stored]]:
         """As Front.put."""
         loop = asyncio.get_running_loop()
         told: asyncio.Future[list[Stored]] = loop.create_future()
-        if not self._asked:
+        if not self._asked and not self._under_way:
             loop.call_soon(self._hand_over, loop)
         self._asked.setdefault(hold_s, []).append(_Asked(events, told))
         return told
@@ -267,6 +269,7 @@ class Puts:
 
     def _put(self, loop: asyncio.AbstractEventLoop, group: list[_Asked], hold_s: float) -> None:
         events = [event for one in group for event in one.events]
+        self._under_way += 1
 
         def done(put: Future[list[Stored]]) -> None:
             if not loop.is_closed():
@@ -275,25 +278,33 @@ class Puts:
         try:
             self._front.put(events, self._clock(), hold_s).add_done_callback(done)
         except Exception as error:
+            self._under_way -= 1
             self._fail(group, error)
 
     def _tell(
         self, loop: asyncio.AbstractEventLoop, group: list[_Asked], hold_s: float, put: Future[list[Stored]]
     ) -> None:
-        error = put.exception()
-        if error is None:
-            stored = put.result()
-            self._count([event for one in group for event in one.events], stored)
-            each = iter(stored)
-            for one in group:
-                answer = [next(each) for _ in one.events]
-                if not one.told.done():
-                    one.told.set_result(answer)
-        elif isinstance(error, StoreUnavailable) or len(group) == 1:
-            self._fail(group, error)
-        else:
-            for one in group:  # one that is bad harms no other
-                self._put(loop, [one], hold_s)
+        self._under_way -= 1
+        try:
+            error = put.exception()
+            if error is None:
+                self._answer(group, put.result())
+            elif isinstance(error, StoreUnavailable) or len(group) == 1:
+                self._fail(group, error)
+            else:
+                for one in group:  # one that is bad harms no other
+                    self._put(loop, [one], hold_s)
+        finally:
+            if self._asked and not self._under_way:
+                self._hand_over(loop)
+
+    def _answer(self, group: list[_Asked], stored: list[Stored]) -> None:
+        each = iter(stored)
+        for one in group:
+            answer = [next(each) for _ in one.events]
+            if not one.told.done():
+                one.told.set_result(answer)
+        self._count([event for one in group for event in one.events], stored)
 
     @staticmethod
     def _fail(group: list[_Asked], error: BaseException) -> None:

@@ -46,7 +46,7 @@ class Shop:
         self.open.set()
         self.answering = threading.Event()
         self.answering.set()
-        self.away = False
+        self.away = self.closed = False
         self.walked: list[str] = []
         self.puts: list[list[str]] = []
         self.seen: list[tuple[str, bytes, str, str | None]] = []
@@ -87,6 +87,8 @@ class Shop:
         return self._accepted("crm", {"id": event_id}, NOW)
 
     def put(self, events: list[Accepted], now: float, hold_s: float) -> Future[list[Stored]]:
+        if self.closed:
+            raise StoreUnavailable("the store is closed")
         self.puts.append([event.event_id for event in events])
 
         def commit() -> list[Stored]:
@@ -601,6 +603,35 @@ def test_an_event_that_breaks_the_store_harms_none_of_those_it_came_with(shop: S
     told = together(shop, seen, ["e1"], ["unheard-of"], ["e2"])
     assert (told[0], repr(told[1]), told[2]) == ([("e1", False)], "ValueError('unheard-of')", [("e2", False)])
     assert seen.events == 2 * [("accepted", {"connector": "crm", "client": "abc", "count": 1})]
+
+
+def test_what_comes_during_a_commit_goes_to_the_store_together_after_it(shop: Shop) -> None:
+    async def ask() -> list[str]:
+        puts = Puts(shop, Seen(), lambda: NOW)
+        shop.open.clear()
+        told = [puts.put([shop.event("e1")], 0)]
+        for event_id in ("e2", "e3"):
+            await asyncio.sleep(0.01)
+            told.append(puts.put([shop.event(event_id)], 0))
+        assert shop.puts == [["e1"]]
+        shop.open.set()
+        return [stored.event_id for [stored] in await asyncio.gather(*told)]
+
+    assert (asyncio.run(ask()), shop.puts) == (["e1", "e2", "e3"], [["e1"], ["e2", "e3"]])
+
+
+def test_nobody_is_left_waiting_when_the_store_closes_in_between(shop: Shop) -> None:
+    async def ask() -> list[Any]:
+        puts = Puts(shop, Seen(), lambda: NOW)
+        shop.open.clear()
+        told = [puts.put([shop.event(event_id)], 0) for event_id in ("e1", "unheard-of")]
+        await asyncio.sleep(0.01)
+        told.append(puts.put([shop.event("e2")], 0))
+        shop.closed = True
+        shop.open.set()
+        return await asyncio.wait_for(asyncio.gather(*told, return_exceptions=True), 5)
+
+    assert [str(error) for error in asyncio.run(ask())] == ["the store is closed"] * 3
 
 
 def test_a_request_given_up_leaves_its_event_and_the_others_in_the_put(shop: Shop) -> None:
