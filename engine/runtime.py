@@ -12,7 +12,7 @@ import re2
 
 from engine.alerts import LogAlerts
 from engine.clock import SystemClock
-from engine.errors import Refused, SecretUnavailable, SpecErrors, UsageError
+from engine.errors import Refused, SecretUnavailable, SpecErrors, UsageError, told
 from engine.intake import Receiver
 from engine.program import Program
 from engine.records import Answered, Fault, LaneChange, TokenRow
@@ -113,6 +113,7 @@ class Engine:
         self.told: set[str] = set()
         # what a lane was configured with when an action of it paused
         self.held_with: dict[tuple[str, str], str] = {}
+        self.served_with: dict[tuple[str, str], tuple[Connector | None, Client | None]] = {}
         self.worker = Worker(
             World(
                 store=store,
@@ -363,6 +364,16 @@ class Engine:
             parts["error"] = str(error)
         return fingerprint(parts)
 
+    def wake_changed(self) -> None:
+        """What a lane waits for may be another now: an action came back, a `wait` became shorter."""
+        for lane in self.store.lanes():
+            serving = (self.connector_specs.get(lane.connector), self.client_specs.get(lane.client))
+            before = self.served_with.setdefault((lane.connector, lane.client), serving)
+            if before[0] is not serving[0] or before[1] is not serving[1]:
+                self.served_with[lane.connector, lane.client] = serving
+                if lane.waiting:
+                    self.store.change_lane(lane.connector, lane.client, LaneChange(), now=self.clock.now())
+
     # --- running ---
 
     def watch(self, stop: threading.Event) -> None:
@@ -371,8 +382,9 @@ class Engine:
             try:
                 self.look()
                 self.mark_paused()
+                self.wake_changed()
             except Exception as error:
-                self.telemetry.event("fault", where="watch", error=f"{type(error).__name__}: {error}")
+                self.telemetry.event("fault", where="watch", error=told(error))
 
     def close(self) -> None:
         """Finish what is queued; let go of store and connections."""

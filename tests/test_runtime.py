@@ -209,6 +209,23 @@ def test_a_lane_that_was_paused_goes_on_when_the_client_file_changes(directory: 
     assert running.lane().delivered == 1
 
 
+def test_an_action_that_is_switched_on_again_sends_what_had_waited_for_it(directory: Path) -> None:
+    running = Running(directory, Vendor(reply(200, {})))
+    running.engine.wake_changed()
+    running.post("1")
+    off = ABC.replace("}}}", "}, actions: {note: {active: false}}}}")
+    rewrite(directory / "clients/abc.yaml", off)
+    running.run()
+    running.engine.wake_changed()
+    running.run()
+    assert (running.lane().waiting, running.vendor.asked) == (1, [])
+    rewrite(directory / "clients/abc.yaml", ABC)
+    running.engine.reload()
+    running.engine.wake_changed()
+    running.run()
+    assert running.lane().delivered == 1
+
+
 def test_a_change_that_mends_nothing_is_one_try_and_not_one_for_ever(directory: Path) -> None:
     running = Running(directory, Vendor(reply(401, {})))
     running.post("1")
