@@ -17,7 +17,7 @@ from engine.errors import BadValue, ConnectError, EgressRefused
 from engine.limits import Gate
 from engine.mapping import compile_tree
 from engine.names import ADDRESS, AUTH, CLIENT, REPLY, WAIT
-from engine.outcomes import DELIVERED, Judge, Level
+from engine.outcomes import DELIVERED, Judge, Level, probed
 from engine.records import Outcome, OutcomeKind, TokenRow, Trace
 from engine.retrying import moment
 from engine.sending import NOTHING, NoReply, Placement, Reply, Requester
@@ -259,9 +259,7 @@ class Auth:
         inside = {**scope, "response": reply.scope}
         saved = wanted.save(inside) or {}
         if not saved:
-            raise AuthFailed(
-                Outcome(OutcomeKind.RETRY, f"HTTP {reply.status} without a token", otherwise=OutcomeKind.PAUSE)
-            )
+            raise AuthFailed(probed(Outcome(OutcomeKind.RETRY, f"HTTP {reply.status} without a token")))
         values = {**(old.values if old else {}), **saved}
         row = TokenRow(
             values, obtained_at=now, expires_at=self.expiry(inside, saved, now), fingerprint=wire.fingerprint
@@ -286,8 +284,10 @@ class Auth:
     @staticmethod
     def as_lane(outcome: Outcome, reply: Reply | NoReply) -> Outcome:
         """A refused log-in is never one record's fault: the lane pauses, waits or tries again."""
-        if outcome.kind in (OutcomeKind.THROTTLE, OutcomeKind.RETRY):
+        if outcome.kind is OutcomeKind.THROTTLE or outcome.outage:
             return outcome
+        if outcome.kind is OutcomeKind.RETRY:
+            return probed(outcome)
         status = f" (HTTP {reply.status})" if isinstance(reply, Reply) else ""
         return Outcome(OutcomeKind.PAUSE, f"the log-in was refused{status}: {outcome.reason}", outcome.code)
 

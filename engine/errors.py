@@ -24,6 +24,16 @@ if TYPE_CHECKING:
     from engine.spec.findings import Finding
 
 
+def told(error: BaseException) -> str:
+    """Class and place of an error that nobody expected; the text only of our own, for another's may hold a payload."""
+    place = error.__traceback__
+    while place is not None and place.tb_next is not None:
+        place = place.tb_next
+    at = f" at {place.tb_frame.f_globals.get('__name__')}:{place.tb_lineno}" if place is not None else ""
+    said = f": {error}" if isinstance(error, ConnectError) else ""
+    return f"{type(error).__name__}{said}{at}"
+
+
 class ConnectError(Exception):
     """Anything this engine raises on purpose."""
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import msgspec
 
 from engine.auth import AuthFailed
+from engine.errors import ConnectError
 from engine.limits import Gate
 from engine.outcomes import Verdict
 from engine.records import Outcome, OutcomeKind
@@ -52,13 +53,15 @@ class Call:
                 base_url, placed = self.auth.place(wire, row)
             except AuthFailed as failed:
                 return Exchanged(Verdict(failed.outcome), None, failed.trace)
+            except ConnectError:
+                raise
+            except Exception as error:  # no delivery's fault
+                return Exchanged(Verdict(Outcome(OutcomeKind.PAUSE, f"auth: {wire.fault('auth', error)}")), None, None)
             prepared = self.requester.prepare(scope, base_url, placed)
             reply = self.send(wire, prepared, scope)
             if isinstance(reply, Outcome):
                 return Exchanged(Verdict(reply), None, None)
-            judged = {**scope, "now": wire.clock.now(), "failures": failures}
-            verdict = self.judge.verdict(judged, reply, records=records)
-            verdict = msgspec.structs.replace(verdict, outcome=wire.shown(verdict.outcome))
+            verdict = self.verdict(wire, scope, reply, records=records, failures=failures)
             trace = wire.masker.trace(prepared, reply if isinstance(reply, Reply) else None)
             done = Exchanged(verdict, reply if isinstance(reply, Reply) else None, trace, base_url, prepared)
             if verdict.outcome is None or verdict.outcome.kind is not OutcomeKind.REAUTH:
@@ -71,6 +74,17 @@ class Call:
                 return done._replace(verdict=Verdict(paused))
             stale = row.obtained_at
         raise AssertionError("unreachable")
+
+    def verdict(
+        self, wire: Wire, scope: Mapping[str, Any], reply: Reply | NoReply, *, records: int, failures: int
+    ) -> Verdict:
+        """What the reply means, as it may be shown; of one that breaks the reading nothing is known."""
+        judged = {**scope, "now": wire.clock.now(), "failures": failures}
+        try:
+            verdict = self.judge.verdict(judged, reply, records=records)
+        except Exception as error:
+            verdict = Verdict(self.judge.again(f"the reply can't be read: {wire.fault('reply', error)}"))
+        return msgspec.structs.replace(verdict, outcome=wire.shown(verdict.outcome))
 
     def send(self, wire: Wire, prepared: Prepared, scope: Mapping[str, Any]) -> Reply | NoReply | Outcome:
         """Through the gate and onto the wire; a wait of at most a second is slept, a longer one is an outcome."""

@@ -12,7 +12,7 @@ from engine import semantics
 from engine.errors import BadValue, ConnectError, EgressRefused
 from engine.mapping import compile_tree, encode_json
 from engine.names import CLIENT, REPLY, ROW, WAIT
-from engine.outcomes import Judge, Level
+from engine.outcomes import Judge, Level, probed
 from engine.records import Outcome, OutcomeKind, Trace
 from engine.sending import Reply
 from engine.spec import types, units
@@ -111,9 +111,7 @@ class Source:
             reply = self.call.send(wire, following, inside)
             if isinstance(reply, Outcome):
                 raise Stopped(reply, None)
-            judged = {**inside, "now": wire.clock.now(), "failures": failures}
-            verdict = self.call.judge.verdict(judged, reply, records=len(keys))
-            verdict = msgspec.structs.replace(verdict, outcome=wire.shown(verdict.outcome))
+            verdict = self.call.verdict(wire, inside, reply, records=len(keys), failures=failures)
             came = reply if isinstance(reply, Reply) else None
             done = done._replace(verdict=verdict, reply=came, trace=wire.masker.trace(following, came))
         raise Stopped(unreadable(200, f"more than {MAX_PAGES} pages of rows"), done.trace)
@@ -194,7 +192,7 @@ class Lookup:
         try:
             self.ask_sources(wire, [key for key in wanted if key not in known], known, failures)
         except Stopped as stopped:
-            rest = Found(outcome=msgspec.structs.replace(stopped.outcome, everyone=True), trace=stopped.trace)
+            rest = Found(outcome=of_lane(stopped.outcome), trace=stopped.trace)
             for key in wanted:
                 known.setdefault(key, rest)
         return [
@@ -318,7 +316,7 @@ class Lookup:
                 kind = OutcomeKind.PAUSE if stopped.kind is OutcomeKind.REJECT else stopped.kind  # no delivery's fault
                 reason = f"look-up {self.name}: {stopped.reason}"
                 return Found(
-                    outcome=msgspec.structs.replace(stopped, kind=kind, reason=reason, everyone=True), trace=done.trace
+                    outcome=of_lane(msgspec.structs.replace(stopped, kind=kind, reason=reason)), trace=done.trace
                 )
             if done.reply.status in source.spec.absent_on:
                 continue
@@ -326,8 +324,7 @@ class Lookup:
                 read = {**scope, "response": done.reply.scope}
                 value = self.value(read) if self.value is not None else done.reply.body
             except BadValue as error:
-                refused = msgspec.structs.replace(unreadable(done.reply.status, str(error)), everyone=True)
-                return Found(outcome=refused, trace=done.trace)
+                return Found(outcome=of_lane(unreadable(done.reply.status, str(error))), trace=done.trace)
             if value is not None:
                 if self.cache_s > 0:
                     self.cache.put(self.cached_as, "", value, wire.clock.now() + self.cache_s)
@@ -343,6 +340,13 @@ class Lookup:
 
 def unreadable(status: int, why: str) -> Outcome:
     return Outcome(OutcomeKind.RETRY, f"HTTP {status}, and the reply can't be read: {why}", otherwise=OutcomeKind.PAUSE)
+
+
+def of_lane(outcome: Outcome) -> Outcome:
+    """A verdict over a look-up as everyone's; a reply that none can read is asked for again at the lane's pace."""
+    unread = outcome.kind is OutcomeKind.RETRY and outcome.otherwise is OutcomeKind.PAUSE and outcome.attempts is None
+    outcome = probed(outcome) if unread else outcome
+    return msgspec.structs.replace(outcome, everyone=True)
 
 
 class Cache:

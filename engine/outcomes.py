@@ -30,6 +30,11 @@ def holds_back(outcome: Outcome) -> bool:
     return outcome.kind in (OutcomeKind.THROTTLE, OutcomeKind.PAUSE) or outcome.outage
 
 
+def probed(outcome: Outcome) -> Outcome:
+    """A retry that is no delivery's own: the lane waits, and after so many tries in a row a person looks."""
+    return msgspec.structs.replace(outcome, outage=True, count=True, otherwise=OutcomeKind.PAUSE)
+
+
 class Rule:
     """One compiled outcome rule."""
 
@@ -224,12 +229,13 @@ class Judge:
         """A 2xx that is not what a good reply looks like: never success; again, then a person looks."""
         what = f"HTTP {reply.status} that is not the expected reply ({reply.content_type or 'no content type'})"
         detail = describe(None, code, message)
-        reason = f"{what}: {detail}" if detail else what
+        return self.again(f"{what}: {detail}" if detail else what, as_code(code))
+
+    def again(self, reason: str, code: str = "") -> Outcome:
+        """What a reply that says nothing means: once more, unless that may double; then a person looks."""
         if self.never_repeat:
-            return Outcome(
-                OutcomeKind.REJECT, f"{reason}; it may have been carried out", code=as_code(code), everyone=True
-            )
-        return Outcome(OutcomeKind.RETRY, reason, code=as_code(code), otherwise=OutcomeKind.PAUSE, doubtful=True)
+            return Outcome(OutcomeKind.REJECT, f"{reason}; it may have been carried out", code=code, everyone=True)
+        return Outcome(OutcomeKind.RETRY, reason, code=code, otherwise=OutcomeKind.PAUSE, doubtful=True)
 
     @staticmethod
     def of_request(outcome: Outcome, records: int) -> Outcome:

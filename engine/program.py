@@ -13,14 +13,14 @@ from engine import semantics
 from engine.auth import Auth
 from engine.batching import Batcher, Ready
 from engine.emitting import Problem, closest
-from engine.errors import BadValue, SpecErrors
+from engine.errors import BadValue, ConnectError, SpecErrors
 from engine.exchange import Call
 from engine.expressions import Compiler
 from engine.limits import Gate
-from engine.lookups import Cache, Lookup
+from engine.lookups import Cache, Found, Lookup
 from engine.mapping import compile_tree
 from engine.names import ARRIVED, CHECKED, CLIENT, LOOKED_UP, MAPPED, REPLY, ROW
-from engine.outcomes import Judge, Level
+from engine.outcomes import Judge, Level, probed
 from engine.records import Draft, Outcome, OutcomeKind
 from engine.retrying import Backoff
 from engine.sending import Hosts, Requester
@@ -155,6 +155,8 @@ class Action:
                 reason = next((why for check in self.early if (why := check.fails(scope, None))), None)
             except (BadValue, msgspec.DecodeError) as error:
                 reason = str(error)
+            except Exception as error:  # whatever one event does to us, its lane goes on
+                reason = wire.fault("mapping", error)
             if reason is not None:
                 done.append(Done(delivery, Outcome(OutcomeKind.REJECT, reason, "invalid")))
             else:
@@ -163,9 +165,8 @@ class Action:
             if not rows:
                 break
             left = []
-            for (delivery, scope), found in zip(
-                rows, lookup.find(wire, [scope for _, scope in rows], failures=failures), strict=True
-            ):
+            answers = self.look_up(lookup, wire, [scope for _, scope in rows], failures)
+            for (delivery, scope), found in zip(rows, answers, strict=True):
                 if found.outcome is not None:
                     done.append(Done(delivery, found.outcome, found.trace))
                     continue
@@ -184,11 +185,23 @@ class Action:
                 )
             except BadValue as error:
                 reason = str(error)
+            except Exception as error:
+                reason = wire.fault("mapping", error)
             if reason is not None:
                 done.append(Done(delivery, Outcome(OutcomeKind.REJECT, reason, "invalid")))
             else:
                 ready.append(one)
         return ready, done
+
+    @staticmethod
+    def look_up(lookup: Lookup, wire: Wire, scopes: list[dict[str, Any]], failures: int) -> list[Found]:
+        try:
+            return lookup.find(wire, scopes, failures=failures)
+        except ConnectError:
+            raise
+        except Exception as error:
+            reason = f"look-up {lookup.name}: {wire.fault('look-up', error)}"
+            return [Found(outcome=probed(Outcome(OutcomeKind.RETRY, reason)))] * len(scopes)
 
     def forget(self, wire: Wire, lookup: str, scope: dict[str, Any]) -> None:
         """The cached answer of a look-up for this row was stale."""

@@ -44,6 +44,12 @@ class Reporter:
                 "throttled", connector=connector, client=client, why=change.reason or "", until=change.not_before
             )
 
+    def failed(self, connector: str, client: str, why: str) -> None:
+        """A turn of a lane ended in an error: it is looked at again, and someone hears of it."""
+        self.world.telemetry.event("lane-failed", connector=connector, client=client, why=why)
+        text = f"{connector}/{client}: {why}; its events are kept and it is tried again"
+        self.world.alerts.alert("lane-failed", connector=connector, client=client, text=text, facts={"reason": why})
+
     def paused(self, connector: str, client: str, reason: str, action: str = "") -> None:
         """Someone hears that a lane, or one action of it, stands still until it is mended."""
         what = f"action {action}" if action else "lane"

@@ -44,15 +44,11 @@ def after_failure(outcome: Outcome, attempts: int, age_s: float, backoff: Backof
     """
     What becomes of a delivery with `attempts` counted tries, this one included: retry after a wait, or the end.
 
-    `attempts: n` of the rule counts repeats, else `http.retry.attempts` counts tries. An outage is not counted; only
-    `give_up_after` ends it.
+    `attempts: n` of the rule counts repeats, else `http.retry.attempts` counts tries. What is not counted, such as an
+    outage, ends by `give_up_after` alone.
     """
-    if outcome.outage or not outcome.count:
-        if age_s >= backoff.give_up_s:
-            return OutcomeKind.REJECT, 0.0
-        return OutcomeKind.RETRY, outcome.wait_s if outcome.wait_s is not None else backoff.wait_s(attempts)
     most = outcome.attempts + 1 if outcome.attempts is not None else backoff.attempts
-    if attempts >= most or age_s >= backoff.give_up_s:
+    if age_s >= backoff.give_up_s or (outcome.count and attempts >= most):
         return outcome.otherwise, 0.0
     return OutcomeKind.RETRY, outcome.wait_s if outcome.wait_s is not None else backoff.wait_s(attempts)
 

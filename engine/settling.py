@@ -103,12 +103,20 @@ class Verdicts:
         if pause is not None:
             return LaneChange(pause=True, reason=pause)
         if hold is not None:
-            ours = all(one.outcome.ours for one in ended if lane_wide(one.outcome))
-            self.failures += 0 if ours else 1
-            self.failing_since = self.failing_since or now
-            since, self.held = self.failing_since if not ours else None, True
+            self.held = True
+            if all(one.outcome.ours for one in ended if lane_wide(one.outcome)):
+                return LaneChange(not_before=hold, reason=reason, failures=self.failures)
+            self.failures += 1
+            outage = any(one.outcome.outage for one in ended)
+            self.failing_since = (self.failing_since or now) if outage else None  # a throttle is an answer
+            since = self.failing_since or 0.0
             return LaneChange(not_before=hold, reason=reason, failures=self.failures, failing_since=since)
-        if (self.failures or self.held) and any(one.outcome.kind is OutcomeKind.DELIVERED for one in ended):
+        if (self.failures or self.held or self.failing_since) and any(map(answered, ended)):
             self.failures, self.failing_since, self.held = 0, None, False
             return LaneChange(reason="", failures=0, failing_since=0)
         return None
+
+
+def answered(one: Ended) -> bool:
+    """Has the vendor said something about this delivery, good or bad?"""
+    return one.outcome.kind is OutcomeKind.DELIVERED or (one.trace is not None and not one.outcome.outage)

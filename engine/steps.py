@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from engine.errors import BadValue, EgressRefused
+from engine.errors import BadValue, ConnectError, EgressRefused
 from engine.mapping import compile_tree
 from engine.names import BATCH, REPLY, SINGLE, WAIT
 from engine.outcomes import DELIVERED, Judge, Level, ResultsRule, holds_back
@@ -177,30 +177,39 @@ class Steps:
         except (BadValue, EgressRefused) as error:
             kind = OutcomeKind.SPLIT if len(live) > 1 else OutcomeKind.REJECT
             return Outcome(kind, str(error), "not-sendable"), progress, None
+        except ConnectError:
+            raise
+        except Exception as error:  # while the request was built: a fault of some record, as far as is known
+            kind = OutcomeKind.SPLIT if len(live) > 1 else OutcomeKind.REJECT
+            return Outcome(kind, wire.fault("request", error), "fault"), progress, None
         outcome = done.verdict.outcome
         if outcome is not None and outcome.kind is not OutcomeKind.DELIVERED:
             return outcome, progress, done
+        assert done.reply is not None
+        try:
+            return *self.read(wire, step, live, scope, progress, done), done
+        except Exception as error:
+            why = error if isinstance(error, BadValue) else wire.fault("reply", error)
+            return step.call.judge.again(f"the reply can't be read: {why}"), progress, done
+
+    def read(
+        self, wire: Wire, step: Step, live: list[Member], scope: dict[str, Any], progress: Progress, done: Exchanged
+    ) -> tuple[Outcome | None, Progress]:
+        """What a reply that was taken says of each record, what is kept of it, and whether it is the last of a poll."""
         assert done.reply is not None
         read = {**scope, "response": done.reply.scope}
         if done.verdict.results is not None:
             unmet = self.results(wire, step, live, read, done)
             if unmet is not None:
-                return unmet, progress, done
+                return unmet, progress
         for member in live:
             member.trace = done.trace
-        try:
-            saved = step.save(read)
-            if saved:
-                progress = msgspec.structs.replace(progress, saved={**progress.saved, step.name: saved})
-            if step.poll is not None and not step.until(read):
-                return (*self.waits(wire, step, read, progress), done)
-        except BadValue as error:
-            return (
-                Outcome(OutcomeKind.RETRY, f"the reply can't be read: {error}", otherwise=OutcomeKind.PAUSE),
-                progress,
-                done,
-            )
-        return None, progress, done
+        saved = step.save(read)
+        if saved:
+            progress = msgspec.structs.replace(progress, saved={**progress.saved, step.name: saved})
+        if step.poll is not None and not step.until(read):
+            return self.waits(wire, step, read, progress)
+        return None, progress
 
     @staticmethod
     def waits(wire: Wire, step: Step, read: Mapping[str, Any], progress: Progress) -> tuple[Outcome, Progress]:

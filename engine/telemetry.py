@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 import msgspec
 
 from engine.errors import ConnectError
+from engine.errors import told as told
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
@@ -45,16 +46,6 @@ SECONDS = (0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 
 Mask = Callable[[str], str]
 Lanes = Callable[[], Iterable["Lane"]]
-
-
-def told(error: BaseException) -> str:
-    """Class and place of a `fault`; the text only of our own errors, for another's may hold a payload."""
-    place = error.__traceback__
-    while place is not None and place.tb_next is not None:
-        place = place.tb_next
-    at = f" at {place.tb_frame.f_globals.get('__name__')}:{place.tb_lineno}" if place is not None else ""
-    said = f": {error}" if isinstance(error, ConnectError) else ""
-    return f"{type(error).__name__}{said}{at}"
 
 
 class NullTelemetry:

@@ -7,6 +7,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from engine.errors import ConnectError, told
 from engine.sending import NoReply, Prepared, Reply
 
 if TYPE_CHECKING:
@@ -58,6 +59,10 @@ class Wire:
             reply: Reply | NoReply = self.transport.send(prepared)
         except NoReply as error:
             reply = error
+        except ConnectError:
+            raise
+        except Exception as error:  # of a library: as an outage the lane waits, and nothing is lost
+            reply = NoReply(f"no reply: {self.fault('exchange', error)}", sent=True)
         self.telemetry.event(
             "exchange",
             connector=self.connector,
@@ -70,6 +75,12 @@ class Wire:
             seconds=round(self.clock.now() - began, 6),
         )
         return reply
+
+    def fault(self, where: str, error: Exception) -> str:
+        """An error that nobody expected goes to the log; what may be told of it."""
+        text = told(error)
+        self.telemetry.event("fault", where=where, connector=self.connector, client=self.client, error=text)
+        return f"a fault of this engine ({text})"
 
 
 def cut(text: str, most: int) -> str:

@@ -12,7 +12,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from engine.direct import Direct
-from engine.errors import ConnectError, LeaseLost, SecretUnavailable, StoreUnavailable
+from engine.errors import LeaseLost, SecretUnavailable, StoreUnavailable, told
 from engine.owners import is_gone, new_owner
 from engine.records import Answered, LaneChange, Lease, OutcomeKind, Settled, Stored
 from engine.reporting import Reporter
@@ -78,6 +78,9 @@ class Worker:
     def run(self, *, until_empty: bool = False) -> None:
         """Lanes in a bounded pool of threads until `stop`, or until nothing is due."""
         self.world.store.reclaim(is_gone)
+        for lane in self.world.store.lanes():  # what a lane waits for may have been changed while nobody ran it
+            if lane.waiting:
+                self.world.store.change_lane(lane.connector, lane.client, LaneChange(), now=self.world.clock.now())
         with ThreadPoolExecutor(self.workers, thread_name_prefix="lane") as pool:
             threading.Thread(target=self.beat, name="heartbeat", daemon=True).start()
             while not self.stopping.is_set():
@@ -98,9 +101,9 @@ class Worker:
             for turn in list(self.turns.values()):
                 try:
                     turn.renew()
-                except ConnectError as error:
+                except Exception as error:  # of one lane; the others' leases are renewed all the same
                     self.world.telemetry.event(
-                        "lease-lost", connector=turn.lease.connector, client=turn.lease.client, why=str(error)
+                        "lease-lost", connector=turn.lease.connector, client=turn.lease.client, why=told(error)
                     )
             if self.stopping.is_set():
                 time.sleep(POLL_S)
@@ -110,9 +113,7 @@ class Worker:
             if future.done():
                 del self.running[lane]
                 if (error := future.exception()) is not None:
-                    self.world.telemetry.event(
-                        "lane-failed", connector=lane[0], client=lane[1], why=f"{type(error).__name__}: {error}"
-                    )
+                    self.reporter.failed(*lane, told(error))
         free = self.workers - len(self.running)
         started = 0
         if free > 0:

@@ -645,6 +645,13 @@ def test_when_a_token_ends(expires: str, said: Any, left: float | None) -> None:
     assert row.expires_at == (START + left if left is not None else None)
 
 
+def test_a_log_in_that_gives_no_token_is_tried_at_the_lane_s_pace_however_many_wait() -> None:
+    crm = Shop(LOG_IN.replace("EXPIRES", "{after: 2h}"), vendor=Vendor(reply(200, {"oops": 1})), secrets={"user": "me"})
+    crm.post_many(100)
+    crm.drain(3600)
+    assert (crm.sums(), crm.lane().state, len(crm.vendor.asked)) == ({"waiting": 100}, "paused", 3)
+
+
 def test_a_reply_without_a_token_is_tried_again_and_then_pauses() -> None:
     crm = Shop(LOG_IN.replace("EXPIRES", "{after: 2h}"), vendor=Vendor(reply(200, {"oops": 1})), secrets={"user": "me"})
     crm.post({"id": "1"})

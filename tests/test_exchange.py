@@ -204,7 +204,7 @@ def test_a_look_up_asks_once_for_all_and_follows_its_pages() -> None:
         ([reply(429, {})], "throttled", 3),
         ([reply(403, {})], "paused", 3),
         ([people("a", more="/v1/people?page=2"), reply(503)], "throttled", 3),
-        ([reply(200, text="<html>")], "waiting", 3),
+        ([reply(200, text="<html>")], "throttled", 3),
     ],
 )
 def test_trouble_in_a_look_up_is_the_lane_s_and_rejects_nobody(answers: list[Any], state: str, waiting: int) -> None:
