@@ -38,6 +38,7 @@ LEVEL_OF = {
     "lane-paused": "warning",
     "alert": "warning",
     "token-refused": "error",
+    "lane-failed": "error",
     "fault": "error",
 }
 MAX_FACT = 2_000  # characters of one fact
