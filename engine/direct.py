@@ -9,6 +9,7 @@ import msgspec
 
 from engine.errors import ConnectError, LeaseLost
 from engine.records import Delivery, LaneChange, Outcome, OutcomeKind, Settled, Trace
+from engine.retrying import DEFER_S
 from engine.spec import units
 from engine.walk import Ended, Walk
 
@@ -102,14 +103,14 @@ class Direct:
                 self.settle(Settled(self.delivery.seq, "skipped", reason=outcome.reason))
                 return spec.skip, "skipped", outcome.reason
             case OutcomeKind.THROTTLE:
-                until = now + (outcome.wait_s if outcome.wait_s is not None else self.program.backoff.wait_s(1))
+                until = now + (outcome.wait_s or self.program.backoff.wait_s(1))
                 if outcome.scope == "action":
                     self.held[*self.lane, self.delivery.action] = until
                 elif not outcome.ours:
                     self.change(LaneChange(not_before=until, reason=outcome.reason))
                 return self.later(spec.throttle, outcome.reason, until)
             case OutcomeKind.DEFER:
-                return self.later(spec.defer, outcome.reason, now + (outcome.wait_s or 60.0))
+                return self.later(spec.defer, outcome.reason, now + (outcome.wait_s or DEFER_S))
             case OutcomeKind.PAUSE:
                 if outcome.scope == "action":
                     self.held[*self.lane, self.delivery.action] = math.inf

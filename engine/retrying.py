@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from engine.spec import types
 
 LONGEST_S = 7 * 86400.0
+DEFER_S = 60.0  # where nobody says how long
 
 
 class Backoff:

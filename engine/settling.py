@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from engine.records import LaneChange, Lease, OutcomeKind, Settled
-from engine.retrying import after_failure
+from engine.retrying import DEFER_S, after_failure
 from engine.walk import lane_wide
 
 if TYPE_CHECKING:
@@ -44,6 +44,7 @@ class Verdicts:
                 counted = attempts if not outcome.outage else self.failures + 1
                 kind, wait = after_failure(outcome, counted, age, self.program.backoff)
                 if kind is OutcomeKind.RETRY and outcome.outage:
+                    wait = wait or self.program.backoff.wait_s(counted)  # a vendor that is down and says 0 says nothing
                     hold, reason, wait = max(hold or 0.0, now + wait), outcome.reason, 0.0
             if kind is OutcomeKind.DELIVERED:
                 rows.append(Settled(delivery.seq, "delivered"))
@@ -69,7 +70,7 @@ class Verdicts:
                 else:
                     pause = outcome.reason
             elif kind is OutcomeKind.THROTTLE:
-                wait = wait if wait is not None else self.program.backoff.wait_s(self.failures + 1)
+                wait = wait or self.program.backoff.wait_s(self.failures + 1)
                 if outcome.scope == "action":
                     actions[delivery.action] = now + wait
                     rows.append(Settled(delivery.seq, "later", due_at=now + wait, attempts=attempts, batch=batch))
@@ -77,7 +78,7 @@ class Verdicts:
                     hold, reason = max(hold or 0.0, now + wait), outcome.reason
                     rows.append(Settled(delivery.seq, "later", due_at=now, attempts=attempts, batch=batch))
             else:  # retry and defer: this delivery again, later
-                due = now + (wait or 0.0)
+                due = now + (wait or (DEFER_S if kind is OutcomeKind.DEFER else 0.0))
                 rows.append(
                     Settled(delivery.seq, "later", due_at=due, attempts=attempts, batch=batch, reason=outcome.reason)
                 )

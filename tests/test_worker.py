@@ -323,6 +323,34 @@ def test_a_deferred_delivery_comes_again_and_the_lane_goes_on() -> None:
     assert [body["id"] for body in shop.vendor.bodies] == ["1", "2", "1"]
 
 
+@pytest.mark.parametrize(
+    ("rule", "answer", "at"),
+    [
+        ("{status: 420, then: defer}", reply(420, {}), [0, 60, 120]),
+        ("{status: 429, then: throttle}", reply(429, {}, retry_after="0"), [0, 10, 30, 70, 150]),
+        ("{status: 429, then: throttle}", reply(503, {}, retry_after="0"), [0, 10, 30, 70, 150]),
+        (
+            "{status: 429, then: throttle, wait: {header: x-reset, unit: epoch}}",
+            reply(429, {}, x_reset="5"),
+            [0, 10, 30, 70, 150],
+        ),
+        (
+            "{status: 429, then: throttle, scope: action, wait: {header: x-reset}}",
+            reply(429, {}, x_reset="0"),
+            [0, 10, 20],
+        ),
+    ],
+)
+def test_a_wait_of_nothing_is_none_and_the_vendor_is_not_asked_without_end(
+    rule: str, answer: Reply, at: list[int]
+) -> None:
+    shop = Shop(f"replies: {{outcomes: [{rule}]}}", vendor=Vendor(answer))
+    shop.post({"id": "1"})
+    shop.drain(at[-1])
+    assert [round(each - START) for each in shop.vendor.at][: len(at)] == at
+    assert len(shop.vendor.at) <= 18
+
+
 def test_what_a_rule_skips_is_counted_apart_and_what_is_expected_raises_no_alarm() -> None:
     rules = "replies: {outcomes: [{status: 409, then: skip}, {status: 410, then: reject, expected: true}]}\n"
     shop = Shop(rules, vendor=Vendor(reply(409, {}), reply(410, {})))
