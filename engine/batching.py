@@ -39,6 +39,11 @@ class Unit(msgspec.Struct, frozen=True):
     scope: dict[str, Any]
     group: Any = None
 
+    @property
+    def keys(self) -> set[str]:
+        """Those in which deliveries keep their order."""
+        return {each.key for each in self.deliveries if each.key is not None}
+
 
 class Batcher:
     """A compiled `batch` section."""

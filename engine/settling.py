@@ -12,15 +12,19 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from engine.program import Program
-    from engine.records import Outcome
+    from engine.records import Delivery, Outcome
     from engine.walk import Ended, World
+
+
+MAX_FAILING = 100_000
 
 
 class Verdicts:
     """The outcomes of one batch -> rows to settle, and what changes on the lane."""
 
-    def __init__(self, world: World, program: Program, lease: Lease | None) -> None:
-        self.world, self.program, self.lease = world, program, lease
+    def __init__(self, world: World, program: Program, lease: Lease | None, failing: dict[str, float]) -> None:
+        """`failing`: id of a delivery -> when it first failed in what looked like an outage; kept between turns."""
+        self.world, self.program, self.lease, self.failing = world, program, lease, failing
         self.failures = lease.failures if lease else 0
         self.failing_since = lease.failing_since if lease else None
         self.held = lease is not None and lease.not_before > 0
@@ -39,13 +43,16 @@ class Verdicts:
             attempts = delivery.attempts
             if kind in (OutcomeKind.RETRY, OutcomeKind.REAUTH):
                 attempts += 0 if outcome.outage or not outcome.count else 1
-                since = max(self.failing_since, delivery.received_at) if self.failing_since is not None else now
-                age = now - since if outcome.outage else 0.0
+                age = self.age(delivery, now) if outcome.outage else 0.0
                 counted = attempts if not outcome.outage else self.failures + 1
                 kind, wait = after_failure(outcome, counted, age, self.program.backoff)
                 if kind is OutcomeKind.RETRY and outcome.outage:
                     wait = wait or self.program.backoff.wait_s(counted)  # a vendor that is down and says 0 says nothing
-                    hold, reason, wait = max(hold or 0.0, now + wait), outcome.reason, 0.0
+                    hold, reason = max(hold or 0.0, now + wait), outcome.reason
+                    # While others come through it is this one that fails: it comes again ever more rarely.
+                    wait = min(age, self.program.backoff.max_s) if self.failing_since is None else 0.0
+            if kind not in (OutcomeKind.RETRY, OutcomeKind.DEFER, OutcomeKind.THROTTLE, OutcomeKind.PAUSE):
+                self.failing.pop(delivery.id, None)
             if kind is OutcomeKind.DELIVERED:
                 rows.append(Settled(delivery.seq, "delivered"))
             elif kind is OutcomeKind.SKIP:
@@ -83,6 +90,14 @@ class Verdicts:
                     Settled(delivery.seq, "later", due_at=due, attempts=attempts, batch=batch, reason=outcome.reason)
                 )
         return rows, self.change(ended, hold, reason, pause, now), actions
+
+    def age(self, delivery: Delivery, now: float) -> float:
+        """Seconds for which the lane, or this delivery where others come through, has met with nothing but outages."""
+        while len(self.failing) >= MAX_FAILING:
+            del self.failing[next(iter(self.failing))]
+        first = self.failing.setdefault(delivery.id, now)
+        since = max(self.failing_since, delivery.received_at) if self.failing_since is not None else now
+        return now - min(first, since)
 
     @staticmethod
     def last_words(outcome: Outcome, attempts: int, *, asked: bool) -> tuple[str, int]:

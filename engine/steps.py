@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from engine.wire import Wire
 
 RESEND = Outcome(OutcomeKind.RETRY, "the rest again", count=False)  # at once, without those that the reply named
+BEHIND = Outcome(OutcomeKind.RETRY, "an older one of its key waits", wait_s=0.0, count=False)
 EVENT_PARTS = ("event", "fields", "record", "vars", "lookups", "batch", "steps")
 
 
@@ -83,6 +84,11 @@ class Step:
             self.until = compiler.condition(self.poll.until, read, (*place, "poll", "until"))
             self.every = wait_of(compiler, self.poll.every, read | WAIT, (*place, "poll", "every"))
             self.give_up_s = units.duration(self.poll.give_up)
+
+
+def waits(outcome: Outcome | None) -> bool:
+    """Is this one sent again, later?"""
+    return outcome is not None and outcome.kind not in (OutcomeKind.DELIVERED, OutcomeKind.REJECT, OutcomeKind.SKIP)
 
 
 class Member(msgspec.Struct):
@@ -298,14 +304,22 @@ class Steps:
         """Each half is a batch of its own; where the first is told that the lane stops, the second is not sent now."""
         half = (len(members) + 1) // 2
         stop: Outcome | None = None
+        waiting: set[str] = set()
         for name, part in (("a", members[:half]), ("b", members[half:])):
             own = msgspec.structs.replace(progress, batch=f"{progress.batch}{name}")
             if stop is not None:
                 self.wait(part, stop, None, own)
                 return
+            if waiting and self.onward(BEHIND, own) is None:
+                later = [member for member in part if waiting & member.unit.keys]
+                self.wait(later, BEHIND, None, None)
+                part = [member for member in part if member.outcome is None]
+                if not part:
+                    return
             self.tell_split(wire, len(part))
             self.run(wire, part, group=group, progress=own, save=save, failures=failures)
             stop = next((member.outcome for member in part if member.outcome and holds_back(member.outcome)), None)
+            waiting = {key for member in part if waits(member.outcome) for key in member.unit.keys}
 
     def wait(self, members: list[Member], outcome: Outcome, trace: Trace | None, progress: Progress | None) -> None:
         """All of them get the outcome, and go on from `progress` if they are sent again; None: from the start."""

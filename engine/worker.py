@@ -42,6 +42,7 @@ class Worker:
         self.running: dict[tuple[str, str], Future[bool]] = {}
         self.stopping = threading.Event()
         self.held: dict[tuple[str, str, str], float] = {}  # (connector, client, action) -> until
+        self.failing: dict[str, float] = {}  # id of a delivery -> when it first failed in what looked like an outage
         self.turns: dict[tuple[str, str], Turn] = {}
 
     # --- lanes ---
@@ -184,7 +185,7 @@ class Turn:
         except SecretUnavailable as error:
             self.pause(str(error))
             return False
-        verdicts = Verdicts(world, program, lease)
+        verdicts = Verdicts(world, program, lease, self.worker.failing)
         ends_at = world.clock.now() + TURN_S
         while not self.worker.stopping.is_set():
             worked = self.round(walk, verdicts, program)

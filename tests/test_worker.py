@@ -219,6 +219,27 @@ def test_a_throttle_holds_the_lane_and_counts_no_attempt(store: Store) -> None:
     assert [round(at - START) for at in shop.vendor.at[:4]] == [0, 60, 120, 180]
 
 
+def test_an_event_that_fails_while_others_come_through_is_given_up_and_holds_them_little() -> None:
+    def answer(request: Prepared) -> Reply:
+        return reply(500) if b"bad" in (request.content or b"") else reply(200, {})
+
+    shop = Shop(
+        "http: {base_url: https://api.crm.example/v1, retry: {initial: 1s, max: 5m, give_up_after: 6h}}",
+        vendor=Vendor(answer=answer),
+    )
+    shop.post({"id": "bad"})
+    for number in range(100):
+        shop.post({"id": str(number)})
+        shop.drain(300)
+    assert (shop.sums(), shop.reasons()) == (
+        {"delivered": 100, "rejected": 1},
+        {"bad": "HTTP 500 (given up: it went on for too long)"},
+    )
+    tried = [at - START for at, body in zip(shop.vendor.at, shop.vendor.bodies, strict=True) if body["id"] == "bad"]
+    assert (len(tried) < 200, 6 * 3600 <= tried[-1] < 6.2 * 3600) == (True, True)
+    assert shop.worker.failing == {}
+
+
 def test_a_throttle_of_days_is_no_outage_of_days() -> None:
     answers = [*[reply(429, {}, retry_after="86400")] * 4, reply(503), reply(200, {})]
     shop = Shop(vendor=Vendor(*answers))
@@ -433,6 +454,26 @@ def test_a_later_one_of_its_key_waits_also_where_the_first_failed_in_the_same_wi
     shop.post(keyed("1", "ana"), keyed("2", "ana"))
     shop.drain(3600)
     assert [body[0]["id"] for body in shop.vendor.bodies] == ["1", "1", "2"]
+
+
+def test_a_later_one_of_its_key_waits_where_the_first_is_in_the_half_before_it(store: Store) -> None:
+    def answer(request: Prepared) -> Reply:
+        if len(shop.vendor.bodies[-1]) > 2:
+            return reply(413, {})
+        return reply(409, {}) if b'"1"' in (request.content or b"") and len(shop.vendor.asked) < 4 else reply(200, {})
+
+    text = """
+key: "${ event.who }"
+replies: {outcomes: [{status: 409, then: retry, wait: 1m}]}
+actions:
+  note: {record: {id: "${ event.id }"}, batch: {records: 4}, request: {path: /notes, json: "${ batch.records }"}}
+"""
+    shop = Shop(text, vendor=Vendor(answer=answer), store=store)
+    shop.post(*({"id": id_, "who": who} for id_, who in (("1", "a"), ("2", "b"), ("3", "a"), ("4", "c"))))
+    shop.drain(600)
+    sent = [[record["id"] for record in body] for body in shop.vendor.bodies]
+    assert sent == [["1", "2", "3", "4"], ["1", "2"], ["4"], ["1", "2", "3"], ["1", "2"], ["3"]]
+    assert shop.sums() == {"delivered": 4}
 
 
 def test_a_later_one_of_its_key_waits_while_a_record_of_the_same_batch_is_sent_again() -> None:
