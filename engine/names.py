@@ -10,7 +10,6 @@ MAPPED = LOOKED_UP | {"vars"}
 CHECKED = MAPPED | {"record"}
 BATCH = CLIENT | {"batch", "steps", "delivery"}
 SINGLE = CHECKED | {"steps"}  # an action without `batch:` stays with its one row
-LOOKUP = CLIENT | {"batch"}  # sources with `keys:`; those with `key:` see `key`
 AUTH = CLIENT | {"secrets", "token", "now"}
 ADDRESS = AUTH - {"secrets"}  # a base URL: it is logged and shown
 REPLY = frozenset({"response"})

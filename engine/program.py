@@ -29,7 +29,7 @@ from engine.spec.findings import Finding
 from engine.steps import Step, Steps
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Sequence
 
     from engine.expressions import Path, Run
     from engine.outcomes import ResultsRule
@@ -412,15 +412,3 @@ def overlay(base: Any, change: Any) -> Any:
                 merged[key] = overlay(merged.get(key), value)
         return merged
     return change
-
-
-def clash(programs: Iterable[Program]) -> list[tuple[Program, Program]]:
-    """Pairs of programs of one connector that one event would match."""
-    seen: dict[tuple[str, str], Program] = {}
-    pairs = []
-    for program in programs:
-        at = (program.connector.name, program.binding.match or program.client.client)
-        if at in seen:
-            pairs.append((seen[at], program))
-        seen.setdefault(at, program)
-    return pairs

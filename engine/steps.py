@@ -246,7 +246,7 @@ class Steps:
         found = rule.outcomes(judged, done.reply, [member.unit.record for member in live])
         if found is None:
             reason = f"HTTP {done.reply.status} without the results of its records"
-            return Outcome(OutcomeKind.RETRY, reason, otherwise=OutcomeKind.PAUSE, doubtful=True)
+            return step.call.judge.again(reason)
         named = []
         for member, outcome in zip(live, map(wire.shown, found), strict=True):
             if outcome is None:

@@ -422,6 +422,14 @@ def test_sending_the_rest_again_has_an_end_also_where_nobody_is_named(body: Any)
     assert shop.sums().get("delivered") is None
 
 
+def test_a_reply_that_lacks_the_results_of_what_must_not_be_repeated_rejects() -> None:
+    text = ONE_RESULT.replace("UNNAMED", "retry").replace("    request:", "    repeat: never\n    request:")
+    shop = Shop(text, vendor=Vendor(reply(200, text="<html>", content_type="text/html")))
+    shop.post({"id": "a"})
+    shop.drain(3600)
+    assert (shop.sums(), len(shop.vendor.asked)) == ({"rejected": 1}, 1)
+
+
 def test_a_reply_that_lacks_the_results_is_tried_again_and_then_pauses() -> None:
     shop = Shop(
         ONE_RESULT.replace("UNNAMED", "delivered"), vendor=Vendor(reply(200, text="<html>", content_type="text/html"))
