@@ -17,9 +17,9 @@ from starlette.routing import Route
 
 from engine import answers
 from engine.answers import Answer
-from engine.errors import StoreUnavailable
+from engine.errors import StoreUnavailable, told
 from engine.listening import is_loopback, reply
-from engine.telemetry import METRICS_TYPE, NullTelemetry, told
+from engine.telemetry import METRICS_TYPE, NullTelemetry
 
 if TYPE_CHECKING:
     from starlette.requests import Request

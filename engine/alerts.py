@@ -5,6 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -103,7 +104,7 @@ class SeveralAlerts:
                 alerts.close(timeout_s)
 
 
-class BackgroundAlerts:
+class BackgroundAlerts(ABC):
     """
     Alerts that a thread of its own carries out; `alert` returns at once and drops what a full queue can't hold.
 
@@ -150,13 +151,13 @@ class BackgroundAlerts:
                 return
             self._thread.join(timeout_s)
 
+    @abstractmethod
     def targets(self) -> Sequence[str]:
         """Where each alert goes; what `send` takes."""
-        raise NotImplementedError
 
+    @abstractmethod
     def send(self, target: str, alert: Alert) -> None:
         """Tell one target; any exception counts as not told."""
-        raise NotImplementedError
 
     def _start(self) -> None:
         with self._starting:

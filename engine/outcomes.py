@@ -223,7 +223,7 @@ class Judge:
             return Outcome(
                 OutcomeKind.REJECT, f"{reply.reason}; it may have arrived and must not be repeated", everyone=True
             )
-        return Outcome(OutcomeKind.RETRY, reply.reason, count=False, outage=True, doubtful=reply.sent)
+        return Outcome(OutcomeKind.RETRY, reply.reason, count=False, outage=True)
 
     def unmet(self, reply: Reply, code: Any, message: Any) -> Outcome:
         """A 2xx that is not what a good reply looks like: never success; again, then a person looks."""
@@ -235,7 +235,7 @@ class Judge:
         """What a reply that says nothing means: once more, unless that may double; then a person looks."""
         if self.never_repeat:
             return Outcome(OutcomeKind.REJECT, f"{reason}; it may have been carried out", code=code, everyone=True)
-        return Outcome(OutcomeKind.RETRY, reason, code=code, otherwise=OutcomeKind.PAUSE, doubtful=True)
+        return Outcome(OutcomeKind.RETRY, reason, code=code, otherwise=OutcomeKind.PAUSE)
 
     @staticmethod
     def of_request(outcome: Outcome, records: int) -> Outcome:
@@ -256,7 +256,7 @@ class Judge:
         if status in (408, 425, 429):
             return Outcome(OutcomeKind.THROTTLE, reason, coded, wait)
         if status >= 500:
-            return Outcome(OutcomeKind.RETRY, reason, coded, wait, count=False, outage=True, doubtful=True)
+            return Outcome(OutcomeKind.RETRY, reason, coded, wait, count=False, outage=True)
         if status == 401:
             return Outcome(OutcomeKind.REAUTH if self.can_renew else OutcomeKind.PAUSE, reason, coded)
         if status in (403, 404) and not self.event_in_url:
@@ -373,7 +373,7 @@ class ResultsRule:
         """What holds for a record that the reply does not name."""
         if self.spec.unnamed == "delivered":
             return DELIVERED
-        return Outcome(OutcomeKind.RETRY, f"HTTP {reply.status} names no result for this record", doubtful=True)
+        return Outcome(OutcomeKind.RETRY, f"HTTP {reply.status} names no result for this record")
 
 
 def listed_in(record: Any, name: str) -> list[Any]:

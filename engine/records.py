@@ -125,7 +125,6 @@ class Outcome(msgspec.Struct, frozen=True):
     expected: bool = False  # a reject that raises no alarm
     everyone: bool = False  # a verdict over a request with several records that is not split
     outage: bool = False  # no answer, or 5xx for the whole request: the lane's trouble, not the delivery's
-    doubtful: bool = False  # the request may have been carried out though no answer came
     ours: bool = False  # a wait of our own making (a limit, a poll), not the vendor's word
 
 

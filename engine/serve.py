@@ -16,10 +16,10 @@ import msgspec
 from engine import answers, listening
 from engine.admin import State, admin_app, health
 from engine.answers import Answer, Headers
-from engine.errors import Refused, StoreUnavailable, UsageError
+from engine.errors import Refused, StoreUnavailable, UsageError, told
 from engine.listening import is_loopback, reply
 from engine.records import Answered
-from engine.telemetry import NullTelemetry, told
+from engine.telemetry import NullTelemetry
 
 if TYPE_CHECKING:
     import socket

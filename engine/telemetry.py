@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, TextIO
 import msgspec
 
 from engine.errors import ConnectError
-from engine.errors import told as told
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry

@@ -111,7 +111,7 @@ def test_a_call_to_slow_down_throttles_the_lane(status: int) -> None:
 
 @pytest.mark.parametrize("status", [500, 502, 503, 504, 520, 599])
 def test_a_5xx_is_an_outage_of_the_vendor(status: int) -> None:
-    expected = Outcome(OutcomeKind.RETRY, f"HTTP {status}", count=False, outage=True, doubtful=True)
+    expected = Outcome(OutcomeKind.RETRY, f"HTTP {status}", count=False, outage=True)
     assert outcome("", reply(status)) == expected
     assert outcome(BATCH, reply(status), records=5) == expected
 
@@ -121,9 +121,7 @@ def test_no_connection_is_an_outage_and_nothing_has_arrived() -> None:
 
 
 def test_no_reply_in_time_is_an_outage_that_may_have_arrived() -> None:
-    assert outcome("", TIMED_OUT) == Outcome(
-        OutcomeKind.RETRY, TIMED_OUT.reason, count=False, outage=True, doubtful=True
-    )
+    assert outcome("", TIMED_OUT) == Outcome(OutcomeKind.RETRY, TIMED_OUT.reason, count=False, outage=True)
 
 
 def test_a_401_asks_for_a_new_token_where_one_can_be_had_and_pauses_elsewhere() -> None:
@@ -333,7 +331,7 @@ actions: {note: {request: {path: /notes, json: {}, expect: "${ response.body.id 
 )
 def test_a_2xx_that_is_not_what_was_expected_is_never_delivered(answer: Answer) -> None:
     found = outcome(EXPECT, answer)
-    assert (found.kind, found.otherwise, found.doubtful) == (OutcomeKind.RETRY, OutcomeKind.PAUSE, True)
+    assert (found.kind, found.otherwise) == (OutcomeKind.RETRY, OutcomeKind.PAUSE)
 
 
 def test_an_unmet_expectation_says_what_came() -> None:
@@ -342,7 +340,6 @@ def test_an_unmet_expectation_says_what_came() -> None:
         "HTTP 200 that is not the expected reply (application/json): E1: no",
         "E1",
         otherwise=OutcomeKind.PAUSE,
-        doubtful=True,
     )
 
 

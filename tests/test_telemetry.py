@@ -93,7 +93,8 @@ def test_a_log_that_cannot_be_written_stops_nobody() -> None:
     stream = io.StringIO()
     telemetry = Telemetry(mask=unmasked, stream=stream)
     stream.close()
-    telemetry.event("lane-paused", connector="crm")
+    telemetry.event("throttled", connector="crm", client="a")
+    assert samples(telemetry)['connect_throttled_total{client="a",connector="crm"}'] == 1  # still counted
 
 
 def test_what_the_walk_says_is_counted() -> None:
@@ -182,8 +183,9 @@ def test_two_of_them_share_nothing() -> None:
     assert samples(two) == {"connect_store_up": 1}
 
 
-def test_nobody_has_to_listen() -> None:
+def test_nobody_has_to_listen(capfd: pytest.CaptureFixture[str]) -> None:
     NullTelemetry().event("accepted", connector="crm")
+    assert capfd.readouterr() == ("", "")
 
 
 def test_a_delivery_that_the_walk_settles_as_later_counts_as_put_back() -> None:

@@ -132,7 +132,7 @@ class Delivery:
         try:
             self.engine.worker.run()
         except BaseException as error:  # a process that takes in and never delivers would look alive
-            from engine.telemetry import told
+            from engine.errors import told
 
             self.failed = error
             self.engine.telemetry.event("fault", where="worker", error=told(error))
