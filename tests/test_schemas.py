@@ -16,7 +16,7 @@ from engine.spec.violations import bundled, document
 
 SCHEMAS = sorted(bundled("schemas").rglob("*.json"))
 USE = {"$use", "except"}
-OF_THE_STEP = {"request", "save", "results", "poll", "repeat"}
+OF_THE_STEP = {"request", "each", "once_per", "save", "results", "poll", "repeat"}
 
 # struct -> (schema, its name in $defs, keys only an author writes, keys that are needed under a condition)
 MIRRORS: list[tuple[type[msgspec.Struct], str, str | None, set[str], set[str]]] = [
@@ -37,11 +37,13 @@ MIRRORS: list[tuple[type[msgspec.Struct], str, str | None, set[str], set[str]]] 
     (types.ResultOn, "connector", "result_on", set(), set()),
     (types.Results, "connector", "result", USE, set()),
     (types.Poll, "connector", "poll", set(), set()),
+    (types.OncePer, "connector", "once_per", set(), set()),
     (types.Step, "connector", "step", USE, {"request"}),
     (types.Fold, "connector", "fold", set(), set()),
     (types.BatchMax, "connector", "batch_max", set(), set()),
     (types.Batch, "connector", "batch", set(), set()),
     (types.Source, "connector", "source", USE, {"request"}),
+    (types.Create, "connector", "create", USE, {"request"}),
     (types.Lookup, "connector", "lookup", USE, set()),
     (types.Requirement, "connector", "requirement", set(), set()),
     (types.Action, "connector", "action", OF_THE_STEP, {"steps"}),
@@ -52,6 +54,9 @@ MIRRORS: list[tuple[type[msgspec.Struct], str, str | None, set[str], set[str]]] 
     (types.Auth, "connector", "auth_parts", set(), set()),
     (types.Http, "connector", "http", set(), set()),
     (types.Check, "connector", "check", set(), set()),
+    (types.Provision, "connector", "provision", set(), set()),
+    (types.ProvisionLook, "connector", "provision_look", set(), set()),
+    (types.Suggestion, "connector", "suggestion", set(), set()),
     (types.Exchange, "connector", "exchange", set(), set()),
     (types.Example, "connector", "example", set(), set()),
     (types.SandboxReply, "connector", "sandbox_reply", set(), set()),

@@ -30,9 +30,11 @@ _PARTS: dict[str, dict[str, str]] = {
         "http": "http",
         "replies": "replies",
         "actions": "*action",
+        "provision": "*provision",
         "sandbox": "sandbox",
     },
     "action": {
+        "after": "+name",
         "vars": "*tree",
         "lookups": "*lookup",
         "record": "record",
@@ -41,15 +43,19 @@ _PARTS: dict[str, dict[str, str]] = {
         "replies": "replies",
     },
     "step": {"request": "request", "save": "*tree", "replies": "replies", "results": "+result", "args": "*tree"},
-    "request": {"query": "*tree", "headers": "*tree", "json": "tree", "form": "*tree"},
-    "lookup": {"sources": "*source", "request": "request", "args": "*tree"},
+    "request": {"query": "*tree", "headers": "*tree", "json": "tree", "form": "*tree", "multipart": "*tree"},
+    "lookup": {"sources": "*source", "create": "create", "request": "request", "args": "*tree"},
+    "create": {"request": "request", "replies": "replies", "add": "*tree", "args": "*tree"},
     "source": {"request": "request", "replies": "replies", "add": "*tree", "args": "*tree"},
     "result": {"args": "*tree"},
     "replies": {},
     "auth": {"token": "token"},
     "token": {"request": "request", "steps": "*step", "save": "*tree", "renew": "renew", "replies": "replies"},
     "renew": {"request": "request", "save": "*tree"},
-    "check": {"request": "request"},
+    "check": {"request": "request", "replies": "replies"},
+    "provision": {"look": "provision_look", "make": "check"},
+    "provision_look": {"request": "request", "replies": "replies"},
+    "name": {},
     "http": {"headers": "*tree"},
     "sandbox": {"tokens": "*sandbox_token", "limits": "*sandbox_limit", "routes": "+sandbox_route"},
     "sandbox_token": {"refused": "sandbox_reply"},
@@ -68,7 +74,7 @@ _DEFINED_IN: dict[str, tuple[str, ...]] = {
     "tree": ("structures", "records"),
 }
 _TREES = ("record", "tree")
-_OF_THE_STEP = ("request", "save", "results", "poll", "repeat")
+_OF_THE_STEP = ("request", "each", "once_per", "save", "results", "poll", "repeat")
 _PASSED_ON = re.compile(r"\s*\$\{\s*args\.([A-Za-z_][A-Za-z0-9_]*)\s*\}\s*\Z")
 
 

@@ -86,10 +86,13 @@ class Retry(Part, frozen=True, kw_only=True):
 
 
 class Limit(Part, frozen=True, kw_only=True):
-    """One of rate or concurrency (budget comes with its costs)."""
+    """One of rate, concurrency and budget."""
 
     rate: Value = None
     concurrency: Value = None
+    budget: Value = None
+    per: str = "day"  # hour | day | month; of a budget
+    timezone: str = "UTC"
     by: Value = None
     then: str = "wait"  # wait | defer
     of: str = "client"
@@ -116,10 +119,14 @@ class Request(Part, frozen=True, kw_only=True):
     json: Tree = None
     form: dict[str, Tree] | None = None
     csv: Csv | None = None
+    ndjson: Tree = None
+    multipart: dict[str, Tree] | None = None
     text: Template | None = None
     expect: Value = None
     max_bytes: Size | None = None
     timeout: Duration | None = None
+    decode: list[str] = []
+    cost: Value = 1
     auth: str | None = None
     limits: dict[str, Limit] = {}
 
@@ -180,10 +187,19 @@ class Poll(Part, frozen=True, kw_only=True):
     then: str = "retry"
 
 
+class OncePer(Part, frozen=True, kw_only=True):
+    """What was sent for a key a moment ago is not sent again while its content is the same."""
+
+    key: Value
+    within: Duration
+
+
 class Step(Part, frozen=True, kw_only=True):
     """One request of an action and all that belongs to it."""
 
     when: Value = None
+    each: Value = None  # "records", or a list
+    once_per: OncePer | None = None
     request: Request
     save: dict[str, Tree] = {}
     replies: Replies | None = None
@@ -208,6 +224,7 @@ class Batch(Part, frozen=True, kw_only=True):
     records: int = 100
     bytes: Size = "1MB"
     wait: Duration = "0s"
+    window: Duration | None = None
     max: BatchMax = BatchMax()
     group_by: Value = None
     fold: Fold | None = None
@@ -228,11 +245,25 @@ class Source(Part, frozen=True, kw_only=True):
     add: dict[str, Tree] = {}
 
 
+class Create(Part, frozen=True, kw_only=True):
+    """What makes the row of a key that no source knows."""
+
+    when: Value = None
+    request: Request
+    row: Value = None  # of one key
+    rows: Value = None  # of several
+    row_key: Value = None
+    replies: Replies | None = None
+    args: dict[str, Tree] = {}
+    add: dict[str, Tree] = {}
+
+
 class Lookup(Part, frozen=True, kw_only=True):
     when: Value = None
     key: Value = None
     keys: Value = None
     sources: dict[str, Source] = {}
+    create: Create | None = None
     request: Request | None = None  # a look-up without key: one document for the client
     value: Value = None
     cache: Duration = "0s"
@@ -256,6 +287,8 @@ class Action(Part, frozen=True, kw_only=True):
     when: Value = None
     mode: str | None = None
     key: Value = None
+    after: list[str] = []
+    if_rejected: str = "skip"  # skip | continue
     vars: dict[str, Tree] = {}
     lookups: dict[str, Lookup] = {}
     record: Tree = None
@@ -328,6 +361,31 @@ class Check(Part, frozen=True, kw_only=True):
     request: Request
     title: str = ""
     replies: Replies | None = None
+
+
+class ProvisionLook(Part, frozen=True, kw_only=True):
+    request: Request
+    exists: Value = None
+    absent_on: list[int] = []
+    replies: Replies | None = None
+
+
+class Suggestion(Part, frozen=True, kw_only=True):
+    setting: Template
+    value: Value
+
+
+class Provision(Part, frozen=True, kw_only=True):
+    """One kind of thing that must exist in the CRM before events can come."""
+
+    title: str = ""
+    when: Value = None
+    each: Value = None
+    as_: str = "item"
+    look: ProvisionLook | None = None
+    make: Check | None = None
+    manual: Template = ""
+    suggest: list[Suggestion] = []
 
 
 class Exchange(Part, frozen=True, kw_only=True):
@@ -405,6 +463,7 @@ class Connector(Part, frozen=True, kw_only=True):
     fields: dict[str, Tree] = {}
     key: Value = None
     drop: Drop = Drop()
+    derive: dict[str, Value] = {}
     auth: Auth = Auth()
     auths: dict[str, Auth] = {}
     checks: dict[str, Check] = {}
@@ -413,6 +472,7 @@ class Connector(Part, frozen=True, kw_only=True):
     tables: dict[str, dict[str, Any]] = {}
     actions: dict[str, Action]
     definitions: dict[str, dict[str, Any]] = {}
+    provision: dict[str, Provision] = {}
     examples: list[Example] = []
     sandbox: Sandbox | None = None
 
