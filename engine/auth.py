@@ -16,7 +16,7 @@ import msgspec
 from engine.errors import BadValue, ConnectError, EgressRefused
 from engine.limits import Gate
 from engine.mapping import compile_tree
-from engine.names import ADDRESS, AUTH, CLIENT, REPLY, WAIT
+from engine.names import ADDRESS, AUTH, BOUND, CLIENT, REPLY, WAIT
 from engine.outcomes import DELIVERED, Judge, Level, probed
 from engine.records import Outcome, OutcomeKind, TokenRow, Trace
 from engine.retrying import moment
@@ -98,7 +98,7 @@ class Auth:
         token = spec.token
         self.levels = [
             Level(compiler, token.replies if token else None, AUTH | REPLY | WAIT, (*place, "token", "replies")),
-            Level(compiler, connector.replies, CLIENT | REPLY | WAIT, ("replies",)),
+            Level(compiler, connector.replies, BOUND | REPLY | WAIT, ("replies",)),
         ]
         self.base_url = compiler.text(spec.base_url, ADDRESS, (*place, "base_url"), "must") if spec.base_url else None
         self.http_base_url = compiler.text(connector.http.base_url, ADDRESS, ("http", "base_url"), "must")

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from engine.emitting import dotted
 from engine.errors import BadValue
-from engine.names import CLIENT
+from engine.names import BOUND
 from engine.records import Outcome, OutcomeKind
 from engine.semantics import plain
 from engine.spec import units
@@ -87,10 +87,10 @@ class Gate:
 class _Limit:
     def __init__(self, compiler: Compiler, spec: types.Limit, names: frozenset[str], place: Path, name: str) -> None:
         self.spec, self.name, self.at = spec, name, dotted(place)
-        self.rate = compiler.value(spec.rate, CLIENT, (*place, "rate"))
-        self.concurrency = compiler.value(spec.concurrency, CLIENT, (*place, "concurrency"))
+        self.rate = compiler.value(spec.rate, BOUND, (*place, "rate"))
+        self.concurrency = compiler.value(spec.concurrency, BOUND, (*place, "concurrency"))
         self.by = compiler.value(spec.by, names, (*place, "by")) if spec.by is not None else None
-        self.when = compiler.condition(spec.when, CLIENT, (*place, "when"))
+        self.when = compiler.condition(spec.when, BOUND, (*place, "when"))
 
     def name_for(self, scope: Mapping[str, Any]) -> str:
         if self.by is None:

@@ -11,7 +11,7 @@ import msgspec
 from engine import semantics
 from engine.errors import BadValue, ConnectError, EgressRefused
 from engine.mapping import compile_tree, encode_json
-from engine.names import CLIENT, REPLY, ROW, WAIT
+from engine.names import BOUND, LOOKING, REPLY, WAIT
 from engine.outcomes import Judge, Level, probed
 from engine.records import Outcome, OutcomeKind, Trace
 from engine.sending import Reply
@@ -60,8 +60,8 @@ class Source:
         self.spec = spec
         names = names | {"args"}
         read = names | REPLY
-        self.args = compile_tree(compiler, spec.args, CLIENT, (*place, "args")) if spec.args else None
-        self.when = compiler.condition(spec.when, CLIENT, (*place, "when"))
+        self.args = compile_tree(compiler, spec.args, BOUND, (*place, "args")) if spec.args else None
+        self.when = compiler.condition(spec.when, BOUND, (*place, "when"))
         levels = [
             Level(compiler, spec.replies, read | WAIT, (*place, "replies")),
             Level(compiler, connector.replies, read | WAIT, ("replies",)),
@@ -152,15 +152,15 @@ class Lookup:
         self.spec, self.name, self.cache = spec, name, cache
         self.cache_s = units.duration(spec.cache)
         self.cached_as = f"{name}#{sha256(encode_json(spec)).hexdigest()}"  # look-ups of one name may differ by action
-        names = CLIENT
-        self.when = compiler.condition(spec.when, ROW | {"lookups"}, (*place, "when"))
-        key_names = ROW | {"lookups"}
+        names = BOUND
+        self.when = compiler.condition(spec.when, LOOKING | {"lookups"}, (*place, "when"))
+        key_names = LOOKING | {"lookups"}
         self.key = None
         if spec.keys is not None:
-            names = CLIENT | {"batch"}
+            names = BOUND | {"batch"}
             self.key = compiler.value(spec.keys, key_names, (*place, "keys"))
         elif spec.key is not None:
-            names = CLIENT | {"key"}
+            names = BOUND | {"key"}
             self.key = compiler.value(spec.key, key_names, (*place, "key"))
         sources = spec.sources or ({"request": types.Source(request=spec.request)} if spec.request is not None else {})
         self.sources = {

@@ -5,12 +5,14 @@ from __future__ import annotations
 CLIENT = frozenset({"settings", "client", "tables"})
 ARRIVED = CLIENT | {"event", "received_at"}
 ROW = ARRIVED | {"fields"}
-LOOKED_UP = ROW | {"lookups", "delivery"}
+BOUND = CLIENT | {"derived"}  # from here on the client's secrets are there: `derive` has parts of them
+LOOKING = ROW | BOUND
+LOOKED_UP = LOOKING | {"lookups", "delivery"}
 MAPPED = LOOKED_UP | {"vars"}
 CHECKED = MAPPED | {"record"}
-BATCH = CLIENT | {"batch", "steps", "delivery"}
+BATCH = BOUND | {"batch", "steps", "delivery"}
 SINGLE = CHECKED | {"steps"}  # an action without `batch:` stays with its one row
-AUTH = CLIENT | {"secrets", "token", "now"}
+AUTH = BOUND | {"secrets", "token", "now"}
 ADDRESS = AUTH - {"secrets"}  # a base URL: it is logged and shown
 REPLY = frozenset({"response"})
 WAIT = frozenset({"now", "failures"})

@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from engine import semantics
-from engine.auth import Auth
+from engine.auth import Auth, unquoted
 from engine.batching import Batcher, Ready
 from engine.emitting import Problem, closest
-from engine.errors import BadValue, ConnectError, SpecErrors
+from engine.errors import BadValue, ConnectError, SecretUnavailable, SpecErrors
 from engine.exchange import Call
 from engine.expressions import Compiler
 from engine.limits import Gate
 from engine.lookups import Cache, Found, Lookup
 from engine.mapping import compile_tree
-from engine.names import ARRIVED, CHECKED, CLIENT, LOOKED_UP, MAPPED, REPLY, ROW
+from engine.names import ARRIVED, BOUND, CHECKED, CLIENT, LOOKED_UP, LOOKING, MAPPED, REPLY, ROW
 from engine.outcomes import Judge, Level, probed
 from engine.records import Draft, Outcome, OutcomeKind
 from engine.retrying import Backoff
@@ -29,12 +29,15 @@ from engine.spec.findings import Finding
 from engine.steps import Step, Steps
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from engine.expressions import Path, Run
     from engine.outcomes import ResultsRule
     from engine.records import Delivery, Trace
     from engine.wire import Wire
+
+MAX_DERIVED = 200  # characters
+MASKED = 4  # shorter secrets stand in too many words to be told from them
 
 decode_event = msgspec.json.Decoder(dict[str, Any], float_hook=Decimal).decode
 
@@ -51,7 +54,7 @@ class Check:
     """One compiled `require`: a reason, or None where the record is fine."""
 
     def __init__(self, compiler: Compiler, spec: types.Requirement, place: Path, *, early: bool) -> None:
-        names = ROW | {"delivery"} if early else CHECKED
+        names = LOOKING | {"delivery"} if early else CHECKED
         self.that = compiler.condition(spec.that, names, (*place, "that")) if spec.that is not None else None
         self.reason = compiler.text(spec.reason or "a check failed", names, (*place, "reason"))
         self.schema = spec.schema
@@ -150,7 +153,7 @@ class Action:
         rows: list[tuple[Delivery, dict[str, Any]]] = []
         for delivery in deliveries:
             try:
-                scope = program.row_scope(decode_event(delivery.body), delivery.received_at)
+                scope = program.row_scope(decode_event(delivery.body), delivery.received_at, wire.scope)
                 scope["delivery"] = {"id": delivery.id, "attempt": delivery.attempts + 1}
                 reason = next((why for check in self.early if (why := check.fails(scope, None))), None)
             except (BadValue, msgspec.DecodeError) as error:
@@ -220,9 +223,10 @@ class Program:
         binding: types.Binding,
         *,
         jitter: Callable[[], float] = random.random,
+        compiler: Compiler | None = None,
     ) -> None:
         self.connector, self.client, self.binding = connector, client, binding
-        self.compiler = Compiler()
+        self.compiler = compiler or Compiler()
         self.hosts = Hosts(connector.hosts)
         self.cache = Cache()
         self.settings = with_defaults(connector.settings, binding.settings)
@@ -233,6 +237,10 @@ class Program:
         }
         self.backoff = Backoff(connector.http.retry, jitter)
         self.fields = compile_tree(self.compiler, connector.fields, ARRIVED, ("fields",)) if connector.fields else None
+        self.derive = {
+            name: self.compiler.value(spec, CLIENT | {"secrets"}, ("derive", name))
+            for name, spec in connector.derive.items()
+        }
         self.auths = {
             name: Auth(
                 self.compiler,
@@ -321,7 +329,7 @@ class Program:
 
     def check_call(self, name: str, check: types.Check) -> Call:
         place: Path = ("checks", name, "request")
-        names = CLIENT
+        names = BOUND
         read = names | REPLY | {"now", "failures"}
         levels = [
             Level(self.compiler, check.replies, read, ("checks", name, "replies")),
@@ -331,11 +339,35 @@ class Program:
         judge = Judge(self.compiler, levels, no_results, check.request.expect, names | REPLY, place)
         return self.caller("check", ("checks",), types.Action(steps={}), name)(check.request, names, place, judge)
 
+    def derived(self, secrets: Mapping[str, str]) -> dict[str, Any]:
+        """
+        What `derive` makes of settings and parts of secrets.
+
+        SecretUnavailable where one can't be had, or is no short part but a secret itself.
+        """
+        scope = {**self.scope, "secrets": dict(secrets)}
+        found = {}
+        for name, run in self.derive.items():
+            try:
+                value = run(scope)
+                text = semantics.plain(value) if value is not None else ""
+            except BadValue as error:
+                raise SecretUnavailable(f"{self.name}: derived.{name} can't be had: {unquoted(error)}") from None
+            if any(len(secret) >= MASKED and secret in text for secret in secrets.values()):
+                raise SecretUnavailable(f"{self.name}: derived.{name} holds a whole secret; take a part of it")
+            if len(text) > MAX_DERIVED:
+                raise SecretUnavailable(f"{self.name}: derived.{name} is longer than {MAX_DERIVED} characters")
+            if value is not None:
+                found[name] = value
+        return found
+
     # --- intake ---
 
-    def row_scope(self, event: dict[str, Any], received_at: float) -> dict[str, Any]:
-        """The context of one event: what mapping and conditions read."""
-        scope = {**self.scope, "event": event, "received_at": Decimal(repr(received_at))}
+    def row_scope(
+        self, event: dict[str, Any], received_at: float, bound: Mapping[str, Any] | None = None
+    ) -> dict[str, Any]:
+        """The context of one event: what mapping and conditions read; on a walk over the `bound` scope of its wire."""
+        scope = {**(bound or self.scope), "event": event, "received_at": Decimal(repr(received_at))}
         scope["fields"] = (self.fields(scope) or {}) if self.fields is not None else {}
         return scope
 

@@ -48,6 +48,7 @@ class World(NamedTuple):
     program: Callable[[str, str], Program | None]
     credentials: Callable[[Program], Credentials]
     masker: Callable[[Program], Masker]
+    new_batch: Callable[[], str] = lambda: uuid.uuid4().hex
 
 
 class Ended(NamedTuple):
@@ -65,10 +66,12 @@ class Walk:
     def __init__(self, world: World, program: Program, *, keep_alive: Callable[[], None], failures: int = 0) -> None:
         self.world, self.program, self.failures = world, program, failures
         credentials = world.credentials(program)
+        derived = program.derived(credentials.values)
+        world.masker(program).add(*(value for value in derived.values() if isinstance(value, str)))
         self.wire = Wire(
             connector=program.connector.name,
             client=program.client.client,
-            scope=program.scope,
+            scope={**program.scope, "derived": derived},
             secrets=credentials.values,
             fingerprint=credentials.fingerprint,
             store=world.store,
@@ -107,7 +110,7 @@ class Walk:
             if not members_of:
                 continue
             progress = Progress(
-                batch=uuid.uuid4().hex
+                batch=self.world.new_batch()
                 if len(members_of) > 1 or len(members_of[0].deliveries) > 1
                 else members_of[0].deliveries[0].id,
                 action=action.name,
@@ -128,7 +131,7 @@ class Walk:
             if not present:
                 continue
             try:
-                scope = self.program.row_scope(decode_event(present[-1].body), present[-1].received_at)
+                scope = self.program.row_scope(decode_event(present[-1].body), present[-1].received_at, self.wire.scope)
             except (BadValue, msgspec.DecodeError) as error:  # the connector is not what it was when the batch began
                 ended += [
                     Ended(each, Outcome(OutcomeKind.REJECT, str(error), "invalid"), None, None) for each in present

@@ -173,7 +173,7 @@ def test_a_name_exists_only_where_it_exists() -> None:
     assert problem("${ event.email }", BATCH) == Problem(
         ("record", "Subject"),
         "name",
-        "event does not exist here; names here: batch, client, delivery, settings, steps, tables",
+        "event does not exist here; names here: batch, client, delivery, derived, settings, steps, tables",
         "from the batch on there are several events; map what you need into the record and read batch.records",
     )
     assert problem("{{ secrets.key }}", CLIENT) == Problem(

@@ -359,7 +359,7 @@ def test_a_finding_names_its_place_and_all_are_found() -> None:
 
 def test_loop_names_end_with_their_loop() -> None:
     assert [one.message for one in problems("{A: {$each: [], do: '${ item }'}, B: '${ item }'}")] == [
-        "item does not exist here; names here: client, delivery, event, fields, lookups, received_at, settings, tables, "
+        "item does not exist here; names here: client, delivery, derived, event, fields, lookups, received_at, settings, tables, "
         "vars"
     ]
     assert [one.rule for one in problems("{A: {$with: {args: {}, do: 1}}, B: '${ args.x }'}")] == ["name"]

@@ -67,7 +67,7 @@ def checks(program: Program, wire: Wire) -> list[Checked]:
     for name, call in program.checks.items():
         title = program.connector.checks[name].title or name
         try:
-            done = call.run(wire, program.scope, records=1)
+            done = call.run(wire, wire.scope, records=1)
         except RecordError as error:
             found.append(Checked(title, False, None, str(error)))
             continue

@@ -49,6 +49,8 @@ class Names:
                 return self.missing(use, "unknown-setting", connector.settings.properties, where)
             case "secrets":
                 return self.missing(use, "unknown-secret", connector.secrets, "the connector's secrets")
+            case "derived":
+                return self.missing(use, "unknown-derived", connector.derive, "the connector's derive")
             case "tables":
                 return self.missing(use, "unknown-table", connector.tables, "the connector's tables")
             case "fields":
