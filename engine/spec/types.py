@@ -320,15 +320,6 @@ class Renew(Part, frozen=True, kw_only=True):
     save: dict[str, Tree] = {}
 
 
-class Token(Part, frozen=True, kw_only=True):
-    request: Request | None = None
-    steps: dict[str, Step] = {}
-    save: dict[str, Tree] = {}
-    expires: Expires = Expires(unknown=True)
-    renew: Renew | None = None
-    replies: Replies | None = None
-
-
 class Place(Part, frozen=True, kw_only=True):
     headers: dict[str, Template] = {}
     query: dict[str, Template] = {}
@@ -336,6 +327,73 @@ class Place(Part, frozen=True, kw_only=True):
     form: dict[str, Template] = {}
     json: dict[str, Template] = {}
     url: Template | None = None
+
+
+class Consent(Part, frozen=True, kw_only=True):
+    """How a person agrees once; no part of the walk, see `connect login`."""
+
+    url: Template
+    query: dict[str, Tree] = {}
+    redirect_uri: Template | None = None
+    request: Request
+    save: dict[str, Tree] = {}
+
+
+class Token(Part, frozen=True, kw_only=True):
+    request: Request | None = None
+    steps: dict[str, Step] = {}
+    save: dict[str, Tree] = {}
+    expires: Expires = Expires(unknown=True)
+    renew: Renew | None = None
+    replies: Replies | None = None
+    place: Place = Place()
+    discover: dict[str, Step] = {}
+    consent: Consent | None = None
+
+
+class Jwt(Part, frozen=True, kw_only=True, tag_field="type", tag="jwt"):
+    algorithm: str
+    key: Template
+    key_as: str | None = None  # text | hex | base64 | pem
+    passphrase: Template | None = None
+    header: dict[str, Tree] = {}
+    claims: dict[str, Tree]
+    lifetime: Duration | None = None
+
+
+class Hmac(Part, frozen=True, kw_only=True, tag_field="type", tag="hmac"):
+    algorithm: str
+    key: Template
+    key_as: str | None = None
+    text: Template
+    encoding: str = "hex"  # hex | base64 | base64url
+
+
+class Hash(Part, frozen=True, kw_only=True, tag_field="type", tag="hash"):
+    algorithm: str
+    text: Template
+    encoding: str = "hex"
+
+
+class OAuth1(Part, frozen=True, kw_only=True, tag_field="type", tag="oauth1"):
+    consumer_key: Template
+    consumer_secret: Template = ""
+    token: Template | None = None
+    token_secret: Template = ""
+    algorithm: str = "HMAC-SHA1"  # HMAC-SHA1 | HMAC-SHA256 | RSA-SHA1 | PLAINTEXT
+    key: Template | None = None
+    passphrase: Template | None = None
+    realm: Template | None = None
+
+
+class AwsSigV4(Part, frozen=True, kw_only=True, tag_field="type", tag="aws_sigv4"):
+    access_key: Template
+    secret_key: Template
+    region: Template
+    service: Template
+
+
+Signer = Jwt | Hmac | Hash | OAuth1 | AwsSigV4
 
 
 class Auth(Part, frozen=True, kw_only=True):
@@ -346,6 +404,16 @@ class Auth(Part, frozen=True, kw_only=True):
     token: Token | None = None
     place: Place = Place()
     limits: dict[str, Limit] = {}
+    sign: dict[str, Signer] = {}
+
+
+class Tls(Part, frozen=True, kw_only=True):
+    """Certificates of a client's own, as PEM texts."""
+
+    cert: Template | None = None
+    key: Template | None = None
+    passphrase: Template | None = None
+    ca: Template | None = None
 
 
 class Http(Part, frozen=True, kw_only=True):
@@ -355,6 +423,7 @@ class Http(Part, frozen=True, kw_only=True):
     json: JsonEncoding = JsonEncoding()
     limits: dict[str, Limit] = {}
     retry: Retry = Retry()
+    tls: Tls = Tls()
 
 
 class Check(Part, frozen=True, kw_only=True):
