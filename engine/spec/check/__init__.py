@@ -13,19 +13,24 @@ import msgspec
 
 from engine.spec.check.clients import ClientFile, clashes, client_sheet
 from engine.spec.check.connectors import Facts, connector_sheet
-from engine.spec.check.files import Piece, chosen, client_piece, connector_piece, loaded
+from engine.spec.check.files import MARKDOWN, Piece, chosen, client_piece, connector_piece, loaded
 from engine.spec.check.places import Sheet
+from engine.spec.check.remembered import Remembered, content_of, digest, referred
 from engine.spec.check.salvage import salvage, text_of
+from engine.spec.check.sharing import shared_out
 from engine.spec.findings import Finding, in_file_order
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from engine.ports import Secrets
     from engine.spec.located import Located
     from engine.spec.project import Project
 
 __all__ = ["check", "looked_at"]
+
+CLASHES = ""  # no file's path: what is remembered of the clients together
+WORTH_A_PROCESS = 12  # as many connectors take longer than starting another process does
 
 
 def check(
@@ -35,14 +40,21 @@ def check(
     strict: bool = False,
     resolve: Secrets | None = None,
     examples: bool = True,
+    remember: bool = False,
+    processes: int = 1,
 ) -> list[Finding]:
     """
     All findings, in file order; of the whole project, or of the files and folders given.
 
     `strict` makes every warning an error. `resolve` also asks for each secret. `examples` runs those of the connectors.
-    Raises UsageError for a path that is not there.
+    `remember` takes what was found before in files that have not changed, and keeps what is found now. Many connectors
+    are shared out to `processes`. Raises UsageError for a path that is not there.
     """
-    found = _Check(project, resolve=resolve, examples=examples).run(chosen(project, paths))
+    work = _Check(project, resolve=resolve, examples=examples)
+    kept = Remembered(project.directory, work.known) if remember and examples and resolve is None else None
+    found = work.run(chosen(project, paths), kept, processes)
+    if kept is not None:
+        kept.save(whole=not paths)
     if strict:
         found = [msgspec.structs.replace(each, severity="error") for each in found]
     return in_file_order(found)
@@ -58,17 +70,55 @@ class _Check:
         self.project, self.resolve, self.examples = project, resolve, examples
         self.known = project.connector_files()
         self.facts: dict[str, Facts | None] = {}
+        self.asked: set[str] = set()  # the connectors that were looked at for the piece at hand
         self.found: list[Finding] = []
 
-    def run(self, pieces: Sequence[Piece]) -> list[Finding]:
+    def run(self, pieces: Sequence[Piece], kept: Remembered | None, processes: int) -> list[Finding]:
+        found: list[Finding] = []
+        contents = {} if kept is None else {piece.file: content_of(Path(piece.file)) for piece in pieces}
+        stale = []
         for piece in pieces:
-            if piece.kind != "client":
-                self.connector(piece)
-        for piece in pieces:
-            if piece.kind == "client":
-                self.client(piece)
-        self.clashes(pieces)
-        return self.found
+            before = kept.found(piece.file, contents[piece.file]) if kept is not None and _a_file(piece) else None
+            if before is None:
+                stale.append(piece)
+            else:
+                found += before
+        for piece, findings, needs in self.each(stale, processes):
+            found += findings
+            if kept is not None and _a_file(piece):
+                kept.keep(piece.file, contents[piece.file], needs, findings)
+        return found + self.clashes(pieces, kept)
+
+    def each(self, pieces: Sequence[Piece], processes: int) -> Iterator[tuple[Piece, list[Finding], list[str]]]:
+        """Each piece with its findings and what it depends on; connectors come before clients."""
+        pieces = sorted(pieces, key=lambda piece: piece.kind == "client")
+        heavy = sum(piece.kind == "connector" for piece in pieces)
+        if processes > 1 and heavy >= WORTH_A_PROCESS:
+            yield from shared_out(self.one, pieces, self.home, processes)
+        else:
+            for piece in pieces:
+                yield piece, *self.one(piece)
+
+    def home(self, piece: Piece) -> str:
+        """Pieces of one home are best looked at in one process: a connector and the clients that bind it first."""
+        if piece.kind != "client":
+            return piece.name or piece.file
+        bound = piece.value.connectors if piece.value is not None else ()
+        return next((name for name in bound if name in self.known), piece.file)
+
+    def one(self, piece: Piece) -> tuple[list[Finding], list[str]]:
+        """The findings of a piece on its own, and what besides itself they depend on."""
+        self.found, self.asked = [], set()
+        if piece.kind == "client":
+            self.client(piece)
+        else:
+            self.connector(piece)
+        needs = referred(Path(piece.file))
+        for name in sorted(self.asked - {piece.name}):
+            needs += [f"connector:{name}", *referred(self.known[name])]
+        if any(each.rule == "unknown-connector" for each in self.found):
+            needs.append("connectors")
+        return self.found, list(dict.fromkeys(needs))
 
     def connector(self, piece: Piece) -> None:
         self.keep(piece, piece.findings)
@@ -86,24 +136,35 @@ class _Check:
             file = ClientFile(value, located, piece.indent)
             self.sheet(piece, client_sheet(file, self.facts_of, self.known, resolve=self.resolve, gone=gone))
 
-    def clashes(self, pieces: Sequence[Piece]) -> None:
+    def clashes(self, pieces: Sequence[Piece], kept: Remembered | None) -> list[Finding]:
         asked = {piece.file for piece in pieces if piece.kind == "client"}
         if not asked:
-            return
+            return []
         outside = [piece for piece in pieces if piece.kind == "client" and Path(piece.file).suffix != ".md"]
         all_of = {piece.file: piece for piece in outside}
         for path in self.project.client_files().values():
             all_of.setdefault(str(path), client_piece(self.project, path))
+        content = ""
+        if kept is not None:
+            lines = [f"{file} {kept.now(f'file:{file}')} {file in asked}" for file in sorted(all_of)]
+            content = digest("\n".join(lines).encode())
+            if (before := kept.found(CLASHES, content)) is not None:
+                return before
         files = [ClientFile(each.value, each.located) for each in all_of.values() if each.value and each.located]
+        found: list[Finding] = []
         for file, problem in clashes(files, asked):
             sheet = Sheet(file.located)
             sheet.add([problem])
-            self.found += sheet.findings()
+            found += sheet.findings()
+        if kept is not None:
+            kept.keep(CLASHES, content, (), found)
+        return found
 
     # --- what is known of a connector ---
 
     def facts_of(self, name: str) -> Facts | None:
         """None for one that can't be used as a whole: its own findings come first."""
+        self.asked.add(name)
         if name not in self.facts:
             piece = connector_piece(self.project, name, self.known[name])
             usable = piece.value is not None and piece.located is not None
@@ -140,3 +201,8 @@ class _Check:
         self.found += (
             [msgspec.structs.replace(each, column=each.column + shift) for each in findings] if shift else findings
         )
+
+
+def _a_file(piece: Piece) -> bool:
+    """A whole YAML file, not a block of Markdown."""
+    return Path(piece.file).suffix not in MARKDOWN

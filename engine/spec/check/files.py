@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -15,7 +16,7 @@ from engine.spec.load import load_client, load_connector, load_schema_ref
 from engine.spec.located import Located, read, read_file
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from engine.spec.project import Project
 
@@ -26,16 +27,37 @@ _FENCE = re.compile(r"([ \t]*)(`{3,}|~{3,})[ \t]*(?:yaml|yml)\b", re.IGNORECASE)
 _SKIPPED = ("node_modules", "__pycache__")
 
 
-class Piece(NamedTuple):
-    """A file, or a block of Markdown: its kind (connector | client | settings), its value, its findings, its places."""
+class Known(NamedTuple):
+    """What a piece is once it is read; `value` is None where a finding is an error."""
 
-    kind: str
-    file: str
     value: Any
     findings: Sequence[Finding]
     located: Located | None
-    indent: int = 0
-    name: str = ""  # of a connector that is one of the project's
+
+
+class Piece:
+    """A file, or a block of Markdown, of some kind (connector | client | settings). It is read when it is looked at."""
+
+    def __init__(self, kind: str, file: str, read: Callable[[], Known], *, indent: int = 0, name: str = "") -> None:
+        self.kind, self.file, self.indent = kind, file, indent
+        self.name = name  # of a connector that is one of the project's
+        self._read = read
+
+    @cached_property
+    def known(self) -> Known:
+        return self._read()
+
+    @property
+    def value(self) -> Any:
+        return self.known.value
+
+    @property
+    def findings(self) -> Sequence[Finding]:
+        return self.known.findings
+
+    @property
+    def located(self) -> Located | None:
+        return self.known.located
 
 
 def chosen(project: Project, paths: Sequence[Path]) -> list[Piece]:
@@ -43,6 +65,7 @@ def chosen(project: Project, paths: Sequence[Path]) -> list[Piece]:
     if not paths:
         return _of_project(project)
     found: dict[Path, list[Piece]] = {}
+    ours = {Path(piece.file).resolve(): piece for piece in _of_project(project, bundled=True)}
     for path in paths:
         if path.is_dir():
             if path.resolve() == project.directory.resolve():
@@ -51,19 +74,20 @@ def chosen(project: Project, paths: Sequence[Path]) -> list[Piece]:
                 continue
             for inner in _below(path):
                 if _is_ours(inner):
-                    found.setdefault(inner.resolve(), _pieces(project, inner))
+                    found.setdefault(inner.resolve(), _pieces(ours, inner))
         elif path.exists() or path.is_symlink():
-            found.setdefault(path.resolve(), _pieces(project, path))
+            found.setdefault(path.resolve(), _pieces(ours, path))
         else:
             raise UsageError(f"{path}: there is no such file or directory")
     return [piece for pieces in found.values() for piece in pieces]
 
 
-def _of_project(project: Project) -> list[Piece]:
+def _of_project(project: Project, *, bundled: bool = False) -> list[Piece]:
+    """The files of the project; `bundled` adds the connectors that come with the engine."""
     own = (project.directory / "connectors").resolve()
     pieces = [_settings(project)] if (project.directory / "connect.yaml").exists() else []
     for name, path in project.connector_files().items():
-        if path.parent.resolve() == own:
+        if bundled or path.parent.resolve() == own:
             pieces.append(connector_piece(project, name, path))
     for path in project.client_files().values():
         pieces.append(client_piece(project, path))
@@ -71,17 +95,16 @@ def _of_project(project: Project) -> list[Piece]:
 
 
 def _settings(project: Project) -> Piece:
-    return Piece("settings", str(project.directory / "connect.yaml"), None, project.settings_errors, None)
+    path = project.directory / "connect.yaml"
+    return Piece("settings", str(path), lambda: Known(None, project.settings_errors, None))
 
 
 def connector_piece(project: Project, name: str, path: Path) -> Piece:
-    loaded = project.loaded_connector_at(path)
-    return Piece("connector", str(loaded.path), loaded.value, loaded.findings, loaded.located, name=name)
+    return Piece("connector", str(path), lambda: Known(*project.loaded_connector_at(path)[1:]), name=name)
 
 
 def client_piece(project: Project, path: Path) -> Piece:
-    loaded = project.loaded_client(path)
-    return Piece("client", str(loaded.path), loaded.value, loaded.findings, loaded.located)
+    return Piece("client", str(path), lambda: Known(*project.loaded_client(path)[1:]))
 
 
 def _below(folder: Path) -> Iterator[Path]:
@@ -108,34 +131,24 @@ def _start(path: Path) -> str:
         return ""
 
 
-def _pieces(project: Project, path: Path) -> list[Piece]:
+def _pieces(ours: Mapping[Path, Piece], path: Path) -> list[Piece]:
+    """`ours` are the project's own files, by where they are."""
     if path.suffix in MARKDOWN:
         return list(_blocks(path))
-    here = path.resolve()
-    if here == (project.directory / "connect.yaml").resolve():
-        return [_settings(project)]
-    for name, known in project.connector_files().items():
-        if known.resolve() == here:
-            return [connector_piece(project, name, known)]
-    for known in project.client_files().values():
-        if known.resolve() == here:
-            return [client_piece(project, known)]
+    if (piece := ours.get(path.resolve())) is not None:
+        return [piece]
     says_client = re.search(r"^client[ \t]*:", _start(path), re.MULTILINE) is not None
-    return [_alone(path, "client" if says_client or path.parent.name == "clients" else "connector")]
+    kind = "client" if says_client or path.parent.name == "clients" else "connector"
+    return [Piece(kind, str(path), lambda: _alone(path, kind))]
 
 
-def _alone(path: Path, kind: str) -> Piece:
+def _alone(path: Path, kind: str) -> Known:
     """A file outside of the project's folders."""
     try:
         located = read_file(path)
     except SpecErrors as error:
-        return Piece(kind, str(path), None, error.findings, None)
-    return _piece(kind, located, path)
-
-
-def _piece(kind: str, located: Located, path: Path, indent: int = 0) -> Piece:
-    value, findings, grown = loaded(kind, located)
-    return Piece(kind, str(path), value, findings, grown, indent)
+        return Known(None, error.findings, None)
+    return Known(*loaded(kind, located))
 
 
 def loaded(kind: str, located: Located) -> tuple[Any, list[Finding], Located]:
@@ -156,8 +169,8 @@ def _blocks(path: Path) -> Iterator[Piece]:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        says = "not UTF-8" if isinstance(error, UnicodeDecodeError) else "can't be read"
-        yield Piece("connector", str(path), None, [Finding(str(path), 1, 1, "unreadable", "error", says)], None)
+        why = "not UTF-8" if isinstance(error, UnicodeDecodeError) else "can't be read"
+        yield _known("connector", path, Known(None, [Finding(str(path), 1, 1, "unreadable", "error", why)], None))
         return
     at = 0
     while at < len(lines):
@@ -170,12 +183,17 @@ def _blocks(path: Path) -> Iterator[Piece]:
             at += 1
         block = [line[indent:] if not line[:indent].strip() else line for line in lines[first:at]]
         begins = next((line for line in block if line.strip() and not line.startswith(("#", "---"))), "")
-        kind = re.match(r"(connect|client)[ \t]*:", begins)
-        if kind is None:
+        says = re.match(r"(connect|client)[ \t]*:", begins)
+        if says is None:
             continue
+        kind = "client" if says[1] == "client" else "connector"
         try:
             located = read("\n" * first + "\n".join(block) + "\n", str(path))
         except SpecErrors as error:
-            yield Piece("connector", str(path), None, error.findings, None, indent)
+            yield _known(kind, path, Known(None, error.findings, None), indent)
             continue
-        yield _piece("client" if kind[1] == "client" else "connector", located, path, indent)
+        yield _known(kind, path, Known(*loaded(kind, located)), indent)
+
+
+def _known(kind: str, path: Path, known: Known, indent: int = 0) -> Piece:
+    return Piece(kind, str(path), lambda: known, indent=indent)
