@@ -107,6 +107,9 @@ class Emitter:
         self.lines.append("    " * self.depth + text)
         self.places.append(self.place)
 
+    def passed(self, *keys: str | int) -> None:
+        """Told at the head of each branch, at the current place plus `keys`; `engine.coverage` notes them as they run."""
+
     def problem(self, rule: str, message: str, hint: str = "", severity: str = "error") -> None:
         self.problems.append(Problem(self.place, rule, message, hint, severity))
 

@@ -13,6 +13,7 @@ import msgspec
 from engine.alerts import LogAlerts
 from engine.clock import VirtualClock
 from engine.errors import ConnectError
+from engine.expressions import Compiler
 from engine.intake import Receiver
 from engine.mapping import encode_json
 from engine.program import Program
@@ -27,9 +28,11 @@ from engine.walk import Credentials, World
 from engine.worker import Worker
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
+    from engine.ports import Clock
     from engine.records import LaneChange, Lease, Settled
+    from engine.sending import Transport
 
 CLIENT = "example"
 LONGEST_S = 30 * 86400.0
@@ -177,31 +180,31 @@ def text_of(value: Any) -> str:
     return value if isinstance(value, str) else encode_json(value).decode()
 
 
-def unlike(path: str, listed: Any, found: Any) -> str | None:
-    """The first place where two JSON values differ."""
+def unlike(path: str, listed: Any, found: Any, teller: str = "the example") -> str | None:
+    """The first place where two JSON values differ; `teller` is who says what is listed."""
     if isinstance(listed, dict) and isinstance(found, dict):
         for key in [*listed, *(key for key in found if key not in listed)]:
             if key not in found:
-                return f"{path}.{key} is missing, the example says {brief(listed[key])}"
+                return f"{path}.{key} is missing, {teller} says {brief(listed[key])}"
             if key not in listed:
-                return f"{path}.{key} is {brief(found[key])}, the example does not have it"
-            if (inner := unlike(f"{path}.{key}", listed[key], found[key])) is not None:
+                return f"{path}.{key} is {brief(found[key])}, {teller} does not have it"
+            if (inner := unlike(f"{path}.{key}", listed[key], found[key], teller)) is not None:
                 return inner
         return None
     if isinstance(listed, list) and isinstance(found, list):
         if len(listed) != len(found):
-            return f"{path} has {len(found)} items, the example says {len(listed)}"
+            return f"{path} has {len(found)} items, {teller} says {len(listed)}"
         return next(
             (
                 inner
                 for at, (one, two) in enumerate(zip(listed, found, strict=True))
-                if (inner := unlike(f"{path}[{at}]", one, two))
+                if (inner := unlike(f"{path}[{at}]", one, two, teller))
             ),
             None,
         )
     if same(listed, found):
         return None
-    return f"{path} is {brief(found)}, the example says {brief(listed)}"
+    return f"{path} is {brief(found)}, {teller} says {brief(listed)}"
 
 
 def brief(value: Any) -> str:
@@ -209,10 +212,12 @@ def brief(value: Any) -> str:
     return text if len(text) <= 200 else f"{text[:200]}…"
 
 
-def run_example(connector: types.Connector, example: types.Example) -> Result:
-    """One example through intake, buffer, walk and settle."""
+def run_example(
+    connector: types.Connector, example: types.Example, *, compiler: Callable[[], Compiler] = Compiler
+) -> Result:
+    """One example through intake, buffer, walk and settle; `compiler` makes the one that the program is compiled by."""
     try:
-        Run(connector, example).check()
+        Run(connector, example, compiler=compiler()).check()
     except Unlike as error:
         return Result(connector.name, example.name, False, str(error))
     except ConnectError as error:
@@ -220,109 +225,104 @@ def run_example(connector: types.Connector, example: types.Example) -> Result:
     return Result(connector.name, example.name, True)
 
 
-class Run:
-    """An example on its way."""
+def client_of(connector: types.Connector, example: types.Example) -> types.Client:
+    """The made-up client of an example: what it says itself, and else the sandbox's settings."""
+    given, sandbox = example.client, connector.sandbox
+    binding = types.Binding(
+        settings=given.get("settings", sandbox.settings if sandbox else {}),
+        secrets={},
+        tables=given.get("tables", {}),
+        actions=given.get("actions", {}),
+        limits=msgspec.convert(given.get("limits", {}), dict[str, types.Limit]),
+        match=given.get("match"),
+    )
+    return types.Client(client=CLIENT, title=str(given.get("title", "Example")), connectors={connector.name: binding})
 
-    def __init__(self, connector: types.Connector, example: types.Example) -> None:
-        self.connector, self.example = connector, example
-        sandbox = connector.sandbox
-        given = example.client
-        binding = types.Binding(
-            settings=given.get("settings", sandbox.settings if sandbox else {}),
-            secrets={},
-            tables=given.get("tables", {}),
-            actions=given.get("actions", {}),
-            limits=msgspec.convert(given.get("limits", {}), dict[str, types.Limit]),
-            match=given.get("match"),
-        )
-        client = types.Client(
-            client=CLIENT, title=str(given.get("title", "Example")), connectors={connector.name: binding}
-        )
-        self.program = Program(connector, client, binding, jitter=lambda: 1.0)
+
+def secrets_of(connector: types.Connector, example: types.Example) -> dict[str, str]:
+    """The secrets of that client: the example's own, the sandbox's, and else made-up ones."""
+    invented = {name: f"example-{name}" for name in connector.secrets}
+    return {
+        **invented,
+        **(connector.sandbox.secrets if connector.sandbox else {}),
+        **example.client.get("secrets", {}),
+    }
+
+
+class Trial:
+    """The events of an example on their way through intake, buffer and walk, and how each of them ended."""
+
+    def __init__(
+        self,
+        connector: types.Connector,
+        example: types.Example,
+        *,
+        client: types.Client,
+        secrets: Callable[[Program], dict[str, str]],
+        transport: Transport,
+        clock: Clock,
+        masker: Masker,
+        compiler: Compiler | None = None,
+    ) -> None:
+        self.connector, self.example, self.client, self.clock = connector, example, client, clock
+        binding = client.connectors[connector.name]
+        self.program = Program(connector, client, binding, jitter=lambda: 1.0, compiler=compiler)
         self.program.require_sound(connector.name)
-        self.clock = VirtualClock()
-        count = itertools.count(1)
-        self.sandbox = Sandbox(connector, new_id=lambda: f"{next(count)}") if sandbox is not None else None
-        self.script = Script(example.exchange, self.sandbox, self.clock)
-        deliveries = itertools.count(1)
+        deliveries, batches = itertools.count(1), itertools.count(1)
         self.store = Watched(new_id=lambda: f"d{next(deliveries)}")
-        invented = {name: f"example-{name}" for name in connector.secrets}
-        secrets = {**invented, **(sandbox.secrets if sandbox else {}), **given.get("secrets", {})}
+        self.secrets = secrets(self.program)
+        masker.add(*self.secrets.values())
         self.worker = Worker(
             World(
                 store=self.store,
-                transport=self.script,
-                clock=self.clock,
+                transport=transport,
+                clock=clock,
                 telemetry=NullTelemetry(),
                 alerts=LogAlerts(NullTelemetry()),
                 program=lambda *_: self.program,
-                credentials=lambda _: Credentials(secrets, "example"),
-                masker=lambda _: Masker(secrets.values()),
+                credentials=lambda _: Credentials(self.secrets, "example"),
+                masker=lambda _: masker,
+                new_batch=lambda: f"b{next(batches)}",
             )
         )
         events = itertools.count(1)
         said = {} if example.refused is not None and binding.match is None else self.said()
         self.receiver = Receiver(
             connector,
-            {binding.match: CLIENT} if binding.match else said,
+            {binding.match: client.client} if binding.match else said,
             lambda _: self.program,
             schema=connector.receive.schema,
             keys={},
             inactive={},
             new_id=lambda: f"e{next(events)}",
         )
+        self.key: str | None = None
         if self.receiver.client_of is None:
-            self.receiver.keys, key = {"example": CLIENT}, "example"
-        else:
-            key = None
-        self.key: str | None = key
+            self.receiver.keys, self.key = {"example": client.client}, "example"
+        self.deliveries: list[tuple[str, int]] = []  # (action, seq), in the order of the events
+        self.answered: list[int] = []  # what a caller in direct mode was told, for each event
 
     def said(self) -> dict[str, str]:
-        from engine.expressions import Compiler
-
+        name = self.client.client
         if self.connector.receive.client is None:  # the key alone says whose the events are
-            return {CLIENT: CLIENT}
+            return {name: name}
         read = Compiler().value(self.connector.receive.client, frozenset({"event", "received_at"}), ())
         values = [read({"event": event}) for event in self.example.events]
-        return {str(value): CLIENT for value in values if value is not None}
+        return {str(value): name for value in values if value is not None}
 
-    def check(self) -> None:
-        """Unlike, with the first difference, unless everything went as the example says."""
-        deliveries: dict[int, list[tuple[str, int]]] = {}
-        answered: list[int] = []
-        self.step(lambda: self.enter(deliveries, answered))
-        self.drain()
-        if self.example.refused is not None:
-            return
-        if self.script.left:
-            number, left = self.script.left[0]
-            sends = left.sends or {}
-            raise Unlike(f"exchange {number} was never sent: {sends.get('method', '')} {sends.get('path', '')}")
-        self.compare_outcomes(deliveries)
-        if self.example.answered is not None:
-            expected = self.example.answered if isinstance(self.example.answered, list) else [self.example.answered]
-            wanted = [int(one["status"]) for one in expected]
-            if wanted != answered:
-                raise Unlike(f"answered {answered}, the example says {wanted}")
-        self.compare_lane()
-
-    def step(self, work: Any) -> None:
-        work()
-        if self.script.wrong is not None:
-            raise Unlike(self.script.wrong)
-
-    def enter(self, deliveries: dict[int, list[tuple[str, int]]], answered: list[int]) -> None:
-        for index, event in enumerate(self.example.events):
-            received = self.receiver.receive(encode_json(event), "application/json", self.key, self.clock.now())
+    def enter(self, at: float) -> None:
+        """Take the events in as if they came at this time; Unlike where the example says otherwise of a refusal."""
+        for event in self.example.events:
+            received = self.receiver.receive(encode_json(event), "application/json", self.key, at)
             if not received.accepted:
                 self.refused(received)
                 return
             accepted: Accepted = received.accepted[0][1]
             hold_s = self.worker.hold_s(self.connector) if received.direct else 0.0
-            stored = self.store.put([accepted], now=self.clock.now(), hold_s=hold_s).result()[0]
-            deliveries[index] = [(delivery.action, delivery.seq) for delivery in stored.deliveries]
+            stored = self.store.put([accepted], now=at, hold_s=hold_s).result()[0]
+            self.deliveries += [(delivery.action, delivery.seq) for delivery in stored.deliveries]
             if received.direct:
-                answered.append(self.worker.walk_now(self.program, stored).status)
+                self.answered.append(self.worker.walk_now(self.program, stored).status)
         if self.example.refused is not None:
             raise Unlike("the events were accepted, the example says refused")
 
@@ -336,6 +336,61 @@ class Run:
         if "field" in wanted and wanted["field"] not in [fault.field for fault in received.faults]:
             raise Unlike(f"refused for {faults}, the example names {wanted['field']}")
 
+    def outcomes(self) -> dict[str, list[tuple[str, str]]]:
+        """For each action, for each of its deliveries: delivered, rejected, skipped or waiting, and why."""
+        found: dict[str, list[tuple[str, str]]] = {}
+        for action, seq in self.deliveries:
+            ended = self.store.ended.get(seq) or ("waiting", self.why_waiting(seq))
+            found.setdefault(action, []).append(ended)
+        return found
+
+    def why_waiting(self, seq: int) -> str:
+        lane = self.store.lane(self.connector.name, self.client.client)
+        return self.store.waits.get(seq) or (lane.reason if lane is not None else "") or ""
+
+
+class Run(Trial):
+    """An example against its own written exchange."""
+
+    def __init__(self, connector: types.Connector, example: types.Example, *, compiler: Compiler | None = None) -> None:
+        count = itertools.count(1)
+        sandbox = Sandbox(connector, new_id=lambda: f"{next(count)}") if connector.sandbox is not None else None
+        self.virtual = VirtualClock()
+        self.script = Script(example.exchange, sandbox, self.virtual)
+        super().__init__(
+            connector,
+            example,
+            client=client_of(connector, example),
+            secrets=lambda _: secrets_of(connector, example),
+            transport=self.script,
+            clock=self.virtual,
+            masker=Masker(),
+            compiler=compiler,
+        )
+
+    def check(self) -> None:
+        """Unlike, with the first difference, unless everything went as the example says."""
+        self.step(lambda: self.enter(self.clock.now()))
+        self.drain()
+        if self.example.refused is not None:
+            return
+        if self.script.left:
+            number, left = self.script.left[0]
+            sends = left.sends or {}
+            raise Unlike(f"exchange {number} was never sent: {sends.get('method', '')} {sends.get('path', '')}")
+        self.compare_outcomes()
+        if self.example.answered is not None:
+            expected = self.example.answered if isinstance(self.example.answered, list) else [self.example.answered]
+            wanted = [int(one["status"]) for one in expected]
+            if wanted != self.answered:
+                raise Unlike(f"answered {self.answered}, the example says {wanted}")
+        self.compare_lane()
+
+    def step(self, work: Callable[[], object]) -> None:
+        work()
+        if self.script.wrong is not None:
+            raise Unlike(self.script.wrong)
+
     def drain(self) -> None:
         """Until nothing is left to do, or the exchange is over and nothing more is due now."""
         until = self.clock.now() + LONGEST_S
@@ -344,35 +399,30 @@ class Run:
             due = self.store.next_due(now=self.clock.now())
             if due is None or not self.script.left:
                 break
-            self.clock.time = max(due, self.clock.now() + 0.001)
+            self.virtual.time = max(due, self.clock.now() + 0.001)
         if not self.script.left and self.script.waited is not None:
             self.clock.sleep(self.script.waited)
             self.step(self.worker.drain)
 
-    def compare_outcomes(self, deliveries: dict[int, list[tuple[str, int]]]) -> None:
+    def compare_outcomes(self) -> None:
+        found = self.outcomes()
         for action, wanted in self.example.outcomes.items():
-            seqs = [seq for listed in deliveries.values() for name, seq in listed if name == action]
-            if len(seqs) != len(wanted):
-                raise Unlike(f"{action} has {len(seqs)} deliveries, the example says {len(wanted)}")
-            for number, (seq, expected) in enumerate(zip(seqs, wanted, strict=True), 1):
-                kind, reason = self.store.ended.get(seq) or ("waiting", self.why_waiting(seq))
+            ended = found.get(action, [])
+            if len(ended) != len(wanted):
+                raise Unlike(f"{action} has {len(ended)} deliveries, the example says {len(wanted)}")
+            for number, ((kind, reason), expected) in enumerate(zip(ended, wanted, strict=True), 1):
                 word, part = next(iter(expected.items())) if isinstance(expected, dict) else (expected, "")
                 if kind != word or str(part) not in reason:
                     because = f" ({reason})" if reason else ""
                     raise Unlike(f"{action}, event {number}: {kind}{because}, the example says {word} {part}".rstrip())
-        reached = {name for listed in deliveries.values() for name, _ in listed}
-        if missing := reached - set(self.example.outcomes):
+        if missing := found.keys() - set(self.example.outcomes):
             raise Unlike(f"{', '.join(sorted(missing))} took the event too; list what became of it under outcomes")
-
-    def why_waiting(self, seq: int) -> str:
-        lane = self.store.lane(self.connector.name, CLIENT)
-        return self.store.waits.get(seq) or (lane.reason if lane is not None else "") or ""
 
     def compare_lane(self) -> None:
         wanted = self.example.lane
         if not wanted:
             return
-        lane = self.store.lane(self.connector.name, CLIENT)
+        lane = self.store.lane(self.connector.name, self.client.client)
         state, why = (lane.state, lane.reason or "") if lane is not None else ("idle", "")
         if "state" in wanted and wanted["state"] != state:
             raise Unlike(f"the lane is {state}{f' ({why})' if why else ''}, the example says {wanted['state']}")

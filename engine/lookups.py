@@ -82,6 +82,7 @@ class Source:
         self.add = compile_tree(compiler, spec.add, read | {"row"}, (*place, "add")) if spec.add else None
         self.chunk_bytes = units.size(spec.chunk["bytes"]) if "bytes" in spec.chunk else None
         self.chunk_keys = int(spec.chunk.get("keys", 0)) or None
+        compiler.made(self, place)
 
     def inside(self, scope: dict[str, Any]) -> dict[str, Any]:
         return {**scope, "args": (self.args(scope) or {}) if self.args is not None else {}}
@@ -177,6 +178,7 @@ class Lookup:
         self.value = (
             compiler.value(spec.value, names | REPLY | {"args"}, (*place, "value")) if spec.value is not None else None
         )
+        compiler.made(self, place)
 
     def find(self, wire: Wire, scopes: Sequence[dict[str, Any]], *, failures: int = 0) -> list[Found]:
         """One answer for each row, in order; an absent key has none, and Stopped becomes everyone's outcome."""

@@ -249,6 +249,7 @@ class Tree:
     def branch(self, head: str, out: str, node: Any, *keys: str | int) -> None:
         self.em.line(head)
         self.em.depth += 1
+        self.em.passed(*keys)
         self.em.line(f"{out} = {self.emit(node, *keys)}")
         self.em.depth -= 1
 

@@ -48,6 +48,7 @@ class Rule:
         self.headers = {name.lower(): text_test(test) for name, test in (spec.header or {}).items()}
         self.when = compiler.condition(spec.when, names, (*place, "when")) if spec.when is not None else None
         self.wait = wait_of(compiler, spec.wait, names, (*place, "wait"))
+        compiler.made(self, place)
 
     def holds(self, scope: Mapping[str, Any], reply: Reply | None, code: Any, message: Any) -> bool:
         """All conditions that are written hold (AND)."""

@@ -62,6 +62,7 @@ class Check:
             import jsonschema_rs
 
             self.validator = jsonschema_rs.validator_for(self.schema, validate_formats=True)
+        compiler.made(self, place)
 
     def fails(self, scope: dict[str, Any], record: Any) -> str | None:
         if self.that is not None and not self.that(scope):
@@ -129,6 +130,7 @@ class Action:
             }
 
         self.steps = Steps(name, steps(spec.steps, "steps"), steps(spec.on_failure, "on_failure"), single=single)
+        compiler.made(self, place)
 
     @staticmethod
     def checks(compiler: Compiler, spec: types.Action, place: Path) -> tuple[list[Check], list[Check]]:

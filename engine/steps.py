@@ -84,6 +84,7 @@ class Step:
             self.until = compiler.condition(self.poll.until, read, (*place, "poll", "until"))
             self.every = wait_of(compiler, self.poll.every, read | WAIT, (*place, "poll", "every"))
             self.give_up_s = units.duration(self.poll.give_up)
+        compiler.made(self, place)
 
 
 def waits(outcome: Outcome | None) -> bool:
