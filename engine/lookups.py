@@ -56,12 +56,14 @@ class Source:
         place: Path,
         connector: types.Connector,
         call: Callable[..., Call],
+        outer: frozenset[str] = BOUND,
     ) -> None:
+        """`names` are those of the request, `outer` those that decide whether it is sent at all."""
         self.spec = spec
         names = names | {"args"}
         read = names | REPLY
-        self.args = compile_tree(compiler, spec.args, BOUND, (*place, "args")) if spec.args else None
-        self.when = compiler.condition(spec.when, BOUND, (*place, "when"))
+        self.args = compile_tree(compiler, spec.args, outer, (*place, "args")) if spec.args else None
+        self.when = compiler.condition(spec.when, outer, (*place, "when"))
         levels = [
             Level(compiler, spec.replies, read | WAIT, (*place, "replies")),
             Level(compiler, connector.replies, read | WAIT, ("replies",)),
@@ -136,6 +138,44 @@ class Source:
                 found.setdefault(semantics.plain(key), []).append(row)
 
 
+class Creation(Source):
+    """What makes the row of a key that no source knows: asked as a source is, it answers with what it made."""
+
+    def __init__(
+        self,
+        compiler: Compiler,
+        spec: types.Create,
+        *,
+        names: frozenset[str],
+        place: Path,
+        connector: types.Connector,
+        call: Callable[..., Call],
+        outer: frozenset[str],
+    ) -> None:
+        source = types.Source(
+            request=spec.request,
+            rows=spec.rows,
+            row_key=spec.row_key,
+            replies=spec.replies,
+            when=spec.when,
+            args=spec.args,
+            add=spec.add,
+        )
+        super().__init__(compiler, source, names=names, place=place, connector=connector, call=call, outer=outer)
+        self.several = spec.rows is not None
+        row = spec.row if spec.row is not None else "${ response.body }"
+        self.row = compiler.value(row, names | REPLY | {"args"}, (*place, "row"))
+
+    def read(self, scope: dict[str, Any], keys: list[str], found: dict[str, list[Any]]) -> str | None:
+        if self.several:
+            return super().read(scope, keys, found)
+        row = self.row(scope)
+        if not row:
+            raise BadValue("it is without the row that was made")
+        self.sort_in(found, {**scope, "row": row}, row, keys)
+        return None
+
+
 class Lookup:
     """One compiled look-up of a client; its cache is shared by the client's actions."""
 
@@ -175,6 +215,19 @@ class Lookup:
             )
             for title, source in sources.items()
         }  # fmt: skip
+        self.create = None
+        if spec.create is not None:
+            alone = spec.keys is None  # for one key the first event that asked for it can be read
+            outer = key_names if alone else BOUND
+            self.create = Creation(
+                compiler,
+                spec.create,
+                names=names | outer,
+                place=(*place, "create"),
+                connector=connector,
+                call=call,
+                outer=outer | {"key"} if alone else outer,
+            )
         self.value = (
             compiler.value(spec.value, names | REPLY | {"args"}, (*place, "value")) if spec.value is not None else None
         )
@@ -192,7 +245,13 @@ class Lookup:
             if (cached := self.cache.get(self.cached_as, key, now)) is not None:
                 known[key] = Found(cached[0])
         try:
-            self.ask_sources(wire, [key for key in wanted if key not in known], known, failures)
+            for source in self.sources.values():
+                if source.when(wire.scope):
+                    self.ask(wire, source, wanted, known, failures, lambda _: wire.scope)
+            if self.create is not None:
+                asked = zip(reversed(keys), reversed(scopes), strict=True)
+                first = {key: scope for key, scope in asked if isinstance(key, str)}
+                self.make(wire, self.create, wanted, known, failures, first)
         except Stopped as stopped:
             rest = Found(outcome=of_lane(stopped.outcome), trace=stopped.trace)
             for key in wanted:
@@ -211,55 +270,69 @@ class Lookup:
         except BadValue as error:
             return Found(outcome=Outcome(OutcomeKind.REJECT, str(error)))
 
-    def ask_sources(self, wire: Wire, keys: list[str], known: dict[str, Found], failures: int) -> None:
-        for source in self.sources.values():
-            missing = [key for key in keys if key not in known]
-            if not missing or not source.when(wire.scope):
+    def make(
+        self,
+        wire: Wire,
+        create: Creation,
+        keys: list[str],
+        known: dict[str, Found],
+        failures: int,
+        first: dict[Any, dict[str, Any]],
+    ) -> None:
+        """What no source knew is made, where `when` wants it; with `key` by the first row that asked."""
+        if self.spec.keys is not None:
+            if create.when(wire.scope):
+                self.ask(wire, create, keys, known, failures, lambda _: wire.scope)
+            return
+        wanted = [key for key in keys if key not in known and create.when({**first[key], "key": key})]
+        self.ask(wire, create, wanted, known, failures, lambda part: first[part[0]])
+
+    def ask(
+        self,
+        wire: Wire,
+        source: Source,
+        keys: list[str],
+        known: dict[str, Found],
+        failures: int,
+        scope_of: Callable[[list[str]], dict[str, Any]],
+    ) -> None:
+        """One source, for those that are not known yet; `scope_of` what its request reads besides the keys."""
+        missing = [key for key in keys if key not in known]
+        several = self.spec.keys is not None
+        parts = ([missing] if missing else []) if several else [[key] for key in missing]
+        if source.chunk_keys is not None:
+            parts = [
+                part[at : at + source.chunk_keys] for part in parts for at in range(0, len(part), source.chunk_keys)
+            ]
+        while parts:
+            part = parts.pop(0)
+            half = len(part) // 2
+            named = {"batch": {"keys": part, "size": len(part)}} if several else {"key": part[0]}
+            scope = {**scope_of(part), **named}
+            if half and source.chunk_bytes is not None and self.bytes_of(wire, source, scope) > source.chunk_bytes:
+                parts[:0] = [part[:half], part[half:]]
                 continue
-            parts = [missing] if self.spec.keys is not None else [[key] for key in missing]
-            if source.chunk_keys is not None:
-                parts = [
-                    part[at : at + source.chunk_keys] for part in parts for at in range(0, len(part), source.chunk_keys)
-                ]
-            while parts:
-                part = parts.pop(0)
-                scope = (
-                    {**wire.scope, "batch": {"keys": part, "size": len(part)}}
-                    if self.spec.keys is not None
-                    else {**wire.scope, "key": part[0]}
-                )
-                if (
-                    len(part) > 1
-                    and source.chunk_bytes is not None
-                    and self.bytes_of(wire, source, scope) > source.chunk_bytes
-                ):
-                    half = len(part) // 2
+            try:
+                rows = source.ask(wire, scope, part, failures)
+            except (BadValue, EgressRefused) as error:
+                if half:
+                    parts[:0] = [part[:half], part[half:]]
+                else:
+                    known[part[0]] = Found(outcome=Outcome(OutcomeKind.REJECT, f"look-up {self.name}: {error}"))
+                continue
+            except Stopped as stopped:
+                outcome = stopped.outcome
+                if outcome.kind is OutcomeKind.SPLIT and half:
                     parts[:0] = [part[:half], part[half:]]
                     continue
-                try:
-                    rows = source.ask(wire, scope, part, failures)
-                except (BadValue, EgressRefused) as error:
-                    if len(part) > 1:
-                        half = len(part) // 2
-                        parts[:0] = [part[:half], part[half:]]
-                    else:
-                        known[part[0]] = Found(outcome=Outcome(OutcomeKind.REJECT, f"look-up {self.name}: {error}"))
+                if outcome.kind in (OutcomeKind.SPLIT, OutcomeKind.REJECT, OutcomeKind.SKIP, OutcomeKind.DEFER):
+                    kind = OutcomeKind.REJECT if outcome.kind is OutcomeKind.SPLIT else outcome.kind
+                    reason = f"look-up {self.name}: {outcome.reason}"
+                    refused = msgspec.structs.replace(outcome, kind=kind, reason=reason)
+                    known.update({key: Found(outcome=refused, trace=stopped.trace) for key in part})
                     continue
-                except Stopped as stopped:
-                    outcome = stopped.outcome
-                    if outcome.kind is OutcomeKind.SPLIT and len(part) > 1:
-                        half = len(part) // 2
-                        parts[:0] = [part[:half], part[half:]]
-                        continue
-                    if outcome.kind in (OutcomeKind.SPLIT, OutcomeKind.REJECT, OutcomeKind.SKIP, OutcomeKind.DEFER):
-                        kind = OutcomeKind.REJECT if outcome.kind is OutcomeKind.SPLIT else outcome.kind
-                        refused = msgspec.structs.replace(
-                            outcome, kind=kind, reason=f"look-up {self.name}: {outcome.reason}"
-                        )
-                        known.update({key: Found(outcome=refused, trace=stopped.trace) for key in part})
-                        continue
-                    raise
-                self.take(wire, part, rows, known)
+                raise
+            self.take(wire, part, rows, known)
 
     @staticmethod
     def bytes_of(wire: Wire, source: Source, scope: dict[str, Any]) -> int:

@@ -5,7 +5,7 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
-from conftest import REFUSED, Answer, Shop, Vendor, client_from, reply
+from conftest import REFUSED, TIMED_OUT, Answer, Shop, Vendor, client_from, reply
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -467,3 +467,116 @@ def test_the_walk_goes_on_when_the_vendor_is_back() -> None:
     assert shop.sums() == {"delivered": 1, "rejected": 1}
     assert list(shop.reasons().values()) == ["look-up person: not found"]
     assert [body for body in shop.vendor.bodies if body] == [{"id": "id-a"}]
+
+
+# --- what nobody knows is made ---
+
+MAKING = """
+actions:
+  note:
+    lookups:
+      person:
+        key: ${ event.email }
+        cache: 10m
+        sources:
+          found:
+            request: {method: GET, path: /people, query: {emails: "${ key }"}}
+            rows: ${ response.body.rows }
+        create:
+          when: ${ settings.list != 'skip' }
+          request: {path: /people, json: {email: "${ key }", name: "${ event.name }"}, expect: "${ response.body.data }"}
+          row: ${ response.body.data }
+          add: {new: true}
+        when_absent: skip
+    record: {id: "${ lookups.person.id }"}
+    request: {path: /notes, json: "${ record }"}
+"""
+MADE = """
+actions:
+  note:
+    lookups:
+      person:
+        keys: ${ event.email }
+        create:
+          request: {path: /people, json: {emails: "${ batch.keys }"}}
+          rows: ${ response.body.rows }
+          row_key: ${ row.email }
+    record: {id: "${ lookups.person.id }"}
+    request: {path: /notes, json: "${ record }"}
+"""
+
+
+def registry(*known: str) -> Vendor:
+    """Answers /people: a GET knows only some, a POST makes what is asked for."""
+
+    def answer(request: Prepared) -> Answer:
+        if request.method == "GET":
+            return reply(200, {"rows": [{"id": f"id-{one}"} for one in asked_for(request) if one in known]})
+        body = request.decoded
+        if "emails" in body:
+            return reply(200, {"rows": [{"email": one, "id": f"id-{one}"} for one in body["emails"] if one != "bad"]})
+        return reply(201, {"data": {"id": f"id-{body['email']}", "name": body.get("name")}})
+
+    return Vendor(answer=answer)
+
+
+def sent(wired: Wired) -> list[str]:
+    return [
+        f"{one.method} {one.decoded or parse_qs(urlsplit(one.url).query)['emails'][0]}" for one in wired.vendor.asked
+    ]
+
+
+def test_a_key_that_no_source_knows_is_made_by_the_first_row_that_asked_and_cached_at_once() -> None:
+    wired = Wired(MAKING, registry("a"))
+    events = [{"email": "a"}, {"email": "b", "name": "Bea"}, {"email": "b", "name": "Ben"}]
+    made = {"id": "id-b", "name": "Bea", "new": True}
+    for _ in range(2):
+        assert [one.value for one in wired.find(*events)] == [{"id": "id-a"}, made, made]
+    assert sent(wired) == ["GET a", "GET b", "POST {'email': 'b', 'name': 'Bea'}"]
+
+
+def test_nothing_is_made_where_the_client_does_not_want_it() -> None:
+    wired = Wired(MAKING, registry(), {"list": "skip"})
+    assert wired.values("b") == [Outcome(OutcomeKind.SKIP, "look-up person: not found", "not-found", expected=True)]
+    assert sent(wired) == ["GET b"]
+
+
+def test_one_that_can_not_be_made_is_its_own_row_s_fault() -> None:
+    wired = Wired(MAKING, Vendor(reply(200, {"rows": []}), reply(422, {"code": "BAD"})))
+    assert [one.outcome and one.outcome.kind for one in wired.find({"email": "b"})] == [OutcomeKind.REJECT]
+
+
+def test_a_reply_without_what_was_made_is_not_taken_for_it() -> None:
+    wired = Wired(MAKING, Vendor(reply(200, {"rows": []}), reply(201, {"data": None})))
+    [found] = wired.find({"email": "b"})
+    assert found.value is None
+    assert found.outcome is not None
+    assert found.outcome.kind is OutcomeKind.RETRY
+
+
+def test_after_a_creation_without_an_answer_the_sources_are_asked_first() -> None:
+    wired = Wired(MAKING, Vendor(reply(200, {"rows": []}), TIMED_OUT, reply(200, {"rows": [{"id": "7"}]})))
+    [found] = wired.find({"email": "b"})
+    assert found.outcome is not None
+    assert found.outcome.outage
+    assert wired.values("b") == [{"id": "7"}]
+    assert sent(wired) == ["GET b", "POST {'email': 'b'}", "GET b"]
+
+
+def test_a_look_up_may_only_make_and_for_many_keys_at_once() -> None:
+    wired = Wired(MADE, registry())
+    assert wired.values("a", "b", "bad") == [
+        {"email": "a", "id": "id-a"},
+        {"email": "b", "id": "id-b"},
+        NOT_FOUND,
+    ]
+    assert sent(wired) == ["POST {'emails': ['a', 'b', 'bad']}"]
+
+
+def test_what_was_made_is_forgotten_like_what_was_found() -> None:
+    wired = Wired(MAKING, registry())
+    wired.values("b")
+    lookup = wired.program.actions["note"].lookups["person"]
+    lookup.forget({**wired.program.row_scope({"email": "b"}, 0.0), "lookups": {}})
+    wired.values("b")
+    assert [line.split()[0] for line in sent(wired)] == ["GET", "POST", "GET", "POST"]

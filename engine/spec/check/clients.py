@@ -303,6 +303,8 @@ def _requests_of(action: types.Action) -> Iterator[types.Request]:
             yield lookup.request
         for source in lookup.sources.values():
             yield source.request
+        if lookup.create is not None:
+            yield lookup.create.request
 
 
 def _speaks(value: Any) -> bool:

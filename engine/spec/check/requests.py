@@ -55,6 +55,8 @@ def all_requests(connector: Connector) -> Iterator[Asked]:
                 yield Asked((*place, "lookups", title, "request"), lookup.request)
             for source, spec in lookup.sources.items():
                 yield Asked((*place, "lookups", title, "sources", source, "request"), spec.request)
+            if lookup.create is not None:
+                yield Asked((*place, "lookups", title, "create", "request"), lookup.create.request)
         for step_place, step in all_steps(connector, name):
             yield Asked((*step_place, "request"), step.request)
 

@@ -51,6 +51,8 @@ def rule_lists(connector: Connector) -> Iterator[Rules]:
         for title, lookup in action.lookups.items():
             for source, spec in lookup.sources.items():
                 yield from _of(spec.replies, (*place, "lookups", title, "sources", source, "replies"), own)
+            if lookup.create is not None:
+                yield from _of(lookup.create.replies, (*place, "lookups", title, "create", "replies"), own)
         for key, steps in (("steps", action.steps), ("on_failure", action.on_failure)):
             for title, step in steps.items():
                 yield from _of_step(step, (*place, key, title), own)
