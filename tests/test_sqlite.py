@@ -538,3 +538,31 @@ def test_expired_rows_are_cleaned_in_passing_a_few_at_a_time(store: SqliteStore)
         lambda db: [db.execute(f"SELECT count(*) FROM {table}").fetchone()[0] for table in ("dedupe", "locks")]
     )
     assert left == [sqlite.SWEEP + sqlite.SWEEP_EVERY, sqlite.SWEEP + 1]
+
+
+def test_a_use_costs_the_same_however_many_there_were_and_a_moment_is_one_row(store: SqliteStore) -> None:
+    def steps(name: str, now: float) -> int:
+        """How many hundreds of steps SQLite's machine takes for one use."""
+        ticks = count()
+        store._writer.run(lambda db: db.set_progress_handler(lambda: next(ticks) and 0, 100))
+        assert store.take(name, count=100_000, per_s=86_400, now=now) == 0.0
+        store._writer.run(lambda db: db.set_progress_handler(None, 0))
+        return next(ticks)
+
+    def many(name: str, times: range) -> None:
+        store._writer.run(lambda db: [sqlite._take(db, name, 100_000, 86_400.0, float(now), 5) for now in times])
+
+    def rows(name: str) -> int:
+        found: int = store._writer.run(
+            lambda db: db.execute("SELECT count(*) FROM limits WHERE name = ?", (name,)).fetchone()[0]
+        )
+        return found
+
+    many("rate", range(10))
+    few = steps("rate", 10.0)
+    many("rate", range(11, 5_000))
+    assert steps("rate", 5_000.0) <= few + 2
+    many("budget", range(10))
+    for _ in range(20):
+        assert store.take("budget", count=100_000, per_s=86_400, now=9.0, cost=7) == 0.0
+    assert (rows("rate"), rows("budget")) == (5_001, 10)

@@ -563,6 +563,12 @@ def test_no_window_holds_more_than_its_count(store: Store) -> None:
     assert store.take("others", count=1, per_s=10, now=12.0) == 0.0
 
 
+def test_uses_of_one_moment_leave_together(store: Store) -> None:
+    takes = [(0.0, 2), (0.0, 1), (5.0, 1), (5.0, 1), (6.0, 3), (10.0, 3), (10.0, 1), (15.0, 2), (15.0, 1)]
+    waits = [store.take("calls", count=5, per_s=10, now=now, cost=cost) for now, cost in takes]
+    assert waits == [0.0, 0.0, 0.0, 0.0, 4.0, 0.0, 5.0, 0.0, 5.0]
+
+
 def test_a_clock_that_lags_behind_makes_no_room(store: Store) -> None:
     assert [store.take("calls", count=2, per_s=10, now=now) for now in (5.0, 4.0, 4.5, 14.5, 15.0)] == [
         0.0,

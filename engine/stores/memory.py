@@ -566,7 +566,9 @@ class MemoryStore:
             room += spent
             if room >= cost:
                 return wait_until(at + per_s, now)
-        uses.append((max([now, *(at for at, _ in uses)]), cost))  # clocks differ; the log must not go back
+        last_at, last_spent = uses[-1] if uses else (now, 0)
+        at = max(now, last_at)  # clocks differ; the log must not go back
+        uses[-1:] = [(at, last_spent + cost)] if at == last_at else [*uses[-1:], (at, cost)]
         return 0.0
 
     @_one_at_a_time

@@ -1330,16 +1330,20 @@ def _acquire(db: _Connection, name: str, slots: int, owner: str, until: float, n
 
 def _take(db: _Connection, name: str, count: int, per_s: float, now: float, cost: int) -> float:
     _sweep(db, "limits", now)
-    last = db.execute("SELECT total, at FROM limits WHERE name = ? ORDER BY total DESC LIMIT 1", (name,)).fetchone()
-    total, last_at = last or (0, now)
+    last = db.execute("SELECT total, at, until FROM limits WHERE name = ? ORDER BY total DESC LIMIT 1", (name,))
+    total, last_at, last_until = last.fetchone() or (0, now, None)
     # The use that must have left before this one fits; the log is in order of time, so those before it left earlier.
-    blocker_at: float | None = _value(
-        db,
-        "SELECT at FROM limits WHERE name = ?1 AND total >= ?2 AND total - cost < ?2 ORDER BY total LIMIT 1",
-        (name, total + cost - count),
-    )
-    if blocker_at is not None and blocker_at + per_s > now:
-        return wait_until(blocker_at + per_s, now)
+    leaves = total + cost - count
+    first = db.execute(
+        "SELECT at, total - cost FROM limits WHERE name = ? AND total >= ? ORDER BY total LIMIT 1", (name, leaves)
+    ).fetchone()
+    if first is not None and first[1] < leaves and first[0] + per_s > now:
+        return wait_until(first[0] + per_s, now)
     at = max(now, last_at)  # clocks of two processes differ; the log must not go back
-    db.execute("INSERT INTO limits VALUES (?, ?, ?, ?, ?)", (name, total + cost, at, cost, at + per_s))
+    if (at, at + per_s) == (last_at, last_until):  # uses of one moment leave together: one row, as for a whole budget
+        db.execute(
+            "UPDATE limits SET total = total + ?1, cost = cost + ?1 WHERE name = ?2 AND total = ?3", (cost, name, total)
+        )
+    else:
+        db.execute("INSERT INTO limits VALUES (?, ?, ?, ?, ?)", (name, total + cost, at, cost, at + per_s))
     return 0.0
