@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
+from engine import curl
 from engine.alerts import LogAlerts
 from engine.clock import VirtualClock
 from engine.errors import Refused
+from engine.explaining import Explainer, Field, Origin, Read, Told, Watch
 from engine.intake import Receiver, parse
 from engine.program import Program, patched
 from engine.records import Fault
@@ -22,7 +24,7 @@ from engine.walk import Credentials, World
 from engine.worker import Worker
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from engine.ports import Alerts, Clock, Telemetry
     from engine.records import Accepted, Delivery, LaneChange, Outcome, Settled
@@ -40,6 +42,7 @@ class Sent(NamedTuple):
     step: str
     request: Prepared
     status: int
+    told: Told | None = None  # how it was filled, where somebody listens
 
 
 class Ending(NamedTuple):
@@ -56,6 +59,7 @@ class Recorder:
 
     def __init__(self, transport: Transport) -> None:
         self.transport, self.sent = transport, list[Sent]()
+        self.watch: Watch | None = None
         self._latest = threading.local()
 
     def send(self, request: Prepared) -> Reply:
@@ -66,7 +70,9 @@ class Recorder:
         if name == "exchange":
             status = facts["status"]
             assert isinstance(status, int)
-            self.sent.append(Sent(str(facts["action"]), str(facts["step"]), self._latest.request, status))
+            request = self._latest.request
+            told = self.watch.latest if self.watch is not None and request.purpose != "auth" else None
+            self.sent.append(Sent(str(facts["action"]), str(facts["step"]), request, status, told))
 
 
 class StandIn:
@@ -142,10 +148,11 @@ class Single:
         *,
         masker: Masker,
         alerts: Alerts | None = None,
+        new_id: Callable[[], str] | None = None,
     ) -> None:
         self.program, self.clock, self.masker = program, clock, masker
         self.recorder = Recorder(transport)
-        self.store = MemoryStore()
+        self.store = MemoryStore(new_id=new_id) if new_id is not None else MemoryStore()
         telemetry: Telemetry = self.recorder
         self.worker = Worker(
             World(
@@ -225,13 +232,26 @@ class Shown(NamedTuple):
     skipped: list[dict[str, str]]
     endings: list[Ending]
     paused: str | None
+    fields: list[list[Field]]  # for each request, where each of its fields came from; empty where nobody asked
+    commands: list[str]  # the requests as commands of a shell; empty where nobody asked
 
 
-def preview(connector: types.Connector, client: types.Client, body: bytes, *, now: float, auth: bool = False) -> Shown:
+def preview(
+    connector: types.Connector,
+    client: types.Client,
+    body: bytes,
+    *,
+    now: float,
+    auth: bool = False,
+    explain: bool = False,
+    as_curl: bool = False,
+    via: str | None = None,
+) -> Shown:
     """
     The requests that the event would cause, with every secret as `***`, answered by the connector's sandbox.
 
-    Refused where intake would not take the event. Time is virtual: polls and retries take none.
+    Refused where intake would not take the event. Time is virtual: polls and retries take none. `via` is where the
+    commands of `as_curl` send to instead of to the vendor.
     """
     program = at_once(connector, client)
     events = accepted(program, body, now)
@@ -240,16 +260,59 @@ def preview(connector: types.Connector, client: types.Client, body: bytes, *, no
     single = Single(
         program, Credentials(made_up, "preview"), StandIn(connector, clock), clock, masker=Masker(made_up.values())
     )
+    watch = single.recorder.watch = Watch(program) if explain else None
     single.put(events)
     single.run(longest_s=LONGEST_S)
-    sent = [one for one in single.recorder.sent if auth or one.request.purpose != "auth"]
+    sent = [one for one in single.recorder.sent if auth or as_curl or one.request.purpose != "auth"]
     return Shown(
+        fields=[explained(one, Explainer(program, watch), single.masker) for one in sent] if watch is not None else [],
+        commands=commands(sent, program, single, made_up, via=via) if as_curl else [],
         requests=[shown(one, single.masker) for one in sent],
         steps=[one.step for one in sent],
         skipped=[{"action": name, "reason": reason} for name, reason in skipped(program, events, single)],
         endings=single.endings(),
         paused=single.paused,
     )
+
+
+def explained(sent: Sent, explainer: Explainer, masker: Masker) -> list[Field]:
+    """The fields of one request with their origins, secrets as `***`; of a log-in nothing but that it is one."""
+    if sent.told is None:
+        return []
+    return [
+        field._replace(value=masker.deep(field.value), origin=masked(field.origin, masker))
+        for field in explainer.fields(sent.told, sent.request)
+    ]
+
+
+def masked(origin: Origin | None, masker: Masker) -> Origin | None:
+    if origin is None:
+        return None
+    reads = tuple(
+        Read(
+            read.name, "***" if read.name.startswith("token.") else masker.deep(read.value), masked(read.origin, masker)
+        )
+        for read in origin.reads
+    )
+    return origin._replace(reads=reads)
+
+
+def commands(
+    sent: Sequence[Sent], program: Program, single: Single, secrets: dict[str, str], *, via: str | None
+) -> list[str]:
+    """Every request as a curl command, log-ins too; secrets and tokens are variables of the shell."""
+    references = program.binding.secrets
+    variables = {value: curl.variable(references.get(name, ""), name) for name, value in secrets.items()}
+    saves: dict[str, object] = {}
+    for auth in program.auths.values():
+        row = single.store.token(program.connector.name, program.client.client, auth.name)
+        for name, value in (row.values if row is not None else {}).items():
+            if isinstance(value, str) and single.masker.mask(value) != value and value not in variables:
+                variables[value] = "TOKEN" if name == "value" else f"TOKEN_{curl.variable('', name)}"
+                saves[variables[value]] = auth.spec.token.save.get(name) if auth.spec.token is not None else None
+    last = max((at for at, one in enumerate(sent) if one.request.purpose == "auth"), default=None)
+    written = [curl.command(one.request, variables, mask=single.masker.mask, via=via) for one in sent]
+    return [curl.kept(text, saves) if at == last else text for at, text in enumerate(written)]
 
 
 def stand_in_secrets(connector: types.Connector, binding: types.Binding) -> dict[str, str]:

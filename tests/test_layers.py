@@ -25,7 +25,7 @@ LAYERS = (
     # adapters
     "telemetry", "alerts", "secrets", "stores",
     # what runs a spec without its vendor
-    "sandbox", "examples", "preview", "spec.check",
+    "sandbox", "examples", "explaining", "curl", "preview", "spec.check",
     # wiring
     "runtime",
     # doors
