@@ -43,8 +43,37 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 
 
 def nearest_to(word: str, known: Iterable[str]) -> str | None:
-    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
-    return close[0] if close else None
+    """The name that was probably meant; one that differs only in capitals, `-` and `_` before all others."""
+    names = list(known)
+    alike = [name for name in names if _letters(name) == _letters(word)]
+    nearest = alike or difflib.get_close_matches(word, names, n=1, cutoff=0.6)
+    return nearest[0] if nearest else None
+
+
+def _letters(word: str) -> str:
+    return word.lower().replace("-", "").replace("_", "")
+
+
+def close(word: str, other: str) -> bool:
+    """At most two letters apart, one in a short word; capitals do not count."""
+    word, other = word.lower(), other.lower()
+    most = 1 if min(len(word), len(other)) <= 4 else 2
+    return abs(len(word) - len(other)) <= most and _distance(word, other) <= most
+
+
+def _distance(word: str, other: str) -> int:
+    """Letters put in, left out, exchanged, or swapped with their neighbour."""
+    before: list[int] = []
+    row = list(range(len(other) + 1))
+    for at, letter in enumerate(word, 1):
+        two_before, before = before, row
+        row = [at]
+        for to, wanted in enumerate(other, 1):
+            cost = min(before[to] + 1, row[to - 1] + 1, before[to - 1] + (letter != wanted))
+            if at > 1 and to > 1 and letter == other[to - 2] and word[at - 2] == wanted:
+                cost = min(cost, two_before[to - 2] + 1)
+            row.append(cost)
+    return row[-1]
 
 
 def dotted(path: Iterable[str | int]) -> str:

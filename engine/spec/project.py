@@ -15,7 +15,7 @@ import msgspec
 from engine.errors import SpecErrors, UsageError
 from engine.spec.findings import Finding, did_you_mean, errors_in, in_file_order
 from engine.spec.load import load_client, load_connector, load_schema_ref
-from engine.spec.located import Located, read_file
+from engine.spec.located import Located, read, read_file
 from engine.spec.types import Client, Connector
 from engine.spec.violations import bundled, violations
 
@@ -53,7 +53,25 @@ class Project:
 
     def __init__(self, directory: Path | str) -> None:
         self.directory = Path(directory)
+        self.texts: dict[Path, str] = {}
         self._kept: dict[Path, tuple[tuple[int, int], Loaded[Any]]] = {}
+
+    def with_texts(self, texts: Mapping[Path, str]) -> Project:
+        """The same project as it would be if these files had these texts; nothing is written."""
+        other = Project(self.directory)
+        other.texts = {**self.texts, **{path.resolve(): text for path, text in texts.items()}}
+        other._kept = {path: kept for path, kept in self._kept.items() if path.resolve() not in other.texts}
+        return other
+
+    def read(self, path: Path) -> Located:
+        """Raises SpecErrors where it can't be read."""
+        text = self.texts.get(path.resolve()) if self.texts else None
+        return read_file(path) if text is None else read(text, str(path))
+
+    def text(self, path: Path) -> str:
+        """Raises OSError or UnicodeDecodeError."""
+        text = self.texts.get(path.resolve()) if self.texts else None
+        return path.read_text(encoding="utf-8") if text is None else text
 
     # files
 
@@ -169,7 +187,7 @@ class Project:
         if kept is not None and kept[0] == version:
             return kept[1]
         try:
-            value, findings, located = load(read_file(path))
+            value, findings, located = load(self.read(path))
             loaded = Loaded(path, value, tuple(findings), located)
         except SpecErrors as error:
             loaded = Loaded(path, None, error.findings, None)

@@ -183,7 +183,7 @@ class _Check:
 
     def salvaged(self, piece: Piece) -> tuple[Any, Located | None, set[str]]:
         """The part of a faulty file that can be used; what is found on the way is kept."""
-        text = piece.located.text if piece.located is not None else text_of(Path(piece.file))
+        text = piece.located.text if piece.located is not None else text_of(self.project, Path(piece.file))
         rest = salvage(text, piece.file, lambda located: loaded(piece.kind, located))
         if rest is None:
             return None, None, set()

@@ -6,7 +6,7 @@ import re
 from typing import Any
 
 from engine.emitting import Problem
-from engine.spec.findings import did_you_mean
+from engine.spec.findings import close, did_you_mean
 
 _DEPTH = 20
 _TOGETHER = ("allOf", "anyOf", "oneOf")
@@ -103,25 +103,3 @@ def _closed(nodes: list[dict[str, Any]]) -> bool:
     return any(
         node.get("additionalProperties") is False or node.get("unevaluatedProperties") is False for node in nodes
     )
-
-
-def close(word: str, other: str) -> bool:
-    """At most two letters apart, one in a short word; capitals do not count."""
-    word, other = word.lower(), other.lower()
-    most = 1 if min(len(word), len(other)) <= 4 else 2
-    return abs(len(word) - len(other)) <= most and _distance(word, other) <= most
-
-
-def _distance(word: str, other: str) -> int:
-    """Letters put in, left out, exchanged, or swapped with their neighbour."""
-    before: list[int] = []
-    row = list(range(len(other) + 1))
-    for at, letter in enumerate(word, 1):
-        two_before, before = before, row
-        row = [at]
-        for to, wanted in enumerate(other, 1):
-            cost = min(before[to] + 1, row[to - 1] + 1, before[to - 1] + (letter != wanted))
-            if at > 1 and to > 1 and letter == other[to - 2] and word[at - 2] == wanted:
-                cost = min(cost, two_before[to - 2] + 1)
-            row.append(cost)
-    return row[-1]

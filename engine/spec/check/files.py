@@ -13,7 +13,7 @@ import msgspec
 from engine.errors import SpecErrors, UsageError
 from engine.spec.findings import Finding, errors_in
 from engine.spec.load import load_client, load_connector, load_schema_ref
-from engine.spec.located import Located, read, read_file
+from engine.spec.located import Located, read
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -74,9 +74,9 @@ def chosen(project: Project, paths: Sequence[Path]) -> list[Piece]:
                 continue
             for inner in _below(path):
                 if _is_ours(inner):
-                    found.setdefault(inner.resolve(), _pieces(ours, inner))
+                    found.setdefault(inner.resolve(), _pieces(project, ours, inner))
         elif path.exists() or path.is_symlink():
-            found.setdefault(path.resolve(), _pieces(ours, path))
+            found.setdefault(path.resolve(), _pieces(project, ours, path))
         else:
             raise UsageError(f"{path}: there is no such file or directory")
     return [piece for pieces in found.values() for piece in pieces]
@@ -131,21 +131,21 @@ def _start(path: Path) -> str:
         return ""
 
 
-def _pieces(ours: Mapping[Path, Piece], path: Path) -> list[Piece]:
+def _pieces(project: Project, ours: Mapping[Path, Piece], path: Path) -> list[Piece]:
     """`ours` are the project's own files, by where they are."""
     if path.suffix in MARKDOWN:
-        return list(_blocks(path))
+        return list(_blocks(project, path))
     if (piece := ours.get(path.resolve())) is not None:
         return [piece]
     says_client = re.search(r"^client[ \t]*:", _start(path), re.MULTILINE) is not None
     kind = "client" if says_client or path.parent.name == "clients" else "connector"
-    return [Piece(kind, str(path), lambda: _alone(path, kind))]
+    return [Piece(kind, str(path), lambda: _alone(project, path, kind))]
 
 
-def _alone(path: Path, kind: str) -> Known:
+def _alone(project: Project, path: Path, kind: str) -> Known:
     """A file outside of the project's folders."""
     try:
-        located = read_file(path)
+        located = project.read(path)
     except SpecErrors as error:
         return Known(None, error.findings, None)
     return Known(*loaded(kind, located))
@@ -164,10 +164,10 @@ def loaded(kind: str, located: Located) -> tuple[Any, list[Finding], Located]:
     return (None if errors_in(faults) else connector), [*found, *faults], grown
 
 
-def _blocks(path: Path) -> Iterator[Piece]:
+def _blocks(project: Project, path: Path) -> Iterator[Piece]:
     """The YAML blocks of a Markdown file that are a connector or a client; lines count from the file's beginning."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = project.text(path).splitlines()
     except (OSError, UnicodeDecodeError) as error:
         why = "not UTF-8" if isinstance(error, UnicodeDecodeError) else "can't be read"
         yield _known("connector", path, Known(None, [Finding(str(path), 1, 1, "unreadable", "error", why)], None))

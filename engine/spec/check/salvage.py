@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path as FilePath
 
+    from engine.spec.project import Project
+
     Path = tuple[str | int, ...]
     Mark = tuple[int, int]
 
@@ -95,13 +97,13 @@ def _readable(text: str, file: str) -> tuple[Located | None, set[Mark]]:
     return None, patched
 
 
-def text_of(path: FilePath) -> str:
-    """The file's text; empty where it can't be read as one."""
+def text_of(project: Project, path: FilePath) -> str:
+    """The file's text; empty where it can't be read as one, or is too large to be."""
     try:
-        with path.open("rb") as source:
-            return source.read(MAX_BYTES).decode("utf-8")
+        text = project.text(path)
     except (OSError, UnicodeDecodeError):
         return ""
+    return text if len(text) <= MAX_BYTES else ""
 
 
 def without(root: Node, path: Path) -> Node:
