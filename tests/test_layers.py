@@ -25,11 +25,11 @@ LAYERS = (
     # adapters
     "telemetry", "alerts", "secrets", "stores",
     # what runs a spec without its vendor
-    "sandbox", "examples", "explaining", "curl", "preview", "spec.check",
+    "sandbox", "examples", "explaining", "curl", "preview", "spec.check", "coverage",
     # wiring
     "runtime",
     # doors
-    "answers", "listening", "admin", "serve", "demo", "cli",
+    "answers", "listening", "admin", "serve", "demo", "cassettes", "cli",
 )  # fmt: skip
 
 

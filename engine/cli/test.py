@@ -1,17 +1,31 @@
-"""Run the connectors' examples: offline, on a virtual clock."""
+"""Run the connectors' examples: against their own exchanges, against a cassette, or to record one."""
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
 from engine.cli import options, output
+from engine.errors import ConnectError, UsageError
 
 if TYPE_CHECKING:
+    from engine.cassettes import Account
+    from engine.coverage import Coverage, Reached
     from engine.spec.project import Loaded, Project
     from engine.spec.types import Connector, Example
+
+
+class Told(NamedTuple):
+    """What came of one example."""
+
+    message: str = ""  # of a failure: the first difference
+    skipped: str = ""  # why there was nothing to do
+    file: str = ""  # the cassette that was written
+    note: str = ""  # of a cassette: what it holds
 
 
 class Ran(NamedTuple):
@@ -19,42 +33,100 @@ class Ran(NamedTuple):
     name: str
     passed: bool
     message: str
-    place: str
+    file: str
+    line: int
+    column: int
+    seconds: float
+    told: Told
+
+
+Try = Callable[["Connector", "Example", int], Told]
 
 
 @click.command("test")
 @click.argument("names", metavar="[CONNECTOR]...", nargs=-1)
 @click.option("-k", "part", default="", metavar="TEXT", help="Only examples with this in their name.")
+@click.option("--coverage", "covers", is_flag=True, help="List what no example reaches: actions, branches, rules.")
+@click.option("--min", "least", type=click.IntRange(0, 100), metavar="PERCENT", help="Fail below this coverage.")
+@click.option("--junit", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE", help="Write JUnit XML, too.")
+@click.option("--record", is_flag=True, help="Record the exchanges with the sandbox to tests/cassettes/.")
+@click.option("--replay", is_flag=True, help="Compare what is sent now with the cassettes; offline.")
+@click.option("--via", envvar="CONNECT_VIA", metavar="URL", help="Record from this sandbox on this machine instead.")
+@click.option("--vendor", is_flag=True, help="Record from the vendor itself: events are really sent.")
+@click.option("--client", metavar="NAME", help="With --vendor: whose account is used.")
 @options.as_json
 @options.project
-def command(names: tuple[str, ...], part: str, as_json: bool, directory: Path) -> int:
+def command(
+    names: tuple[str, ...],
+    part: str,
+    covers: bool,
+    least: int | None,
+    junit: Path | None,
+    record: bool,
+    replay: bool,
+    via: str | None,
+    vendor: bool,
+    client: str | None,
+    as_json: bool,
+    directory: Path,
+) -> int:
     """
     Run the examples of all connectors, or of those that are named.
 
     Each goes through the real engine, offline and on a virtual clock: no account and no waiting. For one that fails,
     the first difference is shown, and where it stands.
+
+    With --record the events go over real HTTP to the connector's sandbox, and what was said is kept, without secrets;
+    --replay shows later that the same is sent still.
     """
+    covers = covers or least is not None
+    require_sense(record=record, replay=replay, covers=covers, vendor=vendor, client=client)
     project = options.open_project(directory)
-    wanted = [(loaded, at, example) for loaded in usable(project, names) for at, example in examples(loaded, part)]
+    chosen = names or (own(project) if record or replay else ())
+    found = usable(project, chosen) if chosen or not (record or replay) else []
+    wanted = [(loaded, at, example) for loaded in found for at, example in examples(loaded, part)]
+    watched = {loaded.path: coverage_of(loaded) for loaded in found} if covers else {}
+    attempt: Try | None = None
+    if record:
+        attempt = recording(project, options.checked_via(via, project) if via and not vendor else None, client)
+    elif replay:
+        attempt = replaying(project)
     ran = []
     with output.progress("examples", len(wanted)) as step:
         for loaded, at, example in wanted:
-            ran.append(run(loaded, at, example))
+            ran.append(run(loaded, at, example, attempt or plainly(watched.get(loaded.path))))
             step(example.name)
-    failed = [one for one in ran if not one.passed]
+    reached = [one.reached() for one in watched.values()]
+    if junit is not None:
+        write_junit(junit, ran)
     if as_json:
-        keys = ("connector", "name", "passed", "message")
-        output.print_json({"examples": [dict(zip(keys, one, strict=False)) for one in ran]})
+        output.print_json(as_data(ran, reached if covers else None, record=record))
     else:
-        for one in failed:
-            click.echo(
-                output.wrapped(f"{one.place}: failed {one.name}", below="  ").replace(
-                    "failed", output.coloured("failed"), 1
-                )
-            )
-            click.echo(output.wrapped(f"  {one.message}", below="  "))
-        click.echo(f"{len(ran) - len(failed)} passed, {len(failed)} failed")
-    return 1 if failed else 0
+        print_results(ran, reached, record=record)
+        if record or replay:
+            print_strangers(project, found)
+    failed = any(not one.passed for one in ran)
+    low = [one for one in reached if least is not None and one.percent < least]
+    if low and not as_json:
+        click.echo(output.wrapped(f"below --min {least}: {', '.join(one.connector for one in low)}", below="  "))
+    return 1 if failed or low else 0
+
+
+def require_sense(*, record: bool, replay: bool, covers: bool, vendor: bool, client: str | None) -> None:
+    if record and replay:
+        raise UsageError("--record or --replay, not both")
+    if covers and (record or replay):
+        raise UsageError("--coverage and --min go with the examples, not with --record or --replay")
+    if vendor and not record:
+        raise UsageError("--vendor goes with --record")
+    if vendor != (client is not None):
+        raise UsageError("--vendor and --client NAME go together: the client's account at the vendor is used")
+
+
+def own(project: Project) -> tuple[str, ...]:
+    """The connectors of the project's own folder; those that come with the engine have their cassettes with it."""
+    folder = (project.directory / "connectors").resolve()
+    return tuple(name for name, path in project.connector_files().items() if path.resolve().parent == folder)
 
 
 def usable(project: Project, names: tuple[str, ...]) -> list[Loaded[Connector]]:
@@ -71,11 +143,183 @@ def examples(loaded: Loaded[Connector], part: str) -> list[tuple[int, Example]]:
     return [(at, one) for at, one in enumerate(loaded.value.examples) if part.lower() in one.name.lower()]
 
 
-def run(loaded: Loaded[Connector], at: int, example: Example) -> Ran:
-    from engine.examples import run_example
+def run(loaded: Loaded[Connector], at: int, example: Example, attempt: Try) -> Ran:
+    assert loaded.value is not None
+    assert loaded.located is not None
+    began = time.perf_counter()
+    told = attempt(loaded.value, example, at)
+    seconds = time.perf_counter() - began
+    line, column = loaded.located.mark(("examples", at))
+    passed, file = not told.message, loaded.located.file
+    return Ran(loaded.value.name, example.name, passed, told.message, file, line, column, seconds, told)
+
+
+# --- what can be done with an example ---
+
+
+def plainly(watch: Coverage | None) -> Try:
+    """Against the exchange that it lists."""
+
+    def attempt(connector: Connector, example: Example, at: int) -> Told:
+        from engine.examples import run_example
+        from engine.expressions import Compiler
+
+        del at
+        compiler = watch.compiler if watch is not None else Compiler
+        return Told(run_example(connector, example, compiler=compiler).message)
+
+    return attempt
+
+
+def coverage_of(loaded: Loaded[Connector]) -> Coverage:
+    from engine.coverage import Coverage
 
     assert loaded.value is not None
     assert loaded.located is not None
-    result = run_example(loaded.value, example)
-    line, column = loaded.located.mark(("examples", at))
-    return Ran(result.connector, result.name, result.passed, result.message, f"{loaded.located.file}:{line}:{column}")
+    return Coverage(loaded.value, loaded.located)
+
+
+def recording(project: Project, via: str | None, client: str | None) -> Try:
+    def attempt(connector: Connector, example: Example, at: int) -> Told:
+        from engine import cassettes
+        from engine.clock import SystemClock
+
+        if example.refused is not None:
+            return Told(skipped="its events are not taken in, so nothing is sent")
+        account = account_of(project, connector, client) if client is not None else None
+        try:
+            recorded = cassettes.record(connector, example, clock=SystemClock(), via=via, account=account)
+        except UsageError:
+            raise
+        except ConnectError as error:
+            return Told(str(error))
+        file = cassettes.files_of(project.directory, connector)[at]
+        cassettes.keep(file, recorded.text)
+        outcomes = [f"{action} {', '.join(kinds)}" for action, kinds in recorded.header.outcomes.items()]
+        note = "; ".join([f"{recorded.exchanges} exchange{'s' if recorded.exchanges != 1 else ''}", *outcomes])
+        return Told(file=shown(file, project), note=note)
+
+    return attempt
+
+
+def account_of(project: Project, connector: Connector, client: str) -> Account:
+    from engine.cassettes import Account
+    from engine.errors import SecretUnavailable
+    from engine.program import Program
+
+    who, sources = project.client(client), options.secrets_of(project)
+    if connector.name not in who.connectors:
+        raise UsageError(f"{client} has no connector {connector.name}; it has {', '.join(who.connectors)}")
+
+    def secrets(program: Program) -> dict[str, str]:
+        given = program.binding.secrets
+        missing = sorted(
+            name
+            for name in program.secret_names - given.keys()
+            if (field := connector.secrets.get(name)) is None or not (field.optional or field.when is not None)
+        )
+        if missing:
+            raise SecretUnavailable(f"{client} has no secret {missing[0]}; add it to the client file")
+        return {name: sources.resolve(given[name]) for name in sorted(program.secret_names & given.keys())}
+
+    return Account(who, secrets)
+
+
+def replaying(project: Project) -> Try:
+    def attempt(connector: Connector, example: Example, at: int) -> Told:
+        from engine import cassettes
+
+        if example.refused is not None:
+            return Told(skipped="its events are not taken in, so nothing is sent")
+        file = cassettes.files_of(project.directory, connector)[at]
+        try:
+            cassettes.replay(connector, example, file, client=project.client)
+        except UsageError:
+            raise
+        except ConnectError as error:
+            again = f"connect test --record {connector.name}"
+            return Told(f"{shown(file, project)}: {error}; if that is as it should be, record it again: {again}")
+        return Told()
+
+    return attempt
+
+
+def shown(file: Path, project: Project) -> str:
+    return str(file.relative_to(project.directory))
+
+
+# --- what is told ---
+
+
+def print_results(ran: list[Ran], reached: list[Reached], *, record: bool) -> None:
+    failed = [one for one in ran if not one.passed]
+    for one in ran:
+        if one.told.file:
+            click.echo(output.wrapped(f"{one.told.file}: {one.told.note}", below="  "))
+    for one in failed:
+        place = f"{one.file}:{one.line}:{one.column}"
+        said = output.wrapped(f"{place}: failed {one.name}", below="  ")
+        click.echo(said.replace("failed", output.coloured("failed"), 1))
+        click.echo(output.wrapped(f"  {one.message}", below="  "))
+    for each in reached:
+        print_coverage(each)
+    skipped = sum(bool(one.told.skipped) for one in ran)
+    done = len(ran) - len(failed) - skipped
+    parts = [f"{done} {'recorded' if record else 'passed'}", f"{len(failed)} failed"]
+    click.echo(", ".join([*parts, *([f"{skipped} left out"] if skipped else [])]))
+
+
+def print_coverage(reached: Reached) -> None:
+    for one in reached.missed:
+        click.echo(output.wrapped(f"{one.file}:{one.line}:{one.column}: not reached: {one.what}", below="  "))
+    came = reached.total - len(reached.missed)
+    click.echo(f"{reached.connector}: {reached.percent}% ({came} of {reached.total} parts)")
+
+
+def print_strangers(project: Project, found: list[Loaded[Connector]]) -> None:
+    from engine import cassettes
+
+    for loaded in found:
+        assert loaded.value is not None
+        for file in cassettes.strangers(project.directory, loaded.value):
+            said = f"{shown(file, project)}: no example of {loaded.value.name} has this cassette; delete it"
+            click.echo(output.wrapped(said, below="  "))
+
+
+def as_data(ran: list[Ran], reached: list[Reached] | None, *, record: bool) -> dict[str, Any]:
+    keys = ("connector", "name", "passed", "message")
+    found: dict[str, Any] = {"examples": [dict(zip(keys, one, strict=False)) for one in ran]}
+    if record:
+        found["cassettes"] = [
+            {"connector": one.connector, "name": one.name, "file": one.told.file} for one in ran if one.told.file
+        ]
+    if reached is not None:
+        found["coverage"] = [
+            {
+                "connector": one.connector,
+                "percent": one.percent,
+                "reached": one.total - len(one.missed),
+                "total": one.total,
+                "missed": [each._asdict() for each in one.missed],
+            }
+            for one in reached
+        ]
+    return found
+
+
+def write_junit(file: Path, ran: list[Ran]) -> None:
+    from engine.cli.junit import Case, write
+
+    cases = [
+        Case(
+            one.connector,
+            one.name,
+            one.seconds,
+            one.file,
+            one.line,
+            failure=one.message or None,
+            skipped=one.told.skipped or None,
+        )
+        for one in ran
+    ]
+    write(file, cases)
