@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+from copy import copy
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from engine import semantics
 from engine.emitting import MAX_EXPRESSION, ExpressionError, compare, emit_call, exact
+from engine.holes import place_of
 
 if TYPE_CHECKING:
     from engine.emitting import Emitter
+    from engine.holes import Place
 
 
 def emit_template(em: Emitter, text: str, hole: str = "text") -> str:
     """
     Python source of a text with holes; absent where a hole is absent.
 
-    `hole` names the helper that turns one value into text: text, segment (of a path), must (never absent), soql.
+    `hole` names the helper that turns one value into text: text, segment (of a path), must (never absent), soql;
+    or the kind of text in which it depends on the place: url, html.
     """
     import jinja2
 
@@ -55,8 +59,14 @@ class _Jinja:
 
     def __init__(self, em: Emitter, hole: str, carriage: str) -> None:
         self.em, self.hole, self.carriage = em, hole, carriage
+        self.place = place_of(hole)
 
     def whole(self, body: list[Any]) -> str:
+        code = self.code(body)
+        self.place.end()
+        return code
+
+    def code(self, body: list[Any]) -> str:
         if all(type(node).__name__ == "Output" for node in body):
             parts = [self.part(part) for node in body for part in node.nodes]
             return parts[0] if len(parts) == 1 else f"concat(({', '.join(parts)},))" if parts else "''"
@@ -71,10 +81,15 @@ class _Jinja:
 
     def part(self, node: Any) -> str:
         if type(node).__name__ == "TemplateData":
-            return self.em.const(node.data.replace(self.carriage, "\r"))
+            text = node.data.replace(self.carriage, "\r")
+            self.place.read(text)
+            return self.em.const(text)
+        helper = self.place.hole()
+        if self.hole == "html" and type(node).__name__ == "Filter" and node.name == "html":
+            raise ExpressionError("html-hole", "escaped twice: a hole of $html is escaped by itself", "without | html")
         value = self.node(node)
         named = self.em.const(describe(node))
-        return f"{self.hole}({value}, {named})"
+        return f"{helper}({value}, {named})"
 
     def statements(self, nodes: list[Any]) -> None:
         for node in nodes:
@@ -90,11 +105,7 @@ class _Jinja:
                         self.em.line(f"if {kept} is None: return None")
                         self.em.line(f"out.append({kept})")
             elif kind == "If":
-                self.branch("if", node)
-                for other in node.elif_:
-                    self.branch("elif", other)
-                if node.else_:
-                    self.block("else:", node.else_)
+                self.choice(node)
             elif kind == "For":
                 self.loop(node)
             else:
@@ -103,6 +114,26 @@ class _Jinja:
                     f"{{% {kind.lower()} %}} is not part of the language",
                     "use {% if %}, {% for %} or a $ key",
                 )
+
+    def choice(self, node: Any) -> None:
+        """`if`, `elif`, `else`: each begins at the same place, and all of them have to end at one."""
+        begin = copy(self.place)
+        self.branch("if", node)
+        ends = [self.place]
+        for other in node.elif_:
+            self.place = copy(begin)
+            self.branch("elif", other)
+            ends.append(self.place)
+        self.place = begin
+        if node.else_:
+            self.block("else:", node.else_)
+        self.same_end([*ends, self.place], "the branches of {% if %} end")
+
+    def same_end(self, places: list[Place], what: str) -> None:
+        if any(place.state() != self.place.state() for place in places):
+            raise ExpressionError(
+                self.place.rule, f"{what} in different parts of the {self.hole}", "a whole text in each, with $if"
+            )
 
     def branch(self, word: str, node: Any) -> None:
         self.block(f"{word} true(attempt(lambda: {self.node(node.test)})):", node.body)
@@ -123,7 +154,9 @@ class _Jinja:
         listed = self.node(node.iter)
         before = self.em.bound.get(name)
         self.em.bound[name] = variable
+        begin = copy(self.place)
         self.block(f"for {variable} in bounded({listed}):", node.body)
+        self.same_end([begin], "the rounds of {% for %} begin")
         if before is None:
             del self.em.bound[name]
         else:

@@ -16,6 +16,7 @@ from engine import semantics
 from engine.emitting import Emitter, ExpressionError, closest, is_expression, is_template
 from engine.errors import BadValue
 from engine.expressions import Compiler, emit_scalar
+from engine.holes import place_of
 from engine.spec.types import Drop
 
 if TYPE_CHECKING:
@@ -91,6 +92,20 @@ def entries(value: Any, key: str, name: str, by: Any) -> list[dict[str, Any]] | 
     return [{key: found, name: entry} for found, entry in value.items()] or None
 
 
+def renamed(value: Any, by: Any) -> dict[str, Any] | None:
+    """The object with its keys as `by` calls them; one that it does not name vanishes, of two alike the later wins."""
+    if value is None:
+        return None
+    if value.__class__ is not dict:
+        raise BadValue(f"$rename needs an object, got {semantics.kind(value)}")
+    if by is None:
+        return None
+    if by.__class__ is not dict:
+        raise BadValue(f"by needs an object, got {semantics.kind(by)}")
+    found = {semantics.plain(by[key]): entry for key, entry in value.items() if by.get(key) is not None}
+    return found or None
+
+
 def as_object(value: list[Any] | None) -> dict[str, Any] | None:
     if value is None:
         return None
@@ -120,16 +135,18 @@ def case(value: Any) -> str | None:
 
 HELPERS: dict[str, Any] = {
     function.__name__: function
-    for function in (plain_null, json_text, lines, merged, rest, entries, as_object, columns_and_rows, case)
+    for function in (plain_null, json_text, lines, merged, rest, entries, renamed, as_object, columns_and_rows, case)
 } | {"NULL": NULL}
 
-ALONE = {"$literal", "$lines", "$json", "$soql", "$all", "$keep", "$merge", "$object", "$entries", "$rest"}
+ALONE = {"$literal", "$lines", "$json", "$soql", "$html", "$all", "$keep", "$merge", "$object", "$entries", "$rest"}
 OPTIONS = {
     "$if": {"then", "else"}, "$switch": {"cases", "default"}, "$each": {"as", "where", "do"},
     "$rest": {"except", "only"}, "$entries": {"key", "value", "by"}, "$rows": {"columns", "rows"},
-    "$drop": {"do"}, "$with": set(),
+    "$rename": {"by"}, "$drop": {"do"}, "$with": set(),
 }  # fmt: skip
-OWN = {"$literal", "$lines", "$each", "$rows", "$entries", "$rest", "$keep"}  # inside $all these judge their own leaves
+OWN = {  # inside $all these judge their own leaves
+    "$literal", "$lines", "$each", "$rows", "$entries", "$rename", "$rest", "$keep",
+}  # fmt: skip
 DIRECTIVES = ALONE | set(OPTIONS)
 
 
@@ -335,6 +352,18 @@ class Tree:
         check_query_holes(text)
         return self.assigned(emit_scalar(self.em, text, "soql"))
 
+    def on_html(self, node: dict[str, Any]) -> str:
+        text = node["$html"]
+        if not isinstance(text, str):
+            raise ExpressionError("directive", "$html takes a text")
+        if is_expression(text):
+            raise ExpressionError("html-hole", "HTML is a text with holes, each escaped", "<p>{{ … }}</p>")
+        if not is_template(text):
+            place = place_of("html")
+            place.read(text)
+            place.end()
+        return self.assigned(emit_scalar(self.em, text, "html"))
+
     def on_all(self, node: dict[str, Any]) -> str:
         outer, self.missing = self.missing, self.em.fresh("m")
         self.em.line(f"{self.missing} = False")
@@ -377,6 +406,13 @@ class Tree:
         by = self.emit(node["by"], "by") if "by" in node else "None"
         key, value = names_of(node, "key", "value")
         return self.assigned(f"entries({code}, {key!r}, {value!r}, {by})")
+
+    def on_rename(self, node: dict[str, Any]) -> str:
+        if "by" not in node:
+            raise ExpressionError("directive", "$rename needs by, a map from the keys here to the names they get")
+        code = self.emit(node["$rename"], "$rename")
+        by = self.emit(node["by"], "by")
+        return self.assigned(f"renamed({code}, {by})")
 
     def on_rows(self, node: dict[str, Any]) -> str:
         code = self.emit(node["$rows"], "$rows")

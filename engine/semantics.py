@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from decimal import Decimal
+from html import escape
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
@@ -149,6 +151,57 @@ def segment(value: Any, name: str) -> str:
     return quote(found, safe="")
 
 
+_HOST = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]*[A-Za-z0-9_])?(?:\.[A-Za-z0-9_](?:[A-Za-z0-9_-]*[A-Za-z0-9_])?)*"
+_HOST_NAME = re.compile(rf"{_HOST}\Z")
+_BASE = re.compile(rf"https://{_HOST}(?::443)?(?:/[^\x00-\x20\x7f?#\\]*)?\Z", re.IGNORECASE)
+_LINK = re.compile(r"(?:https?://|mailto:)[^\x00-\x20\x7f][^\x00-\x1f\x7f]*\Z", re.IGNORECASE)
+
+
+def url_host(value: Any, name: str) -> str:
+    """One hole in the host of a URL: a label, or a whole name."""
+    found = must(value, name)
+    if not _HOST_NAME.match(found):
+        raise BadValue(f"{name} is no name of a host: letters, digits, - and dots")
+    return found
+
+
+def url_base(value: Any, name: str) -> str:
+    """The hole that a URL begins with: https, a host, and maybe a path."""
+    found = must(value, name)
+    if not _BASE.match(found):
+        raise BadValue(f"{name} is no https address that something can be put behind")
+    return found
+
+
+def url_value(value: Any, name: str) -> str:
+    """One hole behind the ? of a URL."""
+    return quote(must(value, name), safe="")
+
+
+def html(value: Any, name: str) -> str | None:
+    """One hole in a text or a double-quoted attribute of HTML."""
+    found = text(value, name)
+    return None if found is None else escape(found)
+
+
+def html_link(value: Any, name: str) -> str | None:
+    """A whole link; of what is not http, https or mailto only `#` is left, so that the text around it is not lost."""
+    found = text(value, name)
+    return None if found is None else escape(found) if _LINK.match(found) else "#"
+
+
+def html_part(value: Any, name: str) -> str | None:
+    """A part of a link whose beginning is written."""
+    found = text(value, name)
+    return None if found is None else quote(found, safe="")
+
+
+def html_mail(value: Any, name: str) -> str | None:
+    """An address behind `mailto:`."""
+    found = text(value, name)
+    return None if found is None else quote(found, safe="@")
+
+
 def concat(parts: tuple[str | None, ...]) -> str | None:
     """The parts of a text, or absent if one of them is."""
     if None in parts:
@@ -202,6 +255,7 @@ HELPERS: dict[str, Any] = {
     function.__name__: function
     for function in (
         attempt, item, cut, true, same, ordered, compact, solid, project, keep, values, flat, bounded, text, must,
-        segment, concat, soql, soql_name, soql_like,
+        segment, url_host, url_base, url_value, html, html_link, html_part, html_mail, concat, soql, soql_name,
+        soql_like,
     )
 }  # fmt: skip

@@ -14,11 +14,13 @@ LAYERS = (
     # ground
     "errors", "records", "ports", "clock", "names", "owners",
     # the language
-    "spec.units", "spec.types", "spec.findings", "functions", "semantics", "emitting", "jmes", "jinja", "expressions",
+    "spec.units", "spec.types", "spec.findings", "functions", "semantics", "emitting", "holes", "jmes", "jinja",
+    "expressions",
     # a spec, from its file to its types
     "spec.located", "spec.presets", "spec.expand", "spec.violations", "spec.load", "spec.project", "spec.report",
     # the stages
-    "mapping", "intake", "batching", "limits", "sending", "retrying", "outcomes", "wire", "auth", "exchange", "lookups",
+    "mapping", "intake", "caching", "batching", "limits", "tls", "sending", "retrying", "outcomes", "wire",
+    "signing", "placing", "auth", "exchange", "lookups",
     "steps", "program",
     # the walk
     "walk", "reporting", "settling", "direct", "worker",

@@ -146,6 +146,16 @@ def test_a_block_has_its_own_drop_and_gives_it_back() -> None:
         ("{A: {$switch: '${ event.gone }', cases: {a: 1}}}", None),
         ("{A: {$switch: '${ event.kind }', cases: {}, default: 3}}", {"A": 3}),
         ("{A: {$switch: '${ event.kind }', cases: {b: null}}}", {"A": None}),
+        # $rename
+        (
+            "{A: {$rename: {B: '${ event.name }', C: 2, D: 3, E: '${ event.gone }'}, by: {C: c_1, B: 17, E: e}}}",
+            {"A": {"17": "Ana", "c_1": 2}},
+        ),
+        ("{A: {$rename: '${ event.extra }', by: {x: one, y: one}}}", {"A": {"one": "2"}}),
+        ("{A: {$rename: {B: {C: null}, D: null}, by: {B: b, D: d}}}", {"A": {"b": {"C": None}, "d": None}}),
+        ("{A: {$rename: {B: 1}, by: '${ event.gone }'}, D: 1}", {"D": 1}),
+        ("{A: {$rename: {B: 1}, by: {C: c}}, D: 1}", {"D": 1}),
+        ("{A: {$all: {B: {$rename: {C: '${ event.gone }', D: 1}, by: {C: c, D: d}}}}}", {"A": {"B": {"d": 1}}}),
         # $each
         ("{A: {$each: '${ event.items }', do: '${ item.id }'}}", {"A": ["a", "b"]}),
         (
@@ -311,6 +321,89 @@ def test_soql_says_what_can_not_stand_in_a_query() -> None:
     assert problem("{$soql: [1]}")[1] == "$soql takes a text"
 
 
+# --- $html: a value never becomes markup ---
+
+HTML: list[tuple[str, Any, str | None]] = [
+    ("<b>{{ event.x }}</b>", "<i>\"'&", "<b>&lt;i&gt;&quot;&#x27;&amp;</b>"),
+    ('<b title="{{ event.x }}">a < b</b>', '" onclick="', '<b title="&quot; onclick=&quot;">a < b</b>'),
+    ("<b>{{ event.x | upper }} {{ event.n }}</b>", "<i>", "<b>&lt;I&gt; 1.50</b>"),
+    ('<a href="{{ event.x }}">', "HTTPS://a.example/?b=1&c", '<a href="HTTPS://a.example/?b=1&amp;c">'),
+    ('<a href="{{ event.x }}">', "mailto:ana@example.com", '<a href="mailto:ana@example.com">'),
+    ('<a href="{{ event.x }}">', "javascript:alert(1)", '<a href="#">'),
+    ('<a href="{{ event.x }}">', " javascript:alert(1)", '<a href="#">'),
+    ('<a href="{{ event.x }}">', "java\nscript:alert(1)", '<a href="#">'),
+    ('<a href="{{ event.x }}">', "www.example.com", '<a href="#">'),
+    ('<img src="{{ event.x }}">', "data:text/html,<b>", '<img src="#">'),
+    (
+        '<a href="https://a.example/{{ event.x }}?q={{ event.x }}">',
+        "b/c?d",
+        '<a href="https://a.example/b%2Fc%3Fd?q=b%2Fc%3Fd">',
+    ),
+    ('<a href="mailto:{{ event.x }}">', "ana@example.com?cc=x", '<a href="mailto:ana@example.com%3Fcc%3Dx">'),
+    ("{% for one in event.l %}<li>{{ one }}</li>{% endfor %}", "", "<li>&lt;</li><li>b</li>"),
+    ("<p>{% if event.x %}<i>{{ event.x }}</i>{% else %}none{% endif %}</p>", ">", "<p><i>&gt;</i></p>"),
+    ("<b>{{ event.gone }}</b>", "", None),
+    ("<p>no hole</p>", "", "<p>no hole</p>"),
+]
+
+
+@pytest.mark.parametrize(("text", "value", "expected"), HTML)
+def test_html_escapes_each_value_for_its_place(text: str, value: Any, expected: str | None) -> None:
+    compiler = Compiler()
+    run = compile_tree(compiler, {"$html": text}, MAPPED, PLACE)
+    assert compiler.problems == []
+    assert run({"event": {"x": value, "n": Decimal("1.50"), "l": ["<", "b"]}}) == expected
+
+
+def test_lines_of_html_leave_out_those_that_lack_a_value() -> None:
+    text = "{$lines: [{$html: '<b>{{ event.name }}</b>'}, {$html: '<i>{{ event.gone }}</i>'}, {$html: '<u>{{ event.n }}</u>'}]}"
+    assert mapped(text) == "<b>Ana</b>\n<u>5</u>"
+    assert (
+        fault("{$html: '<b>{{ event.items }}</b>'}")
+        == "actions.x.record: event.items is list and can't stand in a text"
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("<{{ event.x }}>", "a hole in the name of a tag"),
+        ("</{{ event.x }}>", "a hole in the name of a tag"),
+        ("<b{{ event.x }}>", "a hole in the name of a tag"),
+        ("<b {{ event.x }}>", "a hole in a tag, outside of quotes"),
+        ('<b a="1"{{ event.x }}>', "a hole in a tag, outside of quotes"),
+        ("<b a{{ event.x }}>", "a hole in the name of an attribute"),
+        ("<b a={{ event.x }}>", "a hole in an attribute without quotes"),
+        ("<b a=b{{ event.x }}>", "a hole in an attribute without quotes"),
+        ("<b a='{{ event.x }}'>", "a hole in an attribute in single quotes"),
+        ("<!-- {{ event.x }} -->", "a hole in a comment"),
+        ("<!{{ event.x }}>", "a hole in a comment"),
+        ("<?{{ event.x }}>", "a hole in a comment"),
+        ("<script>{{ event.x }}</script>", "a hole in <script>"),
+        ("<SCRIPT >a</b>{{ event.x }}</SCRIPT>", "a hole in <script>"),
+        ("<script><!--</script>{{ event.x }}", "a hole in <script>"),
+        ("<style>{{ event.x }}</style>", "a hole in <style>"),
+        ("<title>{{ event.x }}</title>", "a hole in <title>"),
+        ('<b onclick="{{ event.x }}">', "a hole in onclick, which is more than a text"),
+        ('<b STYLE="a:{{ event.x }}">', "a hole in style, which is more than a text"),
+        ('<iframe srcdoc="{{ event.x }}">', "a hole in srcdoc, which is more than a text"),
+        ('<a href="javascript:{{ event.x }}">', "a hole in the beginning of a link (href)"),
+        ('<a href="https://{{ event.x }}">', "a hole in the beginning of a link (href)"),
+        ('<a xlink:href="//{{ event.x }}">', "a hole in the beginning of a link (xlink:href)"),
+        ("{{ event.x | html }}", "escaped twice: a hole of $html is escaped by itself"),
+        ("<b{% if event.x %}>{% endif %}", "the branches of {% if %} end in different parts of the html"),
+        ("{% for y in event.x %}<b{% endfor %}", "the rounds of {% for %} begin in different parts of the html"),
+        ("<b>{{ event.x }}</b", "the text ends inside of the name of a tag"),
+        ("<b title='", "the text ends inside of an attribute in single quotes"),
+        ("${ event.x }", "HTML is a text with holes, each escaped"),
+    ],
+)
+def test_a_hole_elsewhere_in_html_is_a_finding(text: str, says: str) -> None:
+    compiler = Compiler()
+    compile_tree(compiler, {"A": {"$html": text}}, MAPPED, PLACE)
+    assert [(one.place, one.rule, one.message) for one in compiler.problems] == [((*PLACE, "A"), "html-hole", says)]
+
+
 # --- what authors get wrong ---
 
 
@@ -333,6 +426,8 @@ def test_soql_says_what_can_not_stand_in_a_query() -> None:
         ("{A: {$rest: '${ event }', except: name}}", "except and only take a list of names", "except: [used, name]"),
         ("{A: {$rest: {B: 1}, except: [used]}}", "except: [used] needs a path", "$rest: ${ event }"),
         ("{A: {$entries: {}, key: 5}}", "key and value are names, such as key: key", ""),
+        ("{A: {$rename: {B: 1}}}", "$rename needs by, a map from the keys here to the names they get", ""),
+        ("{A: {$html: [1]}}", "$html takes a text", ""),
         ("{A: {$rows: [], columns: [a]}}", "columns and rows are names, such as columns: columns", ""),
     ],
 )
