@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from engine.records import Delivery
 
 
+MAX_WINDOW = 5_000  # deliveries that are folded together
+
+
 class Ready(msgspec.Struct, frozen=True):
     """A delivery whose record is built, with what it is folded, ordered and grouped by."""
 
@@ -55,7 +58,8 @@ class Batcher:
         limits = spec or types.Batch(records=1)
         self.records = min(limits.records, limits.max.records or limits.records)
         self.bytes = min(units.size(limits.bytes), units.size(limits.max.bytes or limits.bytes))
-        self.wait_s = units.duration(limits.wait)
+        self.collects = limits.window is not None  # all of a time is folded before it is cut
+        self.wait_s = units.duration(limits.window or limits.wait)
         self.rows = rows  # records go out as columns and rows: those of unequal columns are kept apart
         self.ascii = ascii  # what is beyond ASCII takes six bytes or twelve
         self.group_by = compiler.value(limits.group_by, CHECKED, (*place, "group_by"))
@@ -67,8 +71,15 @@ class Batcher:
         )
 
     @property
+    def enough(self) -> int:
+        """How many due deliveries are not waited with any longer."""
+        return MAX_WINDOW if self.collects else self.records
+
+    @property
     def window(self) -> int:
         """How many deliveries to read at once: more than a batch where some will be folded or sorted apart."""
+        if self.collects:
+            return MAX_WINDOW
         return self.records * (5 if self.fold_by is not None or (self.spec is not None and self.spec.group_by) else 1)
 
     def ready(self, delivery: Delivery, scope: dict[str, Any], record: Any) -> Ready:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import threading
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
 from engine import semantics
+from engine.caching import Cache
 from engine.errors import BadValue, ConnectError, EgressRefused
 from engine.mapping import compile_tree, encode_json
 from engine.names import BOUND, LOOKING, REPLY, WAIT
 from engine.outcomes import Judge, Level, probed
+from engine.placing import AuthFailed
 from engine.records import Outcome, OutcomeKind, Trace
 from engine.sending import Reply
 from engine.spec import types, units
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from engine.expressions import Compiler, Path
     from engine.wire import Wire
 
-MAX_CACHED = 100_000
 MAX_PAGES = 1_000
 
 
@@ -108,7 +108,9 @@ class Source:
                 link = self.read({**inside, "response": done.reply.scope}, keys, found)
                 if link is None or done.prepared is None:
                     return found
-                following = self.call.requester.follow(link, done.base_url, done.prepared.headers)
+                following = self.call.follow(wire, link, done)
+            except AuthFailed as failed:
+                raise Stopped(failed.outcome, failed.trace) from None
             except (BadValue, EgressRefused) as error:  # the vendor's reply, and no fault of these keys
                 raise Stopped(unreadable(done.reply.status, str(error)), done.trace) from None
             reply = self.call.send(wire, following, inside)
@@ -422,26 +424,3 @@ def of_lane(outcome: Outcome) -> Outcome:
     unread = outcome.kind is OutcomeKind.RETRY and outcome.otherwise is OutcomeKind.PAUSE and outcome.attempts is None
     outcome = probed(outcome) if unread else outcome
     return msgspec.structs.replace(outcome, everyone=True)
-
-
-class Cache:
-    """Found values of one client's look-ups, until their time; the oldest go first when it is full."""
-
-    def __init__(self) -> None:
-        self.kept: dict[tuple[str, str], tuple[Any, float]] = {}
-        self.lock = threading.Lock()
-
-    def get(self, lookup: str, key: str, now: float) -> tuple[Any] | None:
-        with self.lock:
-            kept = self.kept.get((lookup, key))
-            return (kept[0],) if kept is not None and kept[1] > now else None
-
-    def put(self, lookup: str, key: str, value: Any, until: float) -> None:
-        with self.lock:
-            while len(self.kept) >= MAX_CACHED:
-                del self.kept[next(iter(self.kept))]
-            self.kept[lookup, key] = (value, until)
-
-    def forget(self, lookup: str, key: str) -> None:
-        with self.lock:
-            self.kept.pop((lookup, key), None)

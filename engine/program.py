@@ -17,7 +17,8 @@ from engine.errors import BadValue, ConnectError, SecretUnavailable, SpecErrors
 from engine.exchange import Call
 from engine.expressions import Compiler
 from engine.limits import Gate
-from engine.lookups import Cache, Found, Lookup
+from engine.caching import Cache
+from engine.lookups import Found, Lookup
 from engine.mapping import compile_tree
 from engine.names import ARRIVED, BOUND, CHECKED, CLIENT, LOOKED_UP, LOOKING, MAPPED, REPLY, ROW
 from engine.outcomes import Judge, Level, probed
@@ -125,6 +126,7 @@ class Action:
                     connector=connector,
                     single=single,
                     call=program.caller(name, place, spec, title, drop),
+                    cache=program.cache,
                 )
                 for title, step in of.items()
             }
@@ -316,6 +318,7 @@ class Program:
             gate.add(self.compiler, self.binding.limits, names, ("limits",), owner="client")
             gate.add(self.compiler, spec.limits, names, (*place, "limits"), owner=action)
             gate.add(self.compiler, request.limits, names, (*at, "limits"), owner=f"{action}.{step}")
+            gate.costs(self.compiler, request.cost, names, at)
             requester = self.requester(request, names, at, drop or spec.drop or self.connector.drop)
             judge.can_renew = auth.can_renew
             return Call(requester, judge, auth, gate, action=action, step=step)

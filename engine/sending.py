@@ -16,13 +16,14 @@ import time
 from collections import Counter, deque
 from decimal import Decimal
 from functools import cached_property
+from hashlib import sha256
 from http.cookiejar import DefaultCookiePolicy
 from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import quote, quote_plus, unquote, urlencode, urljoin, urlsplit
 
 import msgspec
 
-from engine import semantics
+from engine import semantics, tls
 from engine.errors import BadValue, ConnectError, EgressRefused
 from engine.mapping import ascii_only, compile_tree, encode_json
 from engine.records import Trace
@@ -36,9 +37,23 @@ if TYPE_CHECKING:
 
 MAX_REPLY = 10_000_000
 SHOWN = 2_000
+MOST_CERTIFICATES = 200
 KEPT = 3  # earlier tokens of one name that are masked still: requests with them may be under way
 _decode_json = msgspec.json.Decoder(float_hook=Decimal).decode
+_COOKIES = re.compile(r",\s*(?=[!#$%&'*+.^_`|~0-9A-Za-z-]+=)")  # not the comma of a date
 _HEADER = re.compile(r"[\t\x20-\x7e\xa0-\xff]*\Z")
+
+
+class Tls(msgspec.Struct, frozen=True):
+    """PEM texts of a client's own certificates; never shown."""
+
+    cert: str = ""
+    key: str = ""
+    passphrase: str = ""
+    ca: str = ""
+
+    def __repr__(self) -> str:
+        return "Tls(***)"
 
 
 class Prepared(msgspec.Struct, frozen=True):
@@ -51,14 +66,19 @@ class Prepared(msgspec.Struct, frozen=True):
     timeout_s: float
     decoded: Any = None  # the body before encoding, for preview
     purpose: str = ""  # "auth" for a log-in
+    tls: Tls | None = None
 
 
 class NoReply(ConnectError):
-    """No answer came. `sent` False: the request surely did not arrive (refused, unknown host)."""
+    """
+    No answer came. `sent` False: the request surely did not arrive (refused, unknown host).
 
-    def __init__(self, reason: str, *, sent: bool) -> None:
+    `ours`: it will not get better by itself, for a certificate of the client's own can't be used.
+    """
+
+    def __init__(self, reason: str, *, sent: bool, ours: bool = False) -> None:
         super().__init__(reason)
-        self.reason, self.sent = reason, sent
+        self.reason, self.sent, self.ours = reason, sent, ours
 
 
 class Reply:
@@ -99,6 +119,12 @@ class Reply:
             return None
 
     @cached_property
+    def cookies(self) -> dict[str, str]:
+        """What the reply sets, by name; several headers of one name come joined by commas."""
+        found = (part.split(";")[0].partition("=") for part in _COOKIES.split(self.headers.get("set-cookie", "")))
+        return {name.strip(): value.strip() for name, sign, value in found if sign}
+
+    @cached_property
     def scope(self) -> dict[str, Any]:
         """`response` as expressions see it."""
         found = {
@@ -108,6 +134,7 @@ class Reply:
             "text": self.text,
             "content_type": self.content_type,
             "rows": self.rows,
+            "cookies": self.cookies or None,
         }
         return {name: value for name, value in found.items() if value is not None}
 
@@ -272,9 +299,19 @@ class Placement(msgspec.Struct, frozen=True):
     form: dict[str, str] = {}
     json: dict[str, str] = {}
     url: str | None = None
+    tls: Tls | None = None
+    finish: Any = None  # Prepared -> Prepared, once it is encoded: what signs it
 
 
 NOTHING = Placement()
+
+
+def finished(request: Prepared, placed: Placement) -> Prepared:
+    """The encoded request with what signs it, and the certificates it goes with."""
+    if placed.tls is not None:
+        request = msgspec.structs.replace(request, tls=placed.tls)
+    signed: Prepared = placed.finish(request) if placed.finish is not None else request
+    return signed
 
 
 class Requester:
@@ -335,7 +372,14 @@ class Requester:
         if self.max_bytes is not None and content is not None and len(content) > self.max_bytes:
             raise BadValue(f"a body of {len(content)} bytes; {self.max_bytes} is the most", "request")
         decoded = content.decode("utf-8", "replace") if content is not None and self.kind in ("csv", "text") else body
-        return Prepared(method, url, headers, content, self.timeout_s, decoded)
+        return finished(Prepared(method, url, headers, content, self.timeout_s, decoded), placed)
+
+    def fingerprint(self, scope: Mapping[str, Any]) -> str:
+        """Of what this request carries, without what auth places: two with the same are the same. May raise BadValue."""
+        body = self.body(scope) if self.body is not None else None
+        address = self.url(scope) if self.url is not None else self.path(scope) if self.path is not None else ""
+        whole = [self.method(scope), address, self.query(scope), self.headers(scope), body]
+        return sha256(encode_json(whole)).hexdigest()
 
     def address(self, scope: Mapping[str, Any], base_url: str) -> str:
         if self.url is not None:
@@ -358,14 +402,14 @@ class Requester:
             return (body or "").encode(), "text/plain; charset=utf-8"
         return None, ""
 
-    def follow(self, url: str, base_url: str, headers: dict[str, str]) -> Prepared:
+    def follow(self, url: str, base_url: str, headers: dict[str, str], placed: Placement = NOTHING) -> Prepared:
         """A GET of a link that a reply gave (the next page), at the same base."""
         try:
             whole = checked(urljoin(base_url if base_url.endswith("/") else base_url + "/", url))
         except ValueError:
             raise BadValue("a link that is no URL", "next") from None
         self.hosts.check(whole)
-        return Prepared("GET", whole, headers, None, self.timeout_s)
+        return finished(Prepared("GET", whole, {**headers, **placed.headers}, None, self.timeout_s), placed)
 
 
 def checked(url: str) -> str:
@@ -435,28 +479,41 @@ def csv_text(rows: Any, spec: types.Csv) -> str:
 
 class HttpTransport:
     """
-    Real HTTP by httpx: one synchronous client for each thread, one TLS context for all.
+    Real HTTP by httpx: one synchronous client for each thread, one TLS context for all, and one more for each pair of
+    certificates.
 
     `via` sends everything to one loopback address instead, Host and path unchanged (a sandbox).
     """
 
     def __init__(self, via: str | None = None) -> None:
-        import ssl
-
         self.via = via.rstrip("/") if via else None
         self.local = threading.local()
-        self.context = ssl.create_default_context()
+        self.contexts: dict[Tls | None, Any] = {None: tls.context(None)}
         self.clients: list[Any] = []
+        self.making = threading.Lock()
 
-    def client(self) -> Any:
+    def client(self, certificates: Tls | None = None) -> Any:
+        """This thread's client for these certificates. BadValue where they can't be used."""
         import httpx
 
-        if not hasattr(self.local, "client"):
-            client = httpx.Client(verify=self.context, follow_redirects=False, trust_env=self.via is None)
+        kept: dict[Tls | None, Any] = self.local.__dict__.setdefault("kept", {})
+        if certificates not in kept:
+            client = httpx.Client(verify=self.context(certificates), follow_redirects=False, trust_env=self.via is None)
             client.cookies.jar.set_policy(DefaultCookiePolicy(allowed_domains=[]))  # all clients go through it
-            self.local.client = client
+            if len(kept) > MOST_CERTIFICATES:
+                oldest = next(key for key in kept if key is not None)
+                kept.pop(oldest).close()
+            kept[certificates] = client
             self.clients.append(client)
-        return self.local.client
+        return kept[certificates]
+
+    def context(self, certificates: Tls | None) -> Any:
+        with self.making:
+            if certificates not in self.contexts:
+                if len(self.contexts) > MOST_CERTIFICATES:
+                    self.contexts.pop(next(key for key in self.contexts if key is not None))
+                self.contexts[certificates] = tls.context(certificates)
+            return self.contexts[certificates]
 
     def send(self, request: Prepared) -> Reply:
         import httpx
@@ -469,7 +526,7 @@ class HttpTransport:
         encoded = {name: value.encode("latin-1") for name, value in headers.items()}
         ends_at = time.monotonic() + 2 * request.timeout_s  # the library's time-out is one for each piece
         try:
-            with self.client().stream(
+            with self.client(request.tls if not self.via else None).stream(
                 request.method, url, headers=encoded, content=request.content, timeout=request.timeout_s
             ) as response:
                 content = bytearray()
@@ -480,6 +537,8 @@ class HttpTransport:
                     if time.monotonic() > ends_at:
                         raise NoReply(f"a reply that was not whole within {2 * request.timeout_s:g}s", sent=True)
                 return Reply(response.status_code, response.headers, bytes(content))
+        except BadValue as error:  # of the certificates: nothing else is computed here
+            raise NoReply(str(error), sent=False, ours=True) from None
         except UnicodeError:  # the system's own word for a host with a label that is empty or too long
             raise NoReply(f"no host can be called {urlsplit(request.url).hostname}", sent=False) from None
         except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:

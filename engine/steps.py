@@ -7,22 +7,26 @@ another process after a crash, goes on at the step that failed.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from engine.emitting import Problem, dotted
 from engine.errors import BadValue, ConnectError, EgressRefused
 from engine.mapping import compile_tree
 from engine.names import BATCH, REPLY, SINGLE, WAIT
 from engine.outcomes import DELIVERED, Judge, Level, ResultsRule, holds_back
 from engine.records import Outcome, OutcomeKind, Progress
 from engine.retrying import wait_of
+from engine.semantics import bounded, plain
 from engine.spec import types, units
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from engine.batching import Unit
+    from engine.caching import Cache
     from engine.exchange import Call, Exchanged
     from engine.expressions import Compiler, Path
     from engine.records import Trace
@@ -30,7 +34,7 @@ if TYPE_CHECKING:
 
 RESEND = Outcome(OutcomeKind.RETRY, "the rest again", count=False)  # at once, without those that the reply named
 BEHIND = Outcome(OutcomeKind.RETRY, "an older one of its key waits", wait_s=0.0, count=False)
-EVENT_PARTS = ("event", "fields", "record", "vars", "lookups", "batch", "steps")
+EVENT_PARTS = ("event", "fields", "record", "item", "vars", "lookups", "batch", "steps")
 
 
 class Step:
@@ -48,9 +52,21 @@ class Step:
         connector: types.Connector,
         single: bool,
         call: Callable[..., Call],
+        cache: Cache,
     ) -> None:
         self.spec, self.name = spec, name
         names = (SINGLE if single else BATCH) | ({"args"} if spec.args else set())
+        self.by_record = spec.each == "records"
+        self.each = None
+        if self.by_record:
+            names |= {"record"}
+            if single:
+                says = "each: records needs a batch: without one an action sends each record by itself"
+                compiler.problems.append(Problem((*place, "each"), "each", says, "take `each` out, or write `batch:`"))
+        elif spec.each is not None:
+            self.each = compiler.value(spec.each, names, (*place, "each"))
+            names |= {"item", "index"}
+        self.once = Once(compiler, spec.once_per, names, (*place, "once_per"), cache) if spec.once_per else None
         read = names | REPLY
         self.args = compile_tree(compiler, spec.args, names, (*place, "args")) if spec.args else None
         self.when = compiler.condition(spec.when, names, (*place, "when"))
@@ -87,6 +103,49 @@ class Step:
         compiler.made(self, place)
 
 
+class Once:
+    """What was just sent for a key: not again while its content is the same, and what was saved then is used."""
+
+    def __init__(
+        self, compiler: Compiler, spec: types.OncePer, names: frozenset[str], place: Path, cache: Cache
+    ) -> None:
+        self.key, self.cache = compiler.value(spec.key, names, (*place, "key")), cache
+        self.within_s = units.duration(spec.within)
+        self.of = dotted(place)
+
+    def named(self, scope: dict[str, Any]) -> str | None:
+        value = self.key(scope)
+        return None if value is None or value == "" else plain(value)
+
+    def saved(self, call: Call, scope: dict[str, Any], now: float) -> dict[str, Any] | None:
+        """What was saved when the same was sent, or None where it has to be sent."""
+        key = self.named(scope)
+        kept = self.cache.get(self.of, key, now) if key is not None else None
+        if kept is None or kept[0][0] != call.requester.fingerprint(scope):
+            return None
+        found: dict[str, Any] = kept[0][1]
+        return found
+
+    def remember(self, call: Call, scope: dict[str, Any], saved: dict[str, Any], now: float) -> None:
+        if (key := self.named(scope)) is not None:
+            self.cache.put(self.of, key, (call.requester.fingerprint(scope), saved), now + self.within_s)
+
+    def forget(self, scope: dict[str, Any]) -> None:
+        with suppress(BadValue):
+            if (key := self.named(scope)) is not None:
+                self.cache.forget(self.of, key)
+
+
+def saving(progress: Progress, step: Step, saved: dict[str, Any]) -> Progress:
+    """The progress with what this step saved."""
+    return msgspec.structs.replace(progress, saved={**progress.saved, step.name: saved}) if saved else progress
+
+
+def mark_of(member: Member) -> str:
+    """What a record is known by while its batch is under way."""
+    return str(member.unit.deliveries[-1].seq)
+
+
 def waits(outcome: Outcome | None) -> bool:
     """Is this one sent again, later?"""
     return outcome is not None and outcome.kind not in (OutcomeKind.DELIVERED, OutcomeKind.REJECT, OutcomeKind.SKIP)
@@ -115,7 +174,7 @@ class Steps:
     @property
     def durable(self) -> bool:
         """Is there progress worth writing down?"""
-        return len(self.order) > 1 or any(step.poll for step in self.steps.values())
+        return len(self.order) > 1 or any(step.poll or step.spec.each for step in self.steps.values())
 
     def run(
         self,
@@ -136,12 +195,16 @@ class Steps:
             if not live and all(member.outcome is not None for member in members):
                 return
             scope = self.scope(wire, live, group, progress) if live else {}
-            try:
-                skipped = not live or not step.when(self.inside(step, scope))
-            except BadValue as error:
-                self.decide(live, Outcome(OutcomeKind.REJECT, str(error)), None)
-                return
-            if not skipped:
+            if live and step.by_record:
+                progress = self.by_record(wire, step, live, scope, group, progress, save, failures)
+                if any(member.outcome is not None for member in live):
+                    progress = msgspec.structs.replace(progress, batch=f"{progress.batch}p")  # of those that passed it
+            elif live and step.each is not None:
+                outcome, progress, done = self.by_item(wire, step, live, scope, progress, save, failures)
+                if outcome is not None:
+                    self.leave(wire, live, outcome, done, group, progress, save, failures)
+                    return
+            elif live and self.wanted(step, live, scope):
                 outcome, progress, done = self.one(wire, step, live, scope, progress, failures)
                 if outcome is RESEND:
                     resent += 1  # another request is another batch, also to a vendor that looks at its id
@@ -159,8 +222,118 @@ class Steps:
                     save(progress, undecided)
         self.decide([member for member in members if member.outcome is None], DELIVERED, None)
 
+    def wanted(self, step: Step, live: list[Member], scope: dict[str, Any]) -> bool:
+        """Does `when` hold? Where that can't be said, those it is about are rejected."""
+        try:
+            return step.when(self.inside(step, scope))
+        except BadValue as error:
+            self.decide(live, Outcome(OutcomeKind.REJECT, str(error)), None)
+            return False
+
+    def by_record(
+        self,
+        wire: Wire,
+        step: Step,
+        live: list[Member],
+        scope: dict[str, Any],
+        group: Any,
+        progress: Progress,
+        save: Callable[[Progress, list[Member]], None],
+        failures: int,
+    ) -> Progress:
+        """
+        One request for each record, whose outcome is that record's own.
+
+        What is done is written down after each: a batch that goes on later asks only for the records that are left.
+        """
+        finished: dict[str, Any] = dict(progress.saved.get(step.name) or {})
+        for at, member in enumerate(live):
+            if (mark := mark_of(member)) in finished:
+                continue
+            own = {
+                name: (saved or {}).get(mark, {}) if self.steps[name].by_record else saved
+                for name, saved in progress.saved.items()
+                if name in self.steps
+            }
+            inner = {**scope, "record": member.unit.record, "steps": own}
+            kept: dict[str, Any] = {}
+            if self.wanted(step, [member], inner):
+                before = msgspec.structs.replace(progress, saved={})
+                outcome, after, done = self.one(wire, step, [member], inner, before, failures)
+                if outcome is not None and outcome.kind is not OutcomeKind.DELIVERED:
+                    if self.stop(wire, member, outcome, done, group, progress):
+                        self.wait([other for other in live if other.outcome is None], outcome, None, progress)
+                        break
+                    continue
+                kept = after.saved.get(step.name, {})
+            if member.outcome is not None:
+                continue
+            finished[mark] = kept
+            progress = msgspec.structs.replace(progress, saved={**progress.saved, step.name: dict(finished)})
+            if at < len(live) - 1:
+                save(progress, [other for other in live if other.outcome is None])
+        return progress
+
+    def stop(
+        self, wire: Wire, member: Member, outcome: Outcome, done: Exchanged | None, group: Any, progress: Progress
+    ) -> bool:
+        """One record of many leaves with its outcome. True: and nothing more is sent for now."""
+        if outcome.kind is OutcomeKind.SPLIT:
+            outcome = msgspec.structs.replace(outcome, kind=outcome.otherwise)
+        wide = holds_back(outcome) or outcome.everyone
+        if self.on_failure and not wide and outcome.kind is not OutcomeKind.DEFER:
+            self.clean_up(wire, [member], group, progress)
+        self.wait([member], outcome, done.trace if done is not None else None, progress)
+        self.void(wire, [member], outcome, group, progress)
+        return wide
+
+    def by_item(
+        self,
+        wire: Wire,
+        step: Step,
+        live: list[Member],
+        scope: dict[str, Any],
+        progress: Progress,
+        save: Callable[[Progress, list[Member]], None],
+        failures: int,
+    ) -> tuple[Outcome | None, Progress, Exchanged | None]:
+        """One request for each item of a list; where one fails, the batch goes on at that item later."""
+        assert step.each is not None
+        try:
+            items = bounded(step.each(self.inside(step, scope)))
+        except BadValue as error:
+            return Outcome(OutcomeKind.REJECT, str(error), everyone=True), progress, None
+        finished: list[Any] = list(progress.saved.get(step.name) or [])
+        for index in range(len(finished), len(items)):
+            inner = {**scope, "item": items[index], "index": index}
+            kept: dict[str, Any] = {}
+            if self.wanted(step, live, inner):
+                before = msgspec.structs.replace(progress, saved={})
+                outcome, after, done = self.one(wire, step, live, inner, before, failures)
+                if outcome is not None and outcome.kind is not OutcomeKind.DELIVERED:
+                    return outcome, progress, done
+                kept = after.saved.get(step.name, {})
+            finished.append(kept)
+            progress = msgspec.structs.replace(progress, saved={**progress.saved, step.name: list(finished)})
+            undecided = [member for member in live if member.outcome is None]
+            if undecided and index < len(items) - 1:
+                save(progress, undecided)
+        return None, progress, None
+
+    def void(self, wire: Wire, live: list[Member], outcome: Outcome, group: Any, progress: Progress) -> None:
+        """Going back to a step is no repeat of what was just sent: it is sent, whatever was remembered."""
+        if outcome.restart is None:
+            return
+        back = self.order.index(outcome.restart) if outcome.restart in self.order else 0
+        for step in (self.steps[name] for name in self.order[back:]):
+            if step.once is None:
+                continue
+            scope = self.scope(wire, live, group, progress)
+            for inner in [{**scope, "record": each.unit.record} for each in live] if step.by_record else [scope]:
+                step.once.forget(self.inside(step, inner))
+
     def scope(self, wire: Wire, live: list[Member], group: Any, progress: Progress) -> dict[str, Any]:
-        saved = {"steps": progress.saved}
+        saved = {"steps": self.told(live, progress)}
         delivery = {"id": progress.batch}
         if self.single:
             return {**live[0].unit.scope, **saved}
@@ -169,6 +342,15 @@ class Steps:
         if group is not None:
             batch["group"] = group
         return {**wire.scope, "batch": batch, "delivery": delivery, **saved}
+
+    def told(self, live: list[Member], progress: Progress) -> dict[str, Any]:
+        """What the steps saved; of one that ran for each record a list, in the order of the records."""
+        return {
+            name: [(saved or {}).get(mark_of(member), {}) for member in live]
+            if name in self.steps and self.steps[name].by_record
+            else saved
+            for name, saved in progress.saved.items()
+        }
 
     @staticmethod
     def inside(step: Step, scope: dict[str, Any]) -> dict[str, Any]:
@@ -180,6 +362,10 @@ class Steps:
         """One request of one step: (None, progress) to go on, or the outcome for all that are still undecided."""
         try:
             scope = self.inside(step, scope)
+            if step.once is not None:
+                known = step.once.saved(step.call, scope, wire.clock.now())
+                if known is not None:
+                    return None, saving(progress, step, known), None
             done = step.call.run(wire, scope, records=len(live), failures=failures)
         except (BadValue, EgressRefused) as error:
             kind = OutcomeKind.SPLIT if len(live) > 1 else OutcomeKind.REJECT
@@ -194,7 +380,10 @@ class Steps:
             return outcome, progress, done
         assert done.reply is not None
         try:
-            return *self.read(wire, step, live, scope, progress, done), done
+            read, progress = self.read(wire, step, live, scope, progress, done)
+            if read is None and step.once is not None:
+                step.once.remember(step.call, scope, progress.saved.get(step.name, {}), wire.clock.now())
+            return read, progress, done
         except Exception as error:
             why = error if isinstance(error, BadValue) else wire.fault("reply", error)
             return step.call.judge.again(f"the reply can't be read: {why}"), progress, done
@@ -213,7 +402,7 @@ class Steps:
             member.trace = done.trace
         saved = step.save(read)
         if saved:
-            progress = msgspec.structs.replace(progress, saved={**progress.saved, step.name: saved})
+            progress = saving(progress, step, saved)
         if step.poll is not None and not step.until(read):
             return self.waits(wire, step, read, progress)
         return None, progress
@@ -280,6 +469,7 @@ class Steps:
     ) -> None:
         """The batch can't go on now: split it, or give all that are undecided the outcome."""
         undecided = [member for member in live if member.outcome is None]
+        self.void(wire, undecided, outcome, group, progress)
         stays = outcome.kind in (OutcomeKind.THROTTLE, OutcomeKind.DEFER) or (outcome.outage and not outcome.restart)
         failed = bool(self.on_failure) and not stays
         if failed:

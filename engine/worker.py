@@ -228,12 +228,12 @@ class Turn:
                 return True
             if self.stands_still(name):
                 continue
-            count, oldest, next_due = store.backlog(self.lease, name, now=now, cap=action.batcher.records)
+            count, oldest, next_due = store.backlog(self.lease, name, now=now, cap=action.batcher.enough)
             if next_due is not None:
                 self.wake(next_due)
             if not count or oldest is None:
                 continue
-            if count < action.batcher.records and oldest + action.batcher.wait_s > now:
+            if count < action.batcher.enough and oldest + action.batcher.wait_s > now:
                 self.wake(oldest + action.batcher.wait_s)
                 continue
             deliveries = store.read(self.lease, name, limit=action.batcher.window, now=now)
