@@ -65,6 +65,7 @@ class TokenStep:
         self.gate = Gate(auth.lane)
         limits = (*place, "request", "limits")
         self.gate.add(compiler, spec.request.limits, names, limits, owner=f"auth.{auth.name}.{name}")
+        self.gate.costs(compiler, spec.request.cost, names, (*place, "request"))
 
 
 class TokenRequest:

@@ -1,8 +1,16 @@
-"""Rates and slots of connector, action and request, taken from the store so that they hold across processes."""
+"""
+Rates, slots and budgets of connector, action and request, taken from the store so that they hold across processes.
+
+A budget is counted for each hour, day or month of its time zone. What is spent in one stands in the store under a name
+with the moment that it began, as if all of it were spent then: one row, that is swept when the time is over.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from datetime import datetime, timedelta
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any, NamedTuple
+from zoneinfo import ZoneInfo
 
 from engine.emitting import dotted
 from engine.errors import BadValue
@@ -19,6 +27,37 @@ if TYPE_CHECKING:
     from engine.spec import types
 
 SLOT_TTL_S = 300.0
+A_PERIOD = {"hour": "an hour", "day": "a day", "month": "a month"}
+
+
+class Period(NamedTuple):
+    """An hour, day or month of some time zone; unix seconds, the end is the next one's beginning."""
+
+    begins: float
+    ends: float
+
+
+def period_of(per: str, zone: ZoneInfo, now: float) -> Period:
+    """The one that `now` lies in. A day in which the clocks change has 23 or 25 hours; an hour always has one."""
+    here = datetime.fromtimestamp(now, zone)
+    if per == "hour":
+        begins = now - here.minute * 60 - here.second - here.microsecond / 1_000_000
+        return Period(round(begins), round(begins) + 3600)
+    first = here.replace(hour=0, minute=0, second=0, microsecond=0, fold=0)
+    if per == "month":
+        first = first.replace(day=1)
+        after = first.replace(year=first.year + first.month // 12, month=first.month % 12 + 1)
+    else:
+        after = first + timedelta(days=1)
+    return Period(first.timestamp(), after.timestamp())
+
+
+class Bound(NamedTuple):
+    """What one limit allows at this moment: `most` in `per_s` seconds; slots where these are 0."""
+
+    most: int
+    per_s: float
+    period: Period | None = None  # of a budget
 
 
 class Gate:
@@ -27,6 +66,8 @@ class Gate:
     def __init__(self, lane: str) -> None:
         self.lane = lane  # connector/client
         self.limits: list[_Limit] = []
+        self.cost: Any = lambda _: 1
+        self.cost_at = "cost"
 
     def add(
         self, compiler: Compiler, limits: Mapping[str, types.Limit], names: frozenset[str], place: Path, *, owner: str
@@ -35,22 +76,32 @@ class Gate:
         for name, spec in limits.items():
             self.limits.append(_Limit(compiler, spec, names, (*place, name), f"{owner}:{name}"))
 
+    def costs(self, compiler: Compiler, cost: Any, names: frozenset[str], place: Path) -> None:
+        """What the request at `place` spends of every budget."""
+        self.cost, self.cost_at = compiler.value(cost, names, (*place, "cost")), dotted((*place, "cost"))
+
     def enter(
         self, store: Limits, scope: Mapping[str, Any], *, owner: str, now: float, credentials: str = ""
     ) -> Outcome | list[str]:
         """
         The slots taken (give them back), or the outcome that says how long to wait: nothing was sent then.
 
-        Slots first, then rates from the shortest time to the longest: a request that has to wait for its second uses up
-        nothing of its day. `credentials` is the fingerprint that clients with the same secrets have in common.
+        Slots first, then rates from the shortest time to the longest, then budgets: a request that has to wait for its
+        second uses up nothing of its day. Of budgets those first that put off only this delivery. `credentials` is the
+        fingerprint that clients with the same secrets have in common.
+
+        BadValue where the record gives no cost, or nothing to count it by.
         """
         try:
-            active = sorted(
-                ((limit.bound(scope), limit) for limit in self.limits if limit.when(scope)),
-                key=lambda found: found[0].per_s,
-            )
+            active = [(limit.bound(scope, now), limit) for limit in self.limits if limit.when(scope)]
         except BadValue as error:  # of the settings: no delivery's fault
             return Outcome(OutcomeKind.PAUSE, str(error), "limit")
+        active.sort(key=lambda found: found[1].turn(found[0]))
+        cost = self.cost_of(scope) if any(bound.period for bound, _ in active) else 1
+        for bound, limit in active:
+            if bound.period is not None and cost > bound.most:
+                reason = f"a request that costs {cost} is above our whole {limit.shown(scope, bound)}"
+                return Outcome(OutcomeKind.PAUSE, f"{limit.at}: {reason}", "limit")
         slots: list[str] = []
         for bound, limit in active:
             try:
@@ -59,17 +110,35 @@ class Gate:
                 self.leave(store, slots, owner)
                 raise
             if bound.per_s == 0:
-                if not store.acquire(name, slots=bound.uses, owner=owner, ttl_s=SLOT_TTL_S, now=now):
+                if not store.acquire(name, slots=bound.most, owner=owner, ttl_s=SLOT_TTL_S, now=now):
                     self.leave(store, slots, owner)
-                    reason = f"all {bound.uses} connections are in use"
+                    reason = f"all {bound.most} connections are in use"
                     return Outcome(OutcomeKind.THROTTLE, reason, "limit", 0.5, count=False, ours=True)
                 slots.append(name)
-            elif (wait := store.take(name, count=bound.uses, per_s=bound.per_s, now=now)) > 0:
+            elif (wait := self.take(store, name, bound, cost, now)) > 0:
                 self.leave(store, slots, owner)
                 kind = OutcomeKind.DEFER if limit.spec.then == "defer" else OutcomeKind.THROTTLE
-                reason = f"our limit of {limit.rate(scope)} is used up"
-                return Outcome(kind, reason, "limit", wait, count=False, ours=True)
+                return Outcome(
+                    kind, f"our {limit.shown(scope, bound)} is used up", "limit", wait, count=False, ours=True
+                )
         return slots
+
+    @staticmethod
+    def take(store: Limits, name: str, bound: Bound, cost: int, now: float) -> float:
+        """0.0 where there was room, else the seconds until there may be."""
+        if bound.period is None:
+            return store.take(name, count=bound.most, per_s=bound.per_s, now=now)
+        begins, ends = bound.period
+        if cost == 0:
+            return 0.0
+        full = store.take(f"{name}@{begins:.0f}", count=bound.most, per_s=bound.per_s, now=begins, cost=cost) > 0
+        return max(ends - now, 1.0) if full else 0.0
+
+    def cost_of(self, scope: Mapping[str, Any]) -> int:
+        cost = self.cost(scope)
+        if (number := whole_number(cost)) is None or number < 0:
+            raise BadValue(f"{cost!r} is not a cost; it is a whole number such as 10", self.cost_at)
+        return number
 
     def shared_by(self, of: str, credentials: str) -> str:
         """Who counts together: this lane, all clients with the same credentials, or all of the connector."""
@@ -89,6 +158,8 @@ class _Limit:
         self.spec, self.name, self.at = spec, name, dotted(place)
         self.rate = compiler.value(spec.rate, BOUND, (*place, "rate"))
         self.concurrency = compiler.value(spec.concurrency, BOUND, (*place, "concurrency"))
+        self.budget = compiler.value(spec.budget, BOUND, (*place, "budget"))
+        self.timezone = compiler.value(spec.timezone, BOUND, (*place, "timezone"))
         self.by = compiler.value(spec.by, names, (*place, "by")) if spec.by is not None else None
         self.when = compiler.condition(spec.when, BOUND, (*place, "when"))
 
@@ -98,14 +169,41 @@ class _Limit:
         value = self.by(scope)
         return f"{self.name}:{plain(value) if value is not None else ''}"
 
-    def bound(self, scope: Mapping[str, Any]) -> units.Rate:
-        """Uses and their seconds; 0 seconds are slots. BadValue if the settings give neither."""
+    def turn(self, bound: Bound) -> tuple[bool, bool, float]:
+        """What is asked earlier sorts before."""
+        budget = bound.period is not None
+        return budget, budget and self.spec.then != "defer", bound.per_s
+
+    def shown(self, scope: Mapping[str, Any], bound: Bound) -> str:
+        if bound.period is not None:
+            return f"budget of {bound.most} {A_PERIOD[self.spec.per]}"
+        return f"limit of {self.rate(scope)}"
+
+    def bound(self, scope: Mapping[str, Any], now: float) -> Bound:
+        """What it allows now; BadValue if the settings give no limit."""
         if self.spec.rate is not None:
             try:
-                return units.rate(self.rate(scope))
+                return Bound(*units.rate(self.rate(scope)))
             except units.UnitError as error:
                 raise BadValue(str(error), self.at) from None
-        slots = self.concurrency(scope)
-        if slots.__class__ is not int or slots < 1:
-            raise BadValue(f"{slots!r} is not a number of connections; write it as 10", self.at)
-        return units.Rate(slots, 0)
+        if self.spec.budget is None:
+            return Bound(self.number(self.concurrency(scope), "number of connections; write it as 10"), 0.0)
+        most = self.number(self.budget(scope), "budget; write it as 30000")
+        zone = self.timezone(scope)
+        try:
+            period = period_of(self.spec.per, ZoneInfo(str(zone)), now)
+        except (ValueError, OSError, KeyError):
+            raise BadValue(f"{zone!r} is not a time zone; write it as America/Sao_Paulo or UTC", self.at) from None
+        return Bound(most, period.ends - period.begins, period)
+
+    def number(self, value: Any, what: str) -> int:
+        if (number := whole_number(value)) is None or number < 1:
+            raise BadValue(f"{value!r} is not a {what}", self.at)
+        return number
+
+
+def whole_number(value: Any) -> int | None:
+    """Also of a decimal without a fraction, which arithmetic may give."""
+    if isinstance(value, bool) or not isinstance(value, int | Decimal) or value != value // 1:
+        return None
+    return int(value)

@@ -319,6 +319,7 @@ class Program:
             gate.add(self.compiler, spec.limits, names, (*place, "limits"), owner=action)
             gate.add(self.compiler, request.limits, names, (*at, "limits"), owner=f"{action}.{step}")
             gate.costs(self.compiler, request.cost, names, at)
+            gate.costs(self.compiler, request.cost, names, at)
             requester = self.requester(request, names, at, drop or spec.drop or self.connector.drop)
             judge.can_renew = auth.can_renew
             return Call(requester, judge, auth, gate, action=action, step=step)

@@ -1,37 +1,46 @@
 from __future__ import annotations
 
+import threading
+from datetime import datetime
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import msgspec
 import pytest
-from conftest import Shop, Vendor, program_from, reply
+from conftest import START, Shop, Vendor, program_from, reply
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.clock import VirtualClock
 from engine.errors import BadValue
 from engine.expressions import Compiler
-from engine.limits import Gate
+from engine.limits import Gate, Period, period_of
 from engine.names import ROW
 from engine.records import Outcome, OutcomeKind
 from engine.spec.located import read
 from engine.spec.types import Limit
 from engine.stores.memory import MemoryStore
+from engine.stores.sqlite import SqliteStore
 
 
-def gate(text: str, lane: str = "crm/abc", owner: str = "http") -> Gate:
+def gate(text: str, lane: str = "crm/abc", owner: str = "http", cost: Any = 1) -> Gate:
     compiler = Compiler()
     made = Gate(lane)
     made.add(compiler, msgspec.convert(read(text, "f").data, dict[str, Limit]), ROW, ("http", "limits"), owner=owner)
+    made.costs(compiler, cost, ROW, ("actions", "a", "request"))
     assert compiler.problems == []
     return made
+
+
+Store = MemoryStore | SqliteStore
 
 
 class Client:
     """One client that asks a gate for room, on a clock of its own."""
 
-    def __init__(self, made: Gate, store: MemoryStore, owner: str = "o", credentials: str = "") -> None:
+    def __init__(self, made: Gate, store: Store, owner: str = "o", credentials: str = "") -> None:
         self.gate, self.store, self.owner, self.credentials = made, store, owner, credentials
 
     def enters(self, now: float = 0.0, **scope: Any) -> Outcome | list[str]:
@@ -191,6 +200,169 @@ def test_limits_of_one_name_at_two_levels_are_two_limits() -> None:
     assert client.enters() == used_up("1/1m", 60.0)
 
 
+# --- budgets ---
+
+
+def at(text: str, zone: str = "UTC") -> float:
+    """`2026-01-28 10:30`, in unix seconds."""
+    return datetime.fromisoformat(text).replace(tzinfo=ZoneInfo(zone)).timestamp()
+
+
+def spent(budget: str, wait: float, kind: OutcomeKind = OutcomeKind.THROTTLE) -> Outcome:
+    return Outcome(kind, f"our budget of {budget} is used up", "limit", wait, count=False, ours=True)
+
+
+def test_a_budget_is_spent_by_cost_and_begins_anew_with_the_day_of_its_time_zone() -> None:
+    store, text = MemoryStore(), "{daily: {budget: 30, per: day, timezone: America/Sao_Paulo}}"
+    search, write = Client(gate(text, cost=20), store), Client(gate(text, cost=5), store)
+    assert search.enters(at("2026-01-28 10:30")) == []
+    assert write.enters(at("2026-01-29 02:59")) == []  # 23:59 there
+    assert search.enters(at("2026-01-29 02:59")) == spent("30 a day", 60.0)
+    assert write.enters(at("2026-01-29 02:59")) == []
+    assert write.enters(at("2026-01-29 02:59:59")) == spent("30 a day", 1.0)
+    assert search.enters(at("2026-01-29 03:00")) == []
+    assert search.enters(at("2026-01-29 03:00")) == spent("30 a day", 86_400.0)
+
+
+@pytest.mark.parametrize(
+    ("per", "zone", "now", "begins", "ends", "hours"),
+    [
+        ("hour", "UTC", "2026-01-28 10:30:45", "2026-01-28 10:00", "2026-01-28 11:00", 1),
+        ("hour", "Asia/Kolkata", "2026-01-28 10:30:45", "2026-01-28 10:00", "2026-01-28 11:00", 1),
+        ("day", "UTC", "2026-01-28 10:30:45", "2026-01-28 00:00", "2026-01-29 00:00", 24),
+        ("day", "Europe/Berlin", "2026-03-29 12:00", "2026-03-29 00:00", "2026-03-30 00:00", 23),
+        ("day", "Europe/Berlin", "2026-10-25 12:00", "2026-10-25 00:00", "2026-10-26 00:00", 25),
+        # at midnight it became one o'clock, and eleven in the evening: Brazil until 2019
+        ("day", "America/Sao_Paulo", "2018-11-04 12:00", "2018-11-04 01:00", "2018-11-05 00:00", 23),
+        ("day", "America/Sao_Paulo", "2018-02-17 12:00", "2018-02-17 00:00", "2018-02-18 00:00", 25),
+        ("month", "UTC", "2026-02-28 23:59", "2026-02-01 00:00", "2026-03-01 00:00", 28 * 24),
+        ("month", "America/Sao_Paulo", "2026-12-31 23:00", "2026-12-01 00:00", "2027-01-01 00:00", 31 * 24),
+        ("month", "Europe/Berlin", "2026-03-05 00:00", "2026-03-01 00:00", "2026-04-01 00:00", 31 * 24 - 1),
+    ],
+)
+def test_an_hour_a_day_and_a_month_are_those_of_the_calendar(
+    per: str, zone: str, now: str, begins: str, ends: str, hours: int
+) -> None:
+    found = period_of(per, ZoneInfo(zone), at(now, zone))
+    assert found == Period(at(begins, zone), at(ends, zone))
+    assert found.ends - found.begins == hours * 3600
+
+
+@given(st.floats(1_500_000_000, 1_900_000_000), st.sampled_from(["hour", "day", "month"]))
+@settings(max_examples=300, deadline=None)
+def test_one_period_ends_where_the_next_begins(now: float, per: str) -> None:
+    for zone in map(ZoneInfo, ("America/Sao_Paulo", "Europe/Berlin", "Asia/Kolkata", "America/Havana")):
+        found = period_of(per, zone, now)
+        assert found.begins <= now < found.ends
+        assert period_of(per, zone, found.begins) == found
+        assert period_of(per, zone, found.ends).begins == found.ends
+
+
+def test_the_hour_that_the_clocks_show_twice_is_two_hours() -> None:
+    client = Client(gate("{hourly: {budget: 1, per: hour, timezone: Europe/Berlin}}"), MemoryStore())
+    twice = at("2026-10-25 02:30", "Europe/Berlin")
+    assert client.enters(twice) == []
+    assert client.enters(twice) == spent("1 an hour", 1800.0)
+    assert client.enters(twice + 3600) == []
+
+
+def test_a_cost_above_the_whole_budget_pauses_and_takes_nothing() -> None:
+    text = "{daily: {budget: 30}, open: {concurrency: 1}, calls: {rate: 1/1m}}"
+    store = MemoryStore()
+    reason = "http.limits.daily: a request that costs 31 is above our whole budget of 30 a day"
+    assert Client(gate(text, cost=31), store).enters() == Outcome(OutcomeKind.PAUSE, reason, "limit")
+    assert isinstance(Client(gate(text, cost=30), store).enters(), list)
+
+
+def test_who_waits_for_another_limit_spends_nothing_of_the_budget() -> None:
+    text = "{daily: {budget: 3}, mail: {rate: 1/48h, by: '${ fields.email }', then: defer}, open: {concurrency: 1}}"
+    store = MemoryStore()
+    client, other = Client(gate(text), store), Client(gate(text), store, "other")
+    slots = client.enters(0, fields={"email": "a"})
+    assert isinstance(slots, list)
+    assert other.enters(0, fields={"email": "b"}) == IN_USE
+    Gate.leave(store, slots, "o")
+    for _ in range(5):
+        assert client.enters(0, fields={"email": "a"}) == used_up("1/48h", 172_800.0, OutcomeKind.DEFER)
+    for email in "bc":
+        slots = client.enters(0, fields={"email": email})
+        assert isinstance(slots, list)
+        Gate.leave(store, slots, "o")
+    assert client.enters(0, fields={"email": "d"}) == spent("3 a day", 86_400.0)
+
+
+def test_a_budget_of_each_person_puts_only_that_delivery_off_and_spends_nothing_of_the_whole() -> None:
+    text = "{all: {budget: 3}, each: {budget: 1, per: month, by: '${ fields.email }', then: defer}}"
+    client = Client(gate(text), MemoryStore())
+    now = at("2026-01-28 10:00")
+    assert client.enters(now, fields={"email": "a"}) == []
+    left = at("2026-02-01 00:00") - now
+    for _ in range(3):
+        assert client.enters(now, fields={"email": "a"}) == spent("1 a month", left, OutcomeKind.DEFER)
+    assert [client.enters(now, fields={"email": email}) for email in "bc"] == [[], []]
+    assert client.enters(now, fields={"email": "d"}) == spent("3 a day", 14 * 3600.0)
+
+
+def test_budget_time_zone_and_cost_may_be_computed() -> None:
+    made = gate(
+        "{daily: {budget: '${ settings.tokens }', timezone: '${ settings.zone }', when: '${ settings.tokens }'}}",
+        cost="${ get(tables.costs, event.kind) }",
+    )
+    scope = {"settings": {"tokens": 30, "zone": "America/Sao_Paulo"}, "tables": {"costs": {"search": 20, "free": 0}}}
+    client = Client(made, MemoryStore())
+    now = at("2026-01-28 10:00", "America/Sao_Paulo")
+    assert client.enters(now, **scope, event={"kind": "search"}) == []
+    assert client.enters(now, **scope, event={"kind": "search"}) == spent("30 a day", 14 * 3600.0)
+    assert client.enters(now, **scope, event={"kind": "free"}) == []
+    assert client.enters(now, settings={}, event={"kind": "search"}) == []
+    with pytest.raises(BadValue, match=r"^actions.a.request.cost: None is not a cost; it is a whole number such as 10"):
+        client.enters(now, **scope, event={"kind": "other"})
+
+
+@pytest.mark.parametrize(
+    ("written", "reason"),
+    [
+        ("budget: '${ settings.no }'", "True is not a budget; write it as 30000"),
+        ("budget: '${ settings.gone }'", "None is not a budget; write it as 30000"),
+        (
+            "budget: 5, timezone: '${ settings.zone }'",
+            "'Sao Paulo' is not a time zone; write it as America/Sao_Paulo or UTC",
+        ),
+    ],
+)
+def test_settings_that_give_no_budget_stop_the_lane(written: str, reason: str) -> None:
+    client = Client(gate(f"{{daily: {{{written}}}}}"), MemoryStore())
+    found = client.enters(0, settings={"no": True, "zone": "Sao Paulo"})
+    assert found == Outcome(OutcomeKind.PAUSE, f"http.limits.daily: {reason}", "limit")
+
+
+def test_processes_on_one_store_never_spend_more_than_one_budget_together(tmp_path: Path) -> None:
+    stores = [SqliteStore(tmp_path / "connect.db") for _ in range(2)]
+    text, now = "{daily: {budget: 100, of: credentials}}", at("2026-01-28 10:00")
+    through: list[int] = []
+
+    def work(store: SqliteStore, lane: str, cost: int) -> None:
+        client = Client(gate(text, lane, cost=cost), store, lane, "the-same")
+        through.extend(cost for second in range(20) if client.enters(now + second) == [])
+
+    threads = [
+        threading.Thread(target=work, args=(store, lane, cost))
+        for store, lane, cost in [(stores[0], "crm/abc", 3), (stores[1], "crm/abc", 4), (stores[1], "crm/def", 5)]
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert 98 <= sum(through) <= 100
+    rows = stores[0]._writer.run(lambda db: db.execute("SELECT count(*), sum(cost) FROM limits").fetchone())
+    assert tuple(rows) == (1, sum(through))
+    assert Client(gate(text, cost=9), stores[0], credentials="the-same").enters(now + 86_400) == []
+    rows = stores[0]._writer.run(lambda db: db.execute("SELECT count(*), sum(cost) FROM limits").fetchone())
+    assert tuple(rows) == (1, 9)  # yesterday's is swept
+    for store in stores:
+        store.close()
+
+
 # --- in the walk ---
 
 LIMITED = """
@@ -242,6 +414,104 @@ http:
     shop.drain(for_s=3600)
     assert [body["id"] for body in shop.vendor.bodies] == ["0", "2", "1"]
     assert shop.sums() == {"delivered": 3}
+
+
+TOKENS = """
+settings: {properties: {daily_tokens: {type: integer}}}
+http:
+  base_url: https://api.crm.example
+  retry: {attempts: 2, initial: 10s, jitter: none}
+  limits: {daily: {budget: "${ settings.daily_tokens }", per: day, timezone: America/Sao_Paulo}}
+actions:
+  note:
+    record: {id: "${ event.id }", cost: "${ event.cost }"}
+    request: {path: /notes, json: "${ record }", cost: "${ record.cost }"}
+"""
+BUDGETED = "{client: abc, connectors: {crm: {settings: {daily_tokens: 30}}}}"
+
+
+def test_a_used_up_budget_holds_the_lane_until_midnight_and_is_no_try() -> None:
+    shop = Shop(TOKENS, BUDGETED)
+    shop.post(*({"id": str(number), "cost": 12} for number in range(5)))
+    shop.drain()
+    assert shop.sums() == {"delivered": 2, "waiting": 3}
+    lane = shop.lane()
+    midnight = at("2026-01-29 00:00", "America/Sao_Paulo")
+    assert (lane.reason, lane.not_before) == ("our budget of 30 a day is used up", midnight)
+    shop.drain(for_s=5 * 86_400)
+    assert shop.sums() == {"delivered": 5}
+    assert shop.vendor.at == [START, START, midnight, midnight, midnight + 86_400]
+
+
+def test_a_try_that_failed_spends_again() -> None:
+    shop = Shop(TOKENS, BUDGETED, vendor=Vendor(reply(503), reply(503), reply(200, {})))
+    shop.post({"id": "1", "cost": 12})
+    shop.drain(for_s=3600)
+    assert len(shop.vendor.asked) == 2
+    assert shop.lane().reason == "our budget of 30 a day is used up"
+    shop.drain(for_s=86_400)
+    assert shop.sums() == {"delivered": 1}
+
+
+def test_a_cost_above_the_whole_budget_pauses_the_lane() -> None:
+    shop = Shop(TOKENS, BUDGETED)
+    shop.post({"id": "1", "cost": 31})
+    shop.drain()
+    assert (shop.vendor.asked, shop.sums(), shop.lane().state) == ([], {"waiting": 1}, "paused")
+    assert shop.lane().reason == "http.limits.daily: a request that costs 31 is above our whole budget of 30 a day"
+
+
+def test_a_record_without_a_cost_is_rejected_by_itself() -> None:
+    shop = Shop(TOKENS, BUDGETED)
+    shop.post({"id": "1", "cost": "much"}, {"id": "2", "cost": 1})
+    shop.drain()
+    assert shop.reasons() == {"1": "actions.note.request.cost: 'much' is not a cost; it is a whole number such as 10"}
+    assert shop.sums() == {"delivered": 1, "rejected": 1}
+
+
+def test_look_ups_and_steps_spend_each_its_own_cost() -> None:
+    shop = Shop(
+        """
+http: {base_url: https://api.crm.example, limits: {daily: {budget: 40}}}
+actions:
+  note:
+    lookups:
+      person:
+        key: ${ event.id }
+        sources: {found: {request: {method: GET, path: "/people/{{ key }}", cost: 20}, rows: "${ response.body }"}}
+        when_absent: continue
+    record: {id: "${ event.id }"}
+    steps:
+      one: {request: {path: /one, json: "${ record }", cost: 5}}
+      two: {request: {path: /two, json: "${ record }"}}
+""",
+        vendor=Vendor(reply(200, [])),
+    )
+    shop.post({"id": "1"}, {"id": "2"})
+    shop.drain()
+    first = ["GET /people/1", "POST /one", "POST /two"]
+    assert shop.vendor.lines == first  # 26 of 40
+    shop.drain(for_s=86_400)
+    assert shop.vendor.lines == [*first, "GET /people/2", "POST /one", "POST /two"]
+    assert shop.sums() == {"delivered": 2}
+
+
+def test_a_log_in_spends_what_its_own_budget_has() -> None:
+    shop = Shop(
+        """
+auth:
+  type: login
+  request:
+    url: https://api.crm.example/token
+    cost: 2
+    limits: {log_ins: {budget: 1}}
+  save: {value: "${ response.body.token }"}
+"""
+    )
+    shop.post({"id": "1"})
+    shop.drain()
+    reason = "auth.token.request.limits.log_ins: a request that costs 2 is above our whole budget of 1 a day"
+    assert (shop.vendor.asked, shop.lane().reason) == ([], reason)
 
 
 def test_a_limit_reads_settings_only() -> None:
