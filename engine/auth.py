@@ -3,53 +3,57 @@ An auth section -> a token that is alive, and what it puts into a request.
 
 Tokens live in the store, shared by all processes. One process renews at a time; the others wait for its result. A
 rotated refresh token is stored before the new access token is used. A token is bound to a fingerprint of the secrets
-it came from, so that newly given secrets win.
+it came from, so that newly given secrets win; one that a person's consent yielded outlives a change of the others, for
+no secret could take its place.
 """
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from engine.errors import BadValue, ConnectError, EgressRefused
+from engine.emitting import Problem
+from engine.errors import BadValue, EgressRefused
 from engine.limits import Gate
 from engine.mapping import compile_tree
-from engine.names import ADDRESS, AUTH, BOUND, CLIENT, REPLY, WAIT
+from engine.names import ADDRESS, AUTH, BOUND, CLIENT, CONSENT, REPLY, SIGNED, WAIT
 from engine.outcomes import DELIVERED, Judge, Level, probed
+from engine.placing import AuthFailed as AuthFailed
+from engine.placing import Certificates, Placing
+from engine.placing import unquoted as unquoted
 from engine.records import Outcome, OutcomeKind, TokenRow, Trace
 from engine.retrying import moment
-from engine.sending import NOTHING, NoReply, Placement, Reply, Requester
+from engine.sending import NoReply, Placement, Reply, Requester
+from engine.signing import Signers
 from engine.spec import types, units
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
-    from engine.expressions import Compiler, Path, Run
+    from engine.emitting import Use
+    from engine.expressions import Compiler, Path
     from engine.sending import Hosts
     from engine.wire import Wire
 
 LOCK_TTL_S = 90.0
 WAIT_STEP_S = 0.2
 SECRET_WORDS = ("token", "secret", "password", "key", "session", "value", "signature")
-
-
-class AuthFailed(ConnectError):
-    """No token can be had now; `outcome` is what that means for the lane: pause, throttle or retry."""
-
-    def __init__(self, outcome: Outcome, trace: Trace | None = None) -> None:
-        super().__init__(outcome.reason)
-        self.outcome, self.trace = outcome, trace
+CONSENTED, DISCOVERED = "#consented", "#discovered"  # beside what a log-in saved: no name begins so
+MOMENTS = {"s": "epoch", "ms": "epoch_ms"}  # what the units of a span mean where a moment is told
+OAUTH_ERRORS = types.Replies(code="${ response.body.error }", message="${ response.body.error_description }")
 
 
 class TokenStep:
     """One request of a log-in, with what is saved of its reply for the next."""
 
-    def __init__(self, auth: Auth, name: str, spec: types.Step, place: Path) -> None:
-        names, compiler = AUTH | {"steps"}, auth.compiler
+    def __init__(
+        self, auth: Auth, name: str, spec: types.Step, place: Path, names: frozenset[str] = SIGNED | {"steps"}
+    ) -> None:
+        compiler = auth.compiler
         self.name = name
         self.when = compiler.condition(spec.when, names, (*place, "when"))
+        before = len(compiler.uses)
         self.requester = Requester(
             compiler,
             spec.request,
@@ -59,6 +63,7 @@ class TokenStep:
             http=auth.http,
             hosts=auth.hosts,
         )
+        self.signatures = auth.early(compiler.uses[before:])
         self.save = compile_tree(compiler, spec.save, names | REPLY, (*place, "save"))
         levels = [Level(compiler, spec.replies, names | REPLY | WAIT, (*place, "replies")), *auth.levels]
         self.judge = Judge(compiler, levels, [], spec.request.expect, names | REPLY, (*place, "request"))
@@ -73,10 +78,29 @@ class TokenRequest:
 
     def __init__(self, auth: Auth, steps: dict[str, types.Step], save: dict[str, Any], place: Path) -> None:
         single = list(steps) == ["request"]
+        before = len(auth.compiler.uses)
         self.steps = [
             TokenStep(auth, name, step, place if single else (*place, "steps", name)) for name, step in steps.items()
         ]
         self.save = compile_tree(auth.compiler, save, AUTH | REPLY | {"steps"}, (*place, "save"))
+        uses = auth.compiler.uses[before:]
+        self.secrets = {use.path[1] for use in uses if use.path[0] == "secrets" and len(use.path) > 1}
+
+
+class Consent:
+    """How a person agrees once: where, and the request that makes a token of the answer (`connect login`)."""
+
+    def __init__(self, auth: Auth, spec: types.Consent, save: dict[str, Any], place: Path) -> None:
+        compiler, names = auth.compiler, CONSENT - {"token"}
+        before = len(compiler.uses)
+        self.url = compiler.text(spec.url, names, (*place, "url"), "must")
+        self.query = compile_tree(compiler, spec.query, names, (*place, "query"))
+        self.signatures = auth.early(compiler.uses[before:])
+        at = (*place, "redirect_uri")
+        self.redirect_uri = compiler.text(spec.redirect_uri, names, at, "must") if spec.redirect_uri else None
+        step = types.Step(request=spec.request, replies=OAUTH_ERRORS)
+        self.step = TokenStep(auth, "consent", step, place, names)
+        self.save = compile_tree(compiler, spec.save or save, names | REPLY, (*place, "save"))
 
 
 class Auth:
@@ -97,39 +121,54 @@ class Auth:
         self.compiler, self.spec, self.name, self.http, self.hosts = compiler, spec, name, connector.http, hosts
         self.lane = lane
         token = spec.token
+        self.signers = Signers(compiler, spec.sign, (*place, "sign"))
+        self.certificates = Certificates(compiler, connector.http.tls, ("http", "tls"))
         self.levels = [
             Level(compiler, token.replies if token else None, AUTH | REPLY | WAIT, (*place, "token", "replies")),
             Level(compiler, connector.replies, BOUND | REPLY | WAIT, ("replies",)),
         ]
         self.base_url = compiler.text(spec.base_url, ADDRESS, (*place, "base_url"), "must") if spec.base_url else None
         self.http_base_url = compiler.text(connector.http.base_url, ADDRESS, ("http", "base_url"), "must")
-        self.request = self.renewal = None
+        self.placing = Placing(compiler, spec.place, self.signers, (*place, "place"))
+        self.request = self.renewal = self.consent = None
+        self.discovery: list[TokenStep] = []
         if token is not None:
             steps = token.steps or ({"request": types.Step(request=token.request)} if token.request else {})
-            self.request = TokenRequest(self, steps, token.save, (*place, "token"))
+            if steps:
+                self.request = TokenRequest(self, steps, token.save, (*place, "token"))
             if token.renew is not None:
                 save, step = token.renew.save or token.save, types.Step(request=token.renew.request)
                 self.renewal = TokenRequest(self, {"request": step}, save, (*place, "token", "renew"))
+            if token.consent is not None:
+                self.consent = Consent(self, token.consent, token.save, (*place, "token", "consent"))
+            self.discovery = [
+                TokenStep(self, name, step, (*place, "token", "discover", name))
+                for name, step in token.discover.items()
+            ]
+            self.log_in_placing = Placing(compiler, token.place, self.signers, (*place, "token", "place"))
             expires = token.expires
             self.after_s = units.duration(expires.after) if expires.after else None
             self.margin_s = units.duration(expires.margin)
-            spoken = expires.in_ if expires.in_ is not None else expires.at
-            self.expires = (
-                compiler.value(spoken, AUTH | REPLY, (*place, "token", "expires")) if spoken is not None else None
-            )
-        self.parts: dict[str, dict[str, Run]] = {
-            part: {
-                key: compiler.text(text, AUTH, (*place, "place", part, key), "must")
-                for key, text in getattr(spec.place, part).items()
-            }
-            for part in ("headers", "query", "cookies", "form", "json")
-        }
-        self.url = compiler.text(spec.place.url, AUTH, (*place, "place", "url"), "must") if spec.place.url else None
+            self.unit = expires.unit if expires.in_ is not None else MOMENTS.get(expires.unit, expires.unit)
+            key, spoken = ("in", expires.in_) if expires.in_ is not None else ("at", expires.at)
+            at = (*place, "token", "expires", key)
+            self.expires = compiler.value(spoken, AUTH | REPLY, at) if spoken is not None else None
+        self.url = self.placing.url
         self.cached: TokenRow | None = None
 
     @property
     def can_renew(self) -> bool:
-        return self.request is not None
+        return self.request is not None or self.renewal is not None
+
+    def early(self, uses: list[Use]) -> set[str]:
+        """The signatures that these expressions read; one over the finished request is not there yet."""
+        found = self.signers.read(uses)
+        for use in uses:
+            if use.path[0] == "sign" and len(use.path) > 1 and use.path[1] in self.signers.late:
+                says = f"sign.{use.path[1]} signs the finished request, which is not there yet"
+                hint = "place it with `token: {place: {headers: …}}`"
+                self.compiler.problems.append(Problem(use.place, "signer", says, hint))
+        return found - self.signers.late
 
     # --- tokens ---
 
@@ -140,7 +179,7 @@ class Auth:
         `stale` is the `obtained_at` of a token that the vendor has refused: only a newer one will do.
         Raises AuthFailed.
         """
-        if self.request is None:
+        if self.request is None and self.consent is None:
             return None
         row = self.cached
         if row is not None and self.serves(row, wire, stale):
@@ -171,6 +210,11 @@ class Auth:
     def serves(self, row: TokenRow, wire: Wire, stale: float | None) -> bool:
         if row.fingerprint != wire.fingerprint or (stale is not None and row.obtained_at <= stale):
             return False
+        if self.discovery and DISCOVERED not in row.values:
+            return False
+        return self.lives(row, wire)
+
+    def lives(self, row: TokenRow, wire: Wire) -> bool:
         if row.expires_at is None:
             return True
         margin_s = min(
@@ -183,28 +227,89 @@ class Auth:
         A new token, stored before it is used: by renewal while the old one lives or came with a refresh token, which
         outlives it and may be the only one that is still good; else, or where that is refused, by a new log-in.
         """
-        assert self.request is not None
-        if old is not None and old.fingerprint != wire.fingerprint:
+        if old is not None and old.fingerprint != wire.fingerprint and not self.outlives(old, wire):
             old = None
         alive = old is not None and stale is None and (old.expires_at is None or wire.clock.now() < old.expires_at)
+        failed: AuthFailed | None = None
+        if old is not None and alive and old.fingerprint == wire.fingerprint and self.lives(old, wire):
+            return self.discovered(wire, old, "log-in")  # all that it lacks
         if self.renewal is not None and old is not None and (alive or "refresh_token" in old.values):
             try:
-                return self.ask(wire, self.renewal, old, "renewed")
-            except AuthFailed as failed:
+                return self.discovered(wire, self.ask(wire, self.renewal, old, "renewed"), "renewed")
+            except AuthFailed as error:
+                failed = error
                 wire.telemetry.event(
                     "token-refused", connector=wire.connector, client=wire.client, why=failed.outcome.reason
                 )
-        return self.ask(wire, self.request, old, "log-in")
+        if self.lacks_consent(wire):
+            if failed is not None and failed.outcome.kind is not OutcomeKind.PAUSE:
+                raise failed
+            raise AuthFailed(
+                Outcome(OutcomeKind.PAUSE, self.ask_for_consent(wire, failed)), failed.trace if failed else None
+            )
+        assert self.request is not None
+        return self.discovered(wire, self.ask(wire, self.request, old, "log-in"), "log-in")
+
+    def outlives(self, row: TokenRow, wire: Wire) -> bool:
+        """A consent is bound to no secret that a client could give anew, such as the app's password."""
+        return CONSENTED in row.values and self.lacks_consent(wire)
+
+    def lacks_consent(self, wire: Wire) -> bool:
+        """Can only a person's consent yield the first token, since no secret stands for it?"""
+        return self.consent is not None and (self.request is None or bool(self.request.secrets - wire.secrets.keys()))
+
+    def ask_for_consent(self, wire: Wire, failed: AuthFailed | None = None) -> str:
+        which = "" if self.name == "default" else f" --auth {self.name}"
+        why = f"{failed.outcome.reason}; agree anew" if failed is not None else "nobody has agreed yet"
+        return f"{why}: run `connect login {wire.connector} {wire.client}{which}`"
+
+    def discovered(self, wire: Wire, row: TokenRow, how: str) -> TokenRow:
+        """The token with what its first look around yields; it was stored before, so that nothing is lost by then."""
+        if not self.discovery or DISCOVERED in row.values:
+            return row
+        scope, found = self.log_in_scope(wire, row), dict[str, Any]()
+        try:
+            for step in self.discovery:
+                if step.when(scope):
+                    reply, _ = self.send(wire, step, scope, how)
+                    found |= step.save({**scope, "response": reply.scope}) or {}
+                    scope = {**scope, "token": {**scope["token"], **found}}
+        except (EgressRefused, BadValue) as error:
+            reason = str(error) if isinstance(error, EgressRefused) else unquoted(error)
+            raise AuthFailed(Outcome(OutcomeKind.PAUSE, f"after the log-in: {reason}")) from None
+        whole = msgspec.structs.replace(row, values={**row.values, **found, DISCOVERED: True})
+        self.hide(wire, whole.values)
+        wire.store.save_token(wire.connector, wire.client, self.name, whole)
+        return whole
+
+    def agreed(self, wire: Wire, given: Mapping[str, Any], *, kept: bool = True) -> TokenRow:
+        """
+        The token that a person's consent yields, stored where `kept`; `given` is `consent` as expressions see it.
+
+        Raises AuthFailed.
+        """
+        assert self.consent is not None
+        scope = {**self.log_in_scope(wire, None), "consent": dict(given)}
+        now = wire.clock.now()
+        try:
+            reply, trace = self.send(wire, self.consent.step, scope, "consent")
+            inside = {**scope, "response": reply.scope}
+            saved = self.consent.save(inside) or {}
+            if not saved:
+                raise AuthFailed(Outcome(OutcomeKind.PAUSE, f"HTTP {reply.status} without a token"), trace)
+            expires_at = self.expiry(inside, saved, now)
+        except (EgressRefused, BadValue) as error:
+            reason = str(error) if isinstance(error, EgressRefused) else unquoted(error)
+            raise AuthFailed(Outcome(OutcomeKind.PAUSE, f"the code can't be exchanged: {reason}")) from None
+        row = TokenRow({**saved, CONSENTED: True}, now, expires_at, wire.fingerprint)
+        self.hide(wire, row.values)
+        if kept:
+            wire.store.save_token(wire.connector, wire.client, self.name, row)
+        return row
 
     def ask(self, wire: Wire, wanted: TokenRequest, old: TokenRow | None, how: str) -> TokenRow:
         saved: dict[str, Any] = {}
-        scope = {
-            **wire.scope,
-            "secrets": wire.secrets,
-            "token": dict(old.values) if old else {},
-            "now": int(wire.clock.now()),
-            "steps": saved,
-        }
+        scope = {**self.log_in_scope(wire, old), "steps": saved}
         trace, now = None, wire.clock.now()
         last: Reply | None = None
         self.hide(wire, old.values if old else {})
@@ -228,8 +333,14 @@ class Auth:
 
     def send(self, wire: Wire, step: TokenStep, scope: dict[str, Any], how: str) -> tuple[Reply, Trace]:
         """One request of the log-in, which the vendor took; AuthFailed where not."""
+        scope = {**scope, "now": int(wire.clock.now()), "nonce": wire.nonce()}
+        if step.signatures:
+            scope["sign"] = self.signers.made(scope, step.signatures)
+            for name in step.signatures:
+                self.hide_signature(wire)(name, scope["sign"][name])
         base = self.base_url(scope) if self.base_url and step.requester.path is not None else ""
-        prepared = msgspec.structs.replace(step.requester.prepare(scope, base or ""), purpose="auth")
+        placed = self.log_in_placing.fill(scope, self.certificates(scope), self.hide_signature(wire))
+        prepared = msgspec.structs.replace(step.requester.prepare(scope, base or "", placed), purpose="auth")
         slots = step.gate.enter(wire.store, scope, owner=wire.owner, now=wire.clock.now(), credentials=wire.fingerprint)
         if isinstance(slots, Outcome):
             raise AuthFailed(slots)
@@ -239,6 +350,8 @@ class Auth:
         finally:
             step.gate.leave(wire.store, slots, wire.owner)
         trace = Trace(prepared.method, wire.masker.mask(prepared.url))  # never bodies of a log-in
+        if isinstance(reply, NoReply) and reply.ours:
+            raise AuthFailed(Outcome(OutcomeKind.PAUSE, reply.reason), trace)
         if isinstance(reply, Reply):
             trace = msgspec.structs.replace(trace, status=reply.status)
         verdict = step.judge.verdict({**scope, "now": now, "failures": 0}, reply, records=1)
@@ -276,8 +389,7 @@ class Auth:
         if self.after_s is not None:
             return now + self.after_s
         if self.expires is not None:
-            unit = expires.unit
-            return moment(self.expires(scope), unit, now)
+            return moment(self.expires(scope), self.unit, now)
         if expires.jwt:
             return jwt_expiry(saved.get("value"))
         return None
@@ -297,27 +409,32 @@ class Auth:
         secret = [value for name, value in values.items() if any(word in name.lower() for word in SECRET_WORDS)]
         wire.masker.renew("/".join((wire.connector, wire.client, self.name, of)), *secret)
 
+    def hide_signature(self, wire: Wire) -> Callable[[str, str], None]:
+        def hide(name: str, value: str) -> None:
+            words = value.replace(",", " ").split() if " " in value else []  # also a part of it that a vendor repeats
+            parts = [word.partition("=")[2].strip('"') for word in words if "ignature=" in word]
+            wire.masker.renew("/".join((wire.connector, wire.client, self.name, "sign", name)), value, *parts)
+
+        return hide
+
+    def log_in_scope(self, wire: Wire, row: TokenRow | None) -> dict[str, Any]:
+        return {
+            **wire.scope,
+            "secrets": wire.secrets,
+            "token": dict(row.values) if row else {},
+            "now": int(wire.clock.now()),
+        }
+
     # --- placement ---
 
     def place(self, wire: Wire, row: TokenRow | None) -> tuple[str, Placement]:
         """(base URL, what goes into the request). AuthFailed where a hole stays empty."""
-        scope = {
-            **wire.scope,
-            "secrets": wire.secrets,
-            "token": row.values if row else {},
-            "now": int(wire.clock.now()),
-        }
+        scope = {**self.log_in_scope(wire, row), "nonce": wire.nonce()}
         try:
             base = (self.url or self.base_url or self.http_base_url)(scope)
-            filled = {part: {key: run(scope) for key, run in runs.items()} for part, runs in self.parts.items()}
-            return base, msgspec.convert(filled, Placement) if any(filled.values()) else NOTHING
+            return base, self.placing.fill(scope, self.certificates(scope), self.hide_signature(wire))
         except BadValue as error:
             raise AuthFailed(Outcome(OutcomeKind.PAUSE, f"auth: {unquoted(error)}")) from None
-
-
-def unquoted(error: BadValue) -> str:
-    """The error without the values it quotes: here they are parts of secrets."""
-    return re.sub(r'"[^"]*"|number \S+', "***", str(error))
 
 
 def jwt_expiry(token: Any) -> float | None:

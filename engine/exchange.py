@@ -57,10 +57,15 @@ class Call:
                 raise
             except Exception as error:  # no delivery's fault
                 return Exchanged(Verdict(Outcome(OutcomeKind.PAUSE, f"auth: {wire.fault('auth', error)}")), None, None)
-            prepared = self.requester.prepare(scope, base_url, placed)
+            try:
+                prepared = self.requester.prepare(scope, base_url, placed)
+            except AuthFailed as failed:  # a key that signs can't be used
+                return Exchanged(Verdict(failed.outcome), None, failed.trace)
             reply = self.send(wire, prepared, scope)
             if isinstance(reply, Outcome):
                 return Exchanged(Verdict(reply), None, None)
+            if isinstance(reply, NoReply) and reply.ours:
+                return Exchanged(Verdict(Outcome(OutcomeKind.PAUSE, reply.reason)), None, None)
             verdict = self.verdict(wire, scope, reply, records=records, failures=failures)
             trace = wire.masker.trace(prepared, reply if isinstance(reply, Reply) else None)
             done = Exchanged(verdict, reply if isinstance(reply, Reply) else None, trace, base_url, prepared)
@@ -74,6 +79,12 @@ class Call:
                 return done._replace(verdict=Verdict(paused))
             stale = row.obtained_at
         raise AssertionError("unreachable")
+
+    def follow(self, wire: Wire, link: str, done: Exchanged) -> Prepared:
+        """A GET of the next page, authorised and signed anew. AuthFailed, BadValue and EgressRefused as in `run`."""
+        assert done.prepared is not None
+        _, placed = self.auth.place(wire, self.auth.token(wire))
+        return self.requester.follow(link, done.base_url, done.prepared.headers, placed)
 
     def verdict(
         self, wire: Wire, scope: Mapping[str, Any], reply: Reply | NoReply, *, records: int, failures: int

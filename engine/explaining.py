@@ -120,9 +120,9 @@ class _Heard(Requester):
         self.watch.latest = self.told._replace(scope=scope)
         return super().prepare(scope, base_url, placed)
 
-    def follow(self, url: str, base_url: str, headers: dict[str, str]) -> Prepared:
+    def follow(self, url: str, base_url: str, headers: dict[str, str], placed: Placement = NOTHING) -> Prepared:
         self.watch.latest = self.told._replace(following=True)
-        return super().follow(url, base_url, headers)
+        return super().follow(url, base_url, headers, placed)
 
 
 class _HeardSource(Source):

@@ -16,7 +16,7 @@ from engine.owners import new_owner
 from engine.program import Done, decode_event
 from engine.records import Delivery, Lease, Outcome, OutcomeKind, Progress, Trace
 from engine.steps import Member
-from engine.wire import Wire
+from engine.wire import Wire, new_nonce
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence, Set
@@ -48,6 +48,7 @@ class World(NamedTuple):
     program: Callable[[str, str], Program | None]
     credentials: Callable[[Program], Credentials]
     masker: Callable[[Program], Masker]
+    nonce: Callable[[], str] = new_nonce
     new_batch: Callable[[], str] = lambda: uuid.uuid4().hex
 
 
@@ -81,6 +82,7 @@ class Walk:
             telemetry=world.telemetry,
             owner=new_owner(),
             keep_alive=keep_alive,
+            nonce=world.nonce,
         )
 
     def fresh(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -18,6 +19,11 @@ if TYPE_CHECKING:
     from engine.sending import Masker, Transport
 
 REASON, CODE = 500, 100  # characters
+
+
+def new_nonce() -> str:
+    """A text that nobody can guess and that never comes again, for what is signed."""
+    return uuid.uuid4().hex
 
 
 class Wire:
@@ -38,11 +44,13 @@ class Wire:
         telemetry: Telemetry,
         owner: str,
         keep_alive: Callable[[], None] = lambda: None,
+        nonce: Callable[[], str] = new_nonce,
     ) -> None:
         self.connector, self.client, self.scope = connector, client, scope
         self.secrets, self.fingerprint = secrets, fingerprint
         self.store, self.transport, self.clock = store, transport, clock
         self.masker, self.telemetry, self.owner, self.keep_alive = masker, telemetry, owner, keep_alive
+        self.nonce = nonce
 
     def shown(self, outcome: Outcome | None) -> Outcome | None:
         """The outcome as it may be written down and told: what the vendor echoes is masked first and cut then."""

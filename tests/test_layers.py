@@ -17,7 +17,7 @@ LAYERS = (
     "spec.units", "spec.types", "spec.findings", "functions", "semantics", "emitting", "holes", "jmes", "jinja",
     "expressions",
     # a spec, from its file to its types
-    "spec.located", "spec.presets", "spec.expand", "spec.violations", "spec.load", "spec.project", "spec.report",
+    "spec.located", "spec.presets", "spec.expand", "spec.violations", "spec.load", "spec.project", "spec.fix", "spec.report",
     # the stages
     "mapping", "intake", "caching", "batching", "limits", "tls", "sending", "retrying", "outcomes", "wire",
     "signing", "placing", "auth", "exchange", "lookups",

@@ -165,6 +165,9 @@ def test_every_preset_becomes_the_type(kind: str) -> None:
         "oauth2_client_credentials": f"token_url: {URL}, client_id: i, client_secret: s",
         "oauth2_password": f"token_url: {URL}, username: u, password: p",
         "oauth2_refresh_token": f"token_url: {URL}, refresh_token: r",
+        "oauth2_jwt_bearer": f"token_url: {URL}, private_key: k, claims: {{iss: i}}",
+        "oauth1": "consumer_key: k",
+        "aws_sigv4": "access_key: a, secret_key: s, region: sa-east-1, service: execute-api",
         "login": f"request: {{url: {URL}}}, save: {{value: x}}",
     }
     value, _ = loaded(f"{{{', '.join(['type: ' + kind, *([given[kind]] if kind in given else [])])}}}")

@@ -16,7 +16,7 @@ from engine.spec.findings import did_you_mean
 Parameters = Mapping[str, Any]
 Long = dict[str, Any]
 
-_ANYWHERE = ("when", "base_url", "limits")
+_ANYWHERE = ("when", "base_url", "limits", "sign")
 
 
 class UnknownPreset(ValueError):
@@ -31,7 +31,10 @@ def expand(parameters: Parameters) -> Long:
     if kind not in PRESETS:
         raise UnknownPreset(f"{kind}: no such preset; {did_you_mean(str(kind), PRESETS)}".rstrip("; "))
     kept = {key: parameters[key] for key in _ANYWHERE if key in parameters}
-    return {**kept, **PRESETS[kind](parameters)}
+    made = PRESETS[kind](parameters)
+    if "sign" in kept and "sign" in made:
+        made["sign"] = {**kept["sign"], **made["sign"]}
+    return {**kept, **made}
 
 
 def none(_: Parameters) -> Long:
@@ -62,11 +65,45 @@ def oauth2_password(given: Parameters) -> Long:
 
 def oauth2_refresh_token(given: Parameters) -> Long:
     # The vendor may exchange the refresh token at each use: the newest is tried first, then the one of the secrets.
-    return _oauth2(given, {"grant_type": "refresh_token", "refresh_token": given["refresh_token"]}, _RENEWABLE)
+    long = _oauth2(given, {"grant_type": "refresh_token", **_taken(given, "refresh_token")}, _RENEWABLE)
+    if "authorize_url" in given:
+        long["token"]["consent"] = _consent(given)
+    if "refresh_token" not in given:
+        del long["token"]["request"]
+    return long
+
+
+def oauth2_jwt_bearer(given: Parameters) -> Long:
+    # RFC 7523, section 2.1
+    grant = {"grant_type": "urn:ietf:params:oauth:grant-type:jwt-bearer", "assertion": "${ sign.assertion }"}
+    long = _oauth2(given, grant, {})
+    assertion = {**_signed(given), "claims": given["claims"], **_taken(given, "lifetime", lifetime="5m")}
+    long["sign"] = {"assertion": assertion, **long.get("sign", {})}
+    return long
+
+
+def oauth1(given: Parameters) -> Long:
+    signer = _taken(given, "consumer_key", "consumer_secret", "token", "token_secret", "algorithm", "key", "passphrase")
+    return {
+        "sign": {"oauth1": {"type": "oauth1", **signer, **_taken(given, "realm")}},
+        **_in_header("Authorization", "${ sign.oauth1 }"),
+    }
+
+
+def aws_sigv4(given: Parameters) -> Long:
+    signer = {"type": "aws_sigv4", **_taken(given, "access_key", "secret_key", "region", "service")}
+    headers = {"X-Amz-Date": "${ date(now, '%Y%m%dT%H%M%SZ') }"}
+    if "session_token" in given:
+        headers["X-Amz-Security-Token"] = given["session_token"]
+    if given["service"] != "s3":
+        return {"sign": {"aws": signer}, "place": {"headers": {**headers, "Authorization": "${ sign.aws }"}}}
+    body = {"type": "hash", "algorithm": "sha256", "text": "${ request.body }"}
+    headers |= {"X-Amz-Content-Sha256": "${ sign.body }", "Authorization": "${ sign.aws }"}
+    return {"sign": {"body": body, "aws": signer}, "place": {"headers": headers}}
 
 
 def login(given: Parameters) -> Long:
-    token = {key: given[key] for key in ("request", "save", "expires", "renew", "replies") if key in given}
+    token = _taken(given, "request", "save", "expires", "renew", "replies", "discover")
     return {"token": token, "place": given.get("place", _bearer_token("Bearer"))}
 
 
@@ -80,6 +117,9 @@ PRESETS: dict[str, Callable[[Parameters], Long]] = {
         oauth2_client_credentials,
         oauth2_password,
         oauth2_refresh_token,
+        oauth2_jwt_bearer,
+        oauth1,
+        aws_sigv4,
         login,
     )
 }
@@ -96,23 +136,79 @@ def _oauth2(given: Parameters, grant: Mapping[str, Any], saved: Mapping[str, Any
     if saved:
         again = {"grant_type": "refresh_token", "refresh_token": "{{ token.refresh_token }}"}
         token["renew"] = {"request": _token_request(given, again), "save": token["save"]}
-    if "replies" in given:
-        token["replies"] = given["replies"]
-    return {"token": token, "place": _bearer_token(given.get("header_prefix", "Bearer"))}
+    token |= _taken(given, "replies", "discover")
+    long: Long = {"token": token, "place": _bearer_token(given.get("header_prefix", "Bearer"))}
+    if given.get("client_auth") == "private_key_jwt":
+        long["sign"] = {"client": _client_assertion(given)}
+    return long
+
+
+def _taken(given: Parameters, *names: str, **defaults: Any) -> Long:
+    return {**defaults, **{name: given[name] for name in names if name in given}}
+
+
+def _consent(given: Parameters) -> Long:
+    # RFC 6749, section 4.1, with PKCE of RFC 7636
+    pkce = given.get("pkce", True)
+    challenge = {"code_challenge": "${ consent.code_challenge }", "code_challenge_method": "S256"} if pkce else {}
+    grant = {
+        "grant_type": "authorization_code",
+        "code": "${ consent.code }",
+        "redirect_uri": "${ consent.redirect_uri }",
+        **({"code_verifier": "${ consent.code_verifier }"} if pkce else {}),
+    }
+    return {
+        "url": given["authorize_url"],
+        "query": {
+            "response_type": "code",
+            **_taken(given, "client_id"),
+            "redirect_uri": "${ consent.redirect_uri }",
+            **_taken(given, "scope"),
+            "state": "${ consent.state }",
+            **challenge,
+            **given.get("authorize_query", {}),
+        },
+        **_taken(given, "redirect_uri"),
+        "request": _token_request(given, grant),
+    }
+
+
+def _signed(given: Parameters) -> Long:
+    """A JWT of the private key: what an app's assertions have in common."""
+    if "private_key" not in given:
+        raise ValueError("client_auth: private_key_jwt needs private_key")
+    made: Long = {"type": "jwt", "algorithm": given.get("algorithm", "RS256"), "key": given["private_key"]}
+    made |= _taken(given, "key_as", "passphrase")
+    return {**made, "header": {"kid": given["key_id"]}} if "key_id" in given else made
+
+
+def _client_assertion(given: Parameters) -> Long:
+    # RFC 7523, section 3; the audience is the token endpoint unless the vendor says otherwise
+    if "client_id" not in given:
+        raise ValueError("client_auth: private_key_jwt needs client_id")
+    who = given["client_id"]
+    claims = {"iss": who, "sub": who, "aud": given.get("audience", given["token_url"]), "jti": "${ nonce }"}
+    return {**_signed(given), "claims": claims, "lifetime": "5m"}
 
 
 def _token_request(given: Parameters, grant: Mapping[str, Any]) -> Long:
     how = given.get("client_auth", "form")
-    app = {key: given[key] for key in ("client_id", "client_secret") if key in given}
-    body = {
-        **grant,
-        **({} if how == "basic" else app),
-        **({"scope": given["scope"]} if "scope" in given else {}),
-        **given.get("extra", {}),
-    }
+    app = _taken(given, "client_id", "client_secret")
+    if how == "private_key_jwt":
+        app = {
+            "client_id": given.get("client_id", ""),
+            "client_assertion_type": "urn:ietf:params:oauth:client-assertion-type:jwt-bearer",
+            "client_assertion": "${ sign.client }",
+        }
+    elif how == "none":
+        app = _taken(given, "client_id")
+    elif how == "basic":
+        app = {}
+    scope = {} if "authorize_url" in given else _taken(given, "scope")  # it was said where a person agreed
+    body = {**grant, **app, **scope, **given.get("extra", {})}
     request: Long = {"method": "POST", "url": given["token_url"], "headers": {"Accept": "application/json"}}
     if how == "basic":
-        request["headers"]["Authorization"] = _basic(app.get("client_id", ""), app.get("client_secret", ""))
+        request["headers"]["Authorization"] = _basic(given.get("client_id", ""), given.get("client_secret", ""))
     request["json" if how == "json" else "form"] = body
     request["expect"] = "${ response.body.access_token }"
     return request
