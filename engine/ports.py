@@ -17,6 +17,7 @@ if TYPE_CHECKING:
         Lease,
         Progress,
         Settled,
+        Skipped,
         Stored,
         TokenRow,
     )
@@ -46,6 +47,9 @@ class Buffer(Protocol):
         The future is done after that commit (fsync). `hold_s` makes the deliveries due that much later: a `direct`
         caller holds them itself for so long. An event whose (connector, client, event_id) was accepted within its
         `dedupe_s` is reported as a duplicate and not stored. An event without drafts counts as accepted and skipped.
+
+        A draft with `after` becomes a delivery that is never due, and holds back the younger ones of its key, until
+        `settle` has ended those it waits for; names without a draft of this event count for nothing.
         """
 
     def due_lanes(self, *, now: float, limit: int = 100) -> list[tuple[str, str]]:
@@ -68,7 +72,11 @@ class Buffer(Protocol):
         """Give the lane back; it is due again at `wake_at` (None: when something is put). Silent if already lost."""
 
     def reclaim(self, gone: Callable[[str], bool]) -> int:
-        """Free the lanes, locks and slots whose owner is known to be dead; how many lanes. Progress and fences stay."""
+        """
+        Free the lanes, locks and slots whose owner is known to be dead; how many lanes. Progress and fences stay.
+
+        A delivery that waits for others of which none is there any more waits no longer.
+        """
 
     def backlog(self, lease: Lease, action: str, *, now: float, cap: int) -> tuple[int, float | None, float | None]:
         """(due deliveries of the action, counted up to `cap`; received_at of the oldest due; next due_at after now)."""
@@ -92,10 +100,13 @@ class Buffer(Protocol):
 
     def settle(
         self, lease: Lease | None, done: Sequence[Settled], *, now: float, change: LaneChange | None = None
-    ) -> None:
+    ) -> list[Skipped]:
         """
         One transaction: delivered rows leave, later ones get their due time, rejects move to the dead letters,
         counters rise, the lane changes. A batch none of whose deliveries is left in it is dropped.
+
+        Deliveries that waited for one that ended here wait no longer, or are skipped where it was rejected, and so
+        are those that wait for them: these skipped ones are what is returned.
 
         With `lease` None the caller holds the deliveries by `put(hold_s=…)`; rows that are gone are passed over.
         """

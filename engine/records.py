@@ -26,6 +26,8 @@ class Draft(msgspec.Struct, frozen=True):
 
     action: str
     key: str | None = None  # deliveries of one action and key keep their order
+    after: tuple[str, ...] = ()  # the actions of the same event whose deliveries must have ended before this one begins
+    past_rejected: bool = False  # begin though one of them was rejected; otherwise this one is skipped
 
 
 class Accepted(msgspec.Struct, frozen=True):
@@ -58,7 +60,7 @@ class Delivery(msgspec.Struct, frozen=True):
     key: str | None
     body: bytes
     received_at: float
-    due_at: float
+    due_at: float  # inf while it, or an older one of its key, waits for another action
     attempts: int = 0  # how often it was tried and counted
     batch: str | None = None  # the half-done batch it belongs to
 
@@ -155,6 +157,14 @@ class Settled(msgspec.Struct, frozen=True):
     code: str = ""
     trace: Trace | None = None
     expected: bool = False
+
+
+class Skipped(msgspec.Struct, frozen=True):
+    """A delivery that the store ended by itself: what it waited for was rejected."""
+
+    seq: int
+    action: str
+    reason: str
 
 
 class LaneChange(msgspec.Struct, frozen=True):

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from engine.ports import Store
-    from engine.records import Answered, Dead, Lane, LaneChange, Lease, Received, Settled
+    from engine.records import Answered, Dead, Lane, LaneChange, Lease, Received, Settled, Skipped
     from engine.sending import Transport
     from engine.spec import types
 
@@ -290,10 +290,11 @@ class Watched(MemoryStore):
 
     def settle(
         self, lease: Lease | None, done: Iterable[Settled], *, now: float, change: LaneChange | None = None
-    ) -> None:
+    ) -> list[Skipped]:
         rows = list(done)
-        super().settle(lease, rows, now=now, change=change)
+        skipped = super().settle(lease, rows, now=now, change=change)
         self.settled += rows
+        return skipped
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import sys
 import threading
 import uuid
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +23,7 @@ from engine.stores.memory import MemoryStore
 from engine.stores.sqlite import SqliteStore
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 
@@ -362,13 +362,15 @@ def test_a_file_that_is_no_database_is_refused_and_left_as_it_is(path: Path) -> 
 
 
 def test_a_file_damaged_inside_is_reported_by_the_verb_that_meets_it(path: Path) -> None:
+    SqliteStore(path).close()
+    schema = path.stat().st_size
     store = SqliteStore(path)
     store.put([event(f"e{n}", body=b"x" * 3000) for n in range(50)], now=0.0).result()
     store.close()
     with path.open("r+b") as file:
         size = file.seek(0, os.SEEK_END)
-        file.seek(8192)
-        file.write(b"\xff" * (size - 8192))
+        file.seek(schema)
+        file.write(b"\xff" * (size - schema))
     damaged = path.read_bytes()
     store = SqliteStore(path)
     with pytest.raises(StoreUnavailable, match="damaged or no SQLite database"):
@@ -399,6 +401,57 @@ def test_another_programs_database_is_refused(path: Path) -> None:
     db.close()
     with pytest.raises(StoreUnavailable, match="is a SQLite database of another program"):
         SqliteStore(path)
+
+
+@pytest.fixture
+def of_version(path: Path) -> Callable[[int], Path]:
+    """A file as an engine left it that knew only so many versions, with an event in it and nothing that is newer."""
+
+    def write(version: int) -> Path:
+        db = sqlite3.connect(path)
+        for statement in (each for part in sqlite.SCHEMA[:version] for each in part):
+            db.execute(statement)
+        db.execute("INSERT INTO lanes (connector, client, wake_at, accepted) VALUES ('crm', 'abc', 1, 1)")
+        db.execute(
+            "INSERT INTO deliveries (lane, action, key, id, event_id, body, received_at, due_at, turn_at, attempts)"
+            " VALUES (1, 'task', 'ana', 'd1', 'e1', '{}', 0, 1, 1, 0)"
+        )
+        db.execute(f"PRAGMA user_version = {version}")
+        db.commit()
+        db.close()
+        return path
+
+    return write
+
+
+@pytest.mark.parametrize("version", range(1, len(sqlite.SCHEMA)))
+def test_a_file_of_an_older_version_is_brought_up_to_date_with_what_is_in_it(
+    of_version: Callable[[int], Path], version: int, path: Path, tmp_path: Path
+) -> None:
+    store = SqliteStore(of_version(version))
+    drafts = (Draft("task", "ana"), Draft("note", None, ("task",)))
+    store.put([Accepted("crm", "abc", "e2", b"{}", 2.0, drafts)], now=2.0).result()
+    lease = leased(store, now=2.0)
+    assert [each.seq for each in store.read(lease, "task", limit=9, now=2.0)] == [1, 2]
+    store.settle(lease, [Settled(1, "delivered"), Settled(2, "delivered")], now=2.0)
+    assert [each.seq for each in store.read(lease, "note", limit=9, now=2.0)] == [3]
+    store.close()
+    SqliteStore(tmp_path / "new.db").close()
+
+    def schema(file: Path) -> list[Any]:
+        with closing(sqlite3.connect(file)) as db:
+            version = db.execute("PRAGMA user_version").fetchall()
+            return version + db.execute("SELECT name, sql FROM sqlite_master ORDER BY name").fetchall()
+
+    assert schema(path) == schema(tmp_path / "new.db")
+
+
+def test_what_waits_for_a_delivery_that_is_gone_goes_on_when_a_process_starts(store: SqliteStore) -> None:
+    drafts = (Draft("task"), Draft("note", "ana", ("task",)))
+    store.put([Accepted("crm", "abc", each, b"{}", 0.0, drafts) for each in ("e1", "e2")], now=0.0).result()
+    store._writer.run(lambda db: db.execute("DELETE FROM deliveries WHERE seq = 1"))  # by another program
+    store.reclaim(lambda _: False)
+    assert [each.seq for each in store.read(leased(store), "note", limit=9, now=0.0)] == [2]
 
 
 def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
@@ -505,7 +558,7 @@ def test_an_encrypted_token_stands_nowhere_in_the_file(path: Path) -> None:
 # Plans: what stays fast however much waits
 
 
-def plan(store: SqliteStore, sql: str, values: dict[str, Any]) -> list[str]:
+def plan(store: SqliteStore, sql: str, values: Any) -> list[str]:
     with store._readers.reading() as db:
         return [row[3].replace("COVERING ", "") for row in db.execute(f"EXPLAIN QUERY PLAN {sql}", values)]
 
@@ -525,6 +578,9 @@ def test_reading_a_full_lane_walks_an_index_and_never_sorts(store: SqliteStore) 
     for steps in plans.values():
         assert not [step for step in steps if "TEMP B-TREE" in step or "SCAN deliveries" in step]
     assert [delivery.seq for delivery in store.read(leased(store, now=1.0), "task", limit=3, now=1.0)] == [1, 2, 3]
+    of_the_event = "SEARCH deliveries USING INDEX deliveries_after (lane=? AND event_id=?)"
+    assert plan(store, sqlite.WAITING_FOR, (1, "[]")).count(of_the_event) == 1
+    assert "SEARCH other USING INTEGER PRIMARY KEY (rowid=?)" in plan(store, sqlite.FORSAKEN, ())
 
 
 def test_expired_rows_are_cleaned_in_passing_a_few_at_a_time(store: SqliteStore) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from decimal import Decimal
 from functools import partial
@@ -22,6 +23,7 @@ from engine.records import (
     Lease,
     Progress,
     Settled,
+    Skipped,
     Stored,
     TokenRow,
     Trace,
@@ -62,6 +64,15 @@ def event(
     dedupe_s: float = 0,
 ) -> Accepted:
     return Accepted("crm", client, event_id, body, at, tuple(Draft(action, key) for action in actions), dedupe_s)
+
+
+def chain(event_id: str = "e1", key: str | None = None, **after: str) -> Accepted:
+    """An event with a draft for each action: `task="", note="task"`; `note="task!"` goes on past a rejected one."""
+    drafts = (
+        Draft(action, key, tuple(names.rstrip("!").split()), past_rejected=names.endswith("!"))
+        for action, names in after.items()
+    )
+    return Accepted("crm", "abc", event_id, b"{}", 0.0, tuple(drafts))
 
 
 def put(store: Store, *events: Accepted, now: float = 0.0, hold_s: float = 0) -> list[Stored]:
@@ -597,6 +608,188 @@ def test_waiting_as_long_as_said_is_enough(store: Store) -> None:
     assert all(later - early >= 0.699999 for early, later in zip(uses, uses[3:], strict=False))
 
 
+# Deliveries that wait for others of their event
+
+
+def ready(store: Store, lease: Lease, *, now: float) -> list[str]:
+    """The deliveries that could be sent now, as action and seq."""
+    actions = store.waiting_actions(lease)
+    return [f"{each.action} {each.seq}" for name in actions for each in store.read(lease, name, limit=99, now=now)]
+
+
+def test_a_delivery_waits_for_those_of_its_event_and_then_is_due(store: Store) -> None:
+    (stored,) = put(store, chain(task="", tag="", note="task tag"), now=1.0)
+    assert [each.due_at for each in stored.deliveries] == [1.0, 1.0, math.inf]
+    lease = leased(store, now=1.0)
+    assert ready(store, lease, now=1e12) == ["tag 2", "task 1"]
+    assert store.backlog(lease, "note", now=1e12, cap=9) == (0, None, None)
+    assert store.settle(lease, [Settled(1, "delivered")], now=2.0) == []
+    assert ready(store, lease, now=2.0) == ["tag 2"]
+    assert store.settle(lease, [Settled(2, "skipped")], now=3.0) == []
+    assert ready(store, lease, now=3.0) == ["note 3"]
+    assert sums(store) == {"abc": (3, 1, 0, 1, 1)}
+
+
+def test_a_delivery_that_waits_is_skipped_when_the_other_is_rejected_and_so_is_what_waits_for_it(store: Store) -> None:
+    put(store, chain(task="", note="task", tag="note", list="note!"))
+    lease = leased(store)
+    skipped = store.settle(lease, [Settled(1, "rejected", reason="HTTP 422")], now=1.0)
+    assert skipped == [Skipped(2, "note", "task was rejected"), Skipped(3, "tag", "task was rejected")]
+    assert (ready(store, lease, now=1.0), sums(store)) == (["list 4"], {"abc": (4, 0, 1, 2, 1)})
+    assert [dead.action for dead in store.dead()] == ["task"]
+
+
+def test_a_delivery_may_go_on_past_a_rejected_one_and_still_waits_for_the_others(store: Store) -> None:
+    put(store, chain(task="", tag="", note="task tag!"))
+    lease = leased(store)
+    assert store.settle(lease, [Settled(1, "rejected")], now=1.0) == []
+    assert ready(store, lease, now=1.0) == ["tag 2"]
+    store.settle(lease, [Settled(2, "delivered")], now=1.0)
+    assert ready(store, lease, now=1.0) == ["note 3"]
+
+
+def test_several_that_end_in_one_settling_free_or_skip_what_waits_for_all_of_them(store: Store) -> None:
+    put(store, chain("e1", task="", tag="", note="task tag"), chain("e2", task="", tag="", note="task tag"))
+    lease = leased(store)
+    ends = [Settled(1, "delivered"), Settled(2, "delivered"), Settled(4, "delivered"), Settled(5, "rejected")]
+    assert store.settle(lease, ends, now=1.0) == [Skipped(6, "note", "tag was rejected")]
+    assert ready(store, lease, now=1.0) == ["note 3"]
+
+
+def test_a_delivery_waits_only_for_its_own_event_even_where_another_has_the_same_id(store: Store) -> None:
+    put(store, chain("e1", task="", note="task"), chain("e1", task="", note="task"))
+    lease = leased(store)
+    store.settle(lease, [Settled(3, "delivered")], now=1.0)
+    assert ready(store, lease, now=1.0) == ["note 4", "task 1"]
+
+
+def test_an_action_without_a_delivery_for_the_event_is_not_waited_for(store: Store) -> None:
+    put(store, chain(note="task note", tag="gone!"))
+    assert ready(store, leased(store), now=0.0) == ["note 1", "tag 2"]
+
+
+def test_one_may_wait_for_a_later_draft(store: Store) -> None:
+    put(store, chain(note="task", task=""))
+    lease = leased(store)
+    assert ready(store, lease, now=0.0) == ["task 2"]
+    store.settle(lease, [Settled(2, "delivered")], now=0.0)
+    assert ready(store, lease, now=0.0) == ["note 1"]
+
+
+def test_one_that_is_tried_again_is_waited_for(store: Store) -> None:
+    put(store, chain(task="", note="task"))
+    lease = leased(store)
+    assert store.settle(lease, [later(1, 50.0)], now=1.0) == []
+    store.release(lease, wake_at=50.0)
+    assert (store.next_due(now=1.0), store.due_lanes(now=49.0)) == (50.0, [])
+
+
+def test_one_that_waits_holds_the_younger_ones_of_its_key(store: Store) -> None:
+    put(store, chain("e1", "ana", task="", note="task"), chain("e2", "ana", note=""), chain("e3", "bob", note=""))
+    lease = leased(store)
+    assert ready(store, lease, now=9.0) == ["note 4", "task 1"]
+    assert store.next_due(now=9.0) is not None
+    store.settle(lease, [Settled(1, "rejected")], now=9.0)
+    assert ready(store, lease, now=9.0) == ["note 3", "note 4"]
+
+
+def test_one_that_is_free_keeps_its_turn_behind_the_older_ones_of_its_key(store: Store) -> None:
+    put(store, chain("e1", "ana", note=""), chain("e2", "ana", task="", note="task"))
+    lease = leased(store)
+    store.settle(lease, [later(1, 50.0), Settled(2, "delivered")], now=1.0)
+    assert ready(store, lease, now=49.0) == []
+    assert ready(store, lease, now=50.0) == ["note 1", "note 3"]
+
+
+def test_what_waits_does_not_wake_the_lane_and_what_is_free_does(store: Store) -> None:
+    put(store, chain(task="", note="task"))
+    first = leased(store)
+    store.settle(first, [later(1, 500.0)], now=1.0)
+    store.release(first, wake_at=500.0)
+    assert store.next_due(now=1.0) == 500.0
+    store.settle(None, [Settled(1, "delivered")], now=2.0)
+    assert store.due_lanes(now=2.0) == [("crm", "abc")]
+    second = leased(store, now=2.0)
+    store.settle(second, [Settled(2, "delivered")], now=2.0)
+    store.release(second, wake_at=None)
+    assert (store.next_due(now=3.0), sums(store)) == (None, {"abc": (2, 2, 0, 0, 0)})
+
+
+def test_a_lane_wakes_for_what_became_free_in_its_lease_whatever_its_holder_thinks(store: Store) -> None:
+    put(store, chain(task="", note="task"))
+    lease = leased(store)
+    store.settle(lease, [Settled(1, "delivered")], now=1.0)
+    store.release(lease, wake_at=None)
+    assert store.due_lanes(now=1.0) == [("crm", "abc")]
+
+
+def test_what_becomes_free_is_not_due_before_the_hold_of_its_caller_is_over(store: Store) -> None:
+    put(store, chain(task="", note="task"), now=0.0, hold_s=25)
+    store.settle(None, [Settled(1, "delivered")], now=1.0)
+    lease = leased(store, now=1.0)
+    assert (ready(store, lease, now=24.0), ready(store, lease, now=25.0)) == ([], ["note 2"])
+
+
+def test_one_that_waits_can_be_given_another_time_and_goes_on_waiting(store: Store) -> None:
+    put(store, chain(task="", note="task"), now=0.0, hold_s=25)
+    store.settle(None, [later(2, 3.0, attempts=0)], now=1.0)
+    lease = leased(store, now=1.0)
+    assert ready(store, lease, now=30.0) == ["task 1"]
+    store.settle(lease, [Settled(1, "delivered")], now=1.0)
+    assert ready(store, lease, now=3.0) == ["note 2"]
+
+
+def test_one_whose_other_was_forgotten_goes_on(store: Store) -> None:
+    drafts = (Draft("task", "ana"), Draft("note", None, ("task",)))
+    put(store, Accepted("crm", "abc", "e1", b"{}", 0.0, drafts))
+    assert store.forget("ana", now=1.0)["waiting"] == 1
+    lease = leased(store, now=1.0)
+    assert (ready(store, lease, now=1.0), sums(store)) == (["note 2"], {"abc": (2, 0, 0, 1, 1)})
+
+
+def test_a_person_that_is_forgotten_takes_along_what_waits(store: Store) -> None:
+    drafts = (Draft("task"), Draft("note", None, ("task",)))
+    put(store, Accepted("crm", "abc", "e1", b'{"email":"ana"}', 0.0, drafts))
+    assert store.forget("ana", now=1.0)["waiting"] == 2
+    assert sums(store) == {"abc": (2, 0, 0, 2, 0)}
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_whatever_becomes_of_them_nothing_waits_for_ever_and_all_are_accounted_for(store: Store, seed: int) -> None:
+    chance, actions = random.Random(seed), ["a", "b", "c", "d"]
+    for number in range(30):
+        taken = [action for action in actions if chance.random() < 0.8]
+        after = {
+            name: " ".join(chance.sample(actions[: actions.index(name)], chance.randint(0, actions.index(name))))
+            for name in chance.sample(taken, len(taken))
+        }
+        marked = {name: names + chance.choice(["", "!"]) if names else "" for name, names in after.items()}
+        put(store, chain(f"e{number % 20}", chance.choice([None, "ana", "bob"]), **marked), now=float(number))
+    now, ended = 30.0, dict[int, str]()
+    for _ in range(500):
+        due = store.next_due(now=now)
+        if due is None:
+            break
+        now = max(now, due)
+        lease = leased(store, now=now)
+        for action in store.waiting_actions(lease):
+            read = store.read(lease, action, limit=chance.randint(1, 9), now=now)
+            kinds = [chance.choice(["delivered", "rejected", "skipped", "later"]) for _ in read]
+            rows = [Settled(each.seq, kind, due_at=now + 5) for each, kind in zip(read, kinds, strict=True)]
+            skipped = store.settle(lease, rows, now=now)
+            new = {row.seq: row.kind for row in rows if row.kind != "later"}
+            new |= {each.seq: "skipped" for each in skipped}
+            assert not new.keys() & ended.keys()
+            ended |= new
+        store.release(lease, wake_at=None if chance.random() < 0.5 else now + 5)
+        if store.next_due(now=now) is None:  # only what is tried later is left, and its holder said nothing of it
+            store.change_lane("crm", "abc", LaneChange(), now=now)
+    (lane,) = store.lanes()
+    found = [list(ended.values()).count(kind) for kind in ("delivered", "rejected", "skipped")]
+    assert [lane.delivered, lane.rejected, lane.skipped, lane.waiting] == [*found, 0]
+    assert lane.accepted == sum(found)
+
+
 # The whole
 
 
@@ -656,14 +849,21 @@ class Walk:
 
     def some_event(self, client: str) -> Accepted:
         self.events += 1
-        return event(
+        return Accepted(
+            "crm",
+            client,
             f"e{self.chance.randint(1, self.events)}",
-            client=client,
-            at=self.now - self.chance.choice([0, 3]),
-            key=self.chance.choice([None, "ana", "bob"]),
-            actions=self.chance.choice([(), ("task",), ("task", "note")]),
+            received_at=self.now - self.chance.choice([0, 3]),
+            drafts=self.some_drafts(self.chance.choice([None, "ana", "bob"])),
             body=self.chance.choice([b"{}", b'{"name":"Bob"}']),
             dedupe_s=self.chance.choice([0, 40]),
+        )
+
+    def some_drafts(self, key: str | None) -> tuple[Draft, ...]:
+        actions = self.chance.choice([(), ("task",), ("task", "note"), ("task", "note", "tag")])
+        return tuple(
+            Draft(action, key, self.chance.choice([(), actions[:at]]), self.chance.random() < 0.3)
+            for at, action in enumerate(actions)
         )
 
     def some_end(self, seq: int) -> Settled:
@@ -677,7 +877,7 @@ class Walk:
         seen: list[object] = [store.lanes(), store.dead(), store.due_lanes(now=now), store.next_due(now=now)]
         for lease in (leases[-1] for leases in self.leases.values() if leases):
             seen.append(store.waiting_actions(lease))
-            for action in ("task", "note"):
+            for action in ("task", "note", "tag"):
                 seen.append(store.backlog(lease, action, now=now, cap=5))
                 seen.append(answer(store, partial(handed_out, lease=lease, action=action, now=now)))
         return seen
@@ -694,7 +894,8 @@ def everything_waiting(store: Store, client: str, *, now: float) -> int:
     lease = store.lease("crm", client, owner="last", ttl_s=60, now=now)
     assert lease is not None
     taken = 0
-    for action in store.waiting_actions(lease):
+    # In the order in which they wait for each other, so that one round is enough.
+    for action in sorted(store.waiting_actions(lease), key=["task", "note", "tag"].index):
         batches = store.progress(lease, action, now=now)
         found = [delivery.seq for _, deliveries in batches for delivery in deliveries]
         store.settle(lease, [Settled(seq, "delivered") for seq in found], now=now)

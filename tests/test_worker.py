@@ -9,7 +9,7 @@ from conftest import REFUSED, START, TIMED_OUT, Shop, Vendor, balanced, reply
 
 from engine.clock import VirtualClock
 from engine.errors import StoreUnavailable
-from engine.records import Answered, LaneChange
+from engine.records import Answered, LaneChange, Skipped
 from engine.stores.memory import MemoryStore
 from engine.stores.sqlite import SqliteStore
 
@@ -591,10 +591,10 @@ def test_a_store_that_is_away_loses_nothing() -> None:
     class Away(MemoryStore):
         away = False
 
-        def settle(self, *args: Any, **options: Any) -> None:
+        def settle(self, *args: Any, **options: Any) -> list[Skipped]:
             if self.away:
                 raise StoreUnavailable("disk full")
-            super().settle(*args, **options)
+            return super().settle(*args, **options)
 
     store = Away()
     shop = Shop(store=store)

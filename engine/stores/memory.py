@@ -9,15 +9,15 @@ from collections import defaultdict
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from functools import wraps
-from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Concatenate, NamedTuple, ParamSpec, TypeVar
 
 import msgspec
 
 from engine.errors import BadValue, LeaseLost, StoreUnavailable
-from engine.records import Dead, Delivery, Lane, Lease, Settled, Stored
+from engine.records import Dead, Delivery, Lane, Lease, Settled, Skipped, Stored
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from engine.records import Accepted, LaneChange, Progress, TokenRow
 
@@ -37,7 +37,8 @@ def wait_until(then: float, now: float) -> float:
 
 
 def first_of(times: Iterable[float | None]) -> float | None:
-    return min((time for time in times if time is not None), default=None)
+    """The first of these times; inf, that of a delivery which waits for another, is no time."""
+    return min((time for time in times if time is not None and time < math.inf), default=None)
 
 
 def lane_state(*, paused: bool, reason: str | None, waiting: int) -> str:
@@ -55,6 +56,55 @@ def refuse_impossible(name: str, *, count: int, cost: int) -> None:
 
 def lost(lease: Lease) -> LeaseLost:
     return LeaseLost(f"{lease.connector}/{lease.client}: {lease.owner} no longer holds the lane")
+
+
+class Wait(NamedTuple):
+    """The deliveries of its event that one waits for, by seq."""
+
+    after: frozenset[int]
+    past_rejected: bool
+
+
+def waits_of(event: Accepted, first: int) -> dict[int, Wait]:
+    """Which deliveries of an event wait for which, where that of its first draft has the seq `first`."""
+    if not any(draft.after for draft in event.drafts):
+        return {}
+    seqs = {draft.action: seq for seq, draft in enumerate(event.drafts, first)}
+    waits = {}
+    for seq, draft in enumerate(event.drafts, first):
+        if after := frozenset(seqs[name] for name in draft.after if name in seqs) - {seq}:
+            waits[seq] = Wait(after, draft.past_rejected)
+    return waits
+
+
+def rejected(action: str) -> str:
+    """Why those that waited for it are skipped."""
+    return f"{action} was rejected"
+
+
+def follow(ended: Mapping[int, str | None], waits: Mapping[int, Wait]) -> tuple[dict[int, Wait], dict[int, str]]:
+    """
+    (what those still wait for that waited for one of `ended`, why others are skipped), by seq.
+
+    `ended` says why a follower is skipped, or None where it goes on. That reason is handed on: what waits for one that
+    was skipped for it is skipped too.
+    """
+    left: dict[int, Wait] = {}
+    skipped: dict[int, str] = {}
+    news = dict(ended)
+    while news:
+        heard, news = news, {}
+        for seq, wait in waits.items():
+            over = wait.after & heard.keys()
+            if seq in skipped or not over:
+                continue
+            whys = [why for each in sorted(over) if (why := heard[each]) is not None]
+            if whys and not wait.past_rejected:
+                skipped[seq] = news[seq] = whys[0]
+                left.pop(seq, None)
+            else:
+                left[seq] = Wait(left.get(seq, wait).after - over, wait.past_rejected)
+    return left, skipped
 
 
 def concerns(subject: str, key: str | None, body: bytes) -> bool:
@@ -109,7 +159,7 @@ class _Lane:
         return self.accepted - sum(self.counts.values())
 
     def stir(self, at: float | None) -> None:
-        if at is not None:
+        if first_of([at]) is not None:
             self.wake_at = first_of([self.wake_at, at])
             self.stirred = True
 
@@ -117,6 +167,11 @@ class _Lane:
 class _Waiting(msgspec.Struct, frozen=True):
     lane: Name
     delivery: Delivery  # its due_at is its own, whatever stands before it
+    wait: Wait | None = None
+
+    @property
+    def due_at(self) -> float:
+        return self.delivery.due_at if self.wait is None else math.inf
 
 
 def _one_at_a_time(
@@ -172,11 +227,13 @@ class MemoryStore:
             Delivery(0, self._new_id(), event.event_id, draft.action, draft.key, event.body, event.received_at, due_at)
             for draft in event.drafts
         ]
-        return Stored(event.event_id, duplicate=False, deliveries=tuple(self._add(name, each) for each in fresh))
+        waits = waits_of(event, self._last_seq + 1)
+        return Stored(event.event_id, duplicate=False, deliveries=tuple(self._add(name, each, waits) for each in fresh))
 
-    def _add(self, name: Name, delivery: Delivery) -> Delivery:
+    def _add(self, name: Name, delivery: Delivery, waits: Mapping[int, Wait]) -> Delivery:
         self._last_seq += 1
-        row = _Waiting(name, msgspec.structs.replace(delivery, seq=self._last_seq))
+        delivery = msgspec.structs.replace(delivery, seq=self._last_seq)
+        row = _Waiting(name, delivery, waits.get(self._last_seq))
         self._rows[self._last_seq] = row
         seen = self._in_turn(row)
         self._lanes[name].stir(seen.due_at)
@@ -185,15 +242,17 @@ class MemoryStore:
     def _in_turn(self, row: _Waiting) -> Delivery:
         """The delivery with the due_at that counts: the latest of its own and of the older ones of its key."""
         delivery = row.delivery
-        if delivery.key is None or delivery.batch is not None:
+        if delivery.batch is not None:
             return delivery
-        due_at = max(older.due_at for older in self._of_key(row.lane, delivery) if older.seq <= delivery.seq)
+        if delivery.key is None:
+            return msgspec.structs.replace(delivery, due_at=row.due_at)
+        due_at = max(older.due_at for older in self._of_key(row.lane, delivery) if older.delivery.seq <= delivery.seq)
         return msgspec.structs.replace(delivery, due_at=due_at)
 
-    def _of_key(self, name: Name, like: Delivery) -> Iterator[Delivery]:
+    def _of_key(self, name: Name, like: Delivery) -> Iterator[_Waiting]:
         for row in self._rows.values():
             if (row.lane, row.delivery.action, row.delivery.key) == (name, like.action, like.key):
-                yield row.delivery
+                yield row
 
     # Lanes
 
@@ -252,6 +311,9 @@ class MemoryStore:
         for slots in self._slots.values():
             for owner in [owner for owner in slots if gone(owner)]:
                 del slots[owner]
+        for row in list(self._rows.values()):
+            if row.wait is not None and not row.wait.after & self._rows.keys():
+                self._wait(row, None)
         return len(held)
 
     @_one_at_a_time
@@ -375,7 +437,8 @@ class MemoryStore:
 
     def _held_by_batch(self, name: Name, delivery: Delivery) -> bool:
         return delivery.key is not None and any(
-            older.batch is not None and older.seq < delivery.seq for older in self._of_key(name, delivery)
+            older.delivery.batch is not None and older.delivery.seq < delivery.seq
+            for older in self._of_key(name, delivery)
         )
 
     @_one_at_a_time
@@ -403,7 +466,7 @@ class MemoryStore:
     @_one_at_a_time
     def settle(
         self, lease: Lease | None, done: Sequence[Settled], *, now: float, change: LaneChange | None = None
-    ) -> None:
+    ) -> list[Skipped]:
         for settled in done:
             if settled.kind not in ("delivered", "skipped", "rejected", "later"):
                 raise ValueError(f"a delivery is delivered, skipped, rejected or later, not {settled.kind}")
@@ -412,12 +475,35 @@ class MemoryStore:
         verdicts = {settled.seq: settled for settled in reversed(done)}  # of two for one delivery the first holds
         for row in there:
             self._settle(row, verdicts[row.delivery.seq], now)
+        skipped = self._follow([(row, verdicts[row.delivery.seq].kind) for row in there])
         self._drop_done_batches()
         for name in names:
             if change is not None:
                 self._apply(name, change)
             if lease is None:
                 self._lanes[name].stir(self._earliest(name))
+        return skipped
+
+    def _follow(self, settled: Sequence[tuple[_Waiting, str]]) -> list[Skipped]:
+        """Those that waited for one that ended wait no longer, or are skipped."""
+        ended = {
+            row.delivery.seq: rejected(row.delivery.action) if kind == "rejected" else None
+            for row, kind in settled
+            if kind != "later"
+        }
+        left, skipped = follow(ended, {seq: row.wait for seq, row in self._rows.items() if row.wait is not None})
+        for seq, wait in left.items():
+            self._wait(self._rows[seq], wait if wait.after else None)
+        gone = [self._rows.pop(seq) for seq in skipped]
+        for row in gone:
+            self._lanes[row.lane].counts["skipped"] += 1
+            self._lanes[row.lane].stir(self._earliest(row.lane))
+        return [Skipped(row.delivery.seq, row.delivery.action, skipped[row.delivery.seq]) for row in gone]
+
+    def _wait(self, row: _Waiting, wait: Wait | None) -> None:
+        self._rows[row.delivery.seq] = _Waiting(row.lane, row.delivery, wait)
+        if wait is None:
+            self._lanes[row.lane].stir(self._earliest(row.lane))
 
     def _there(self, lease: Lease | None, seqs: Iterable[int]) -> list[_Waiting]:
         name = None if lease is None else self._held(lease)
@@ -456,7 +542,7 @@ class MemoryStore:
         )
 
     def _change(self, row: _Waiting, **fields: Any) -> None:
-        self._rows[row.delivery.seq] = _Waiting(row.lane, msgspec.structs.replace(row.delivery, **fields))
+        self._rows[row.delivery.seq] = _Waiting(row.lane, msgspec.structs.replace(row.delivery, **fields), row.wait)
 
     def _drop_done_batches(self) -> None:
         alive = {(row.lane, row.delivery.batch) for row in self._rows.values()}
@@ -493,7 +579,7 @@ class MemoryStore:
             name = (letter.connector, letter.client)
             self._lanes[name].counts["rejected"] -= 1
             fresh = (letter.delivery_id, letter.event_id, letter.action, letter.key, letter.body, letter.received_at)
-            self._add(name, Delivery(0, *fresh, due_at=now))
+            self._add(name, Delivery(0, *fresh, due_at=now), {})
         return len(letters)
 
     @_one_at_a_time

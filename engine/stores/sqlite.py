@@ -3,9 +3,9 @@ The store in one SQLite file: every write goes through one thread that commits a
 
 Nothing is written to claim a delivery: a lease is one row of `lanes`, and its holder reads the lane by range.
 `due_at` is when a delivery wants to be sent; `turn_at` is the latest due_at of itself and of the older deliveries of
-its key, and is what is read by, so that a key keeps its order without a look at its neighbours. Several processes may
-open one file: a file lock beside it is held around each write, for SQLite's own waiting lets the busier one starve the
-other.
+its key, and is what is read by, so that a key keeps its order without a look at its neighbours. A delivery that waits
+for others of its event names them in `after`, and its turn never comes. Several processes may open one file: a file
+lock beside it is held around each write, for SQLite's own waiting lets the busier one starve the other.
 """
 
 from __future__ import annotations
@@ -28,24 +28,35 @@ from urllib.parse import quote
 import msgspec
 
 from engine.errors import LeaseLost, StoreUnavailable
-from engine.records import Dead, Delivery, Lane, Lease, Progress, Settled, Stored, TokenRow, Trace
-from engine.stores.memory import concerns, first_of, lane_state, lost, mentions, refuse_impossible, wait_until
+from engine.records import Dead, Delivery, Lane, Lease, Progress, Settled, Skipped, Stored, TokenRow, Trace
+from engine.stores.memory import (
+    Wait,
+    concerns,
+    first_of,
+    follow,
+    lane_state,
+    lost,
+    mentions,
+    refuse_impossible,
+    rejected,
+    wait_until,
+    waits_of,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from engine.records import Accepted, LaneChange
 
 T = TypeVar("T")
 _Answer = tuple[Any, Exception | None]
 
-VERSION = 1
 ROWS = 64  # in one statement; each number of them is a statement of its own, kept compiled
 GROUP = 1000  # writes in one commit at most, so that the first of them is not kept waiting by the last
 SWEEP = 100  # expired rows cleaned in passing
 SWEEP_EVERY = 16  # remembered event ids between two such cleanings
 
-SCHEMA = (
+FIRST = (
     """
     CREATE TABLE lanes (
         id INTEGER PRIMARY KEY, connector TEXT NOT NULL, client TEXT NOT NULL,
@@ -101,6 +112,12 @@ SCHEMA = (
     "CREATE TABLE dedupe (lane INTEGER NOT NULL, event_id TEXT NOT NULL, until REAL NOT NULL, UNIQUE (lane, event_id))",
     "CREATE INDEX dedupe_until ON dedupe (until)",
 )
+WAITS = (
+    "ALTER TABLE deliveries ADD COLUMN after BLOB",
+    "CREATE INDEX deliveries_after ON deliveries (lane, event_id) WHERE after IS NOT NULL",
+)
+SCHEMA = (FIRST, WAITS)  # each takes a file from the version before it; a new file goes through all of them
+VERSION = len(SCHEMA)
 
 SEEN = """
     WITH asked (lane, event_id) AS ({rows})
@@ -153,6 +170,16 @@ _READABLE = """
 """
 READ = f"SELECT seq, id, event_id, action, key, body, received_at, turn_at, attempts, batch {_READABLE}"
 BACKLOG = f"SELECT count(*), min(received_at) FROM (SELECT received_at {_READABLE})"
+_OWN_TURN = "CASE WHEN after IS NULL THEN due_at ELSE 9e999 END"
+WAITING_FOR = """
+    SELECT seq, lane, action, key, event_id, attempts, batch, after FROM deliveries INDEXED BY deliveries_after
+    WHERE lane = ? AND event_id IN (SELECT value FROM json_each(?)) AND after IS NOT NULL
+"""
+FORSAKEN = """
+    SELECT seq, lane, action, key, event_id, attempts, batch FROM deliveries AS d INDEXED BY deliveries_after
+    WHERE after IS NOT NULL AND NOT EXISTS (
+        SELECT 1 FROM json_each(d.after, '$[0]') AS wanted JOIN deliveries AS other ON other.seq = wanted.value)
+"""
 NEXT_TURN = """
     SELECT min(turn_at) FROM deliveries INDEXED BY deliveries_turn
     WHERE lane = :lane AND action = :action AND batch IS NULL AND turn_at > :after
@@ -207,6 +234,7 @@ _encode = msgspec.json.Encoder(decimal_format="number").encode
 _decode_values = msgspec.json.Decoder(dict[str, Any], float_hook=Decimal).decode
 _decode_progress = msgspec.json.Decoder(Progress, float_hook=Decimal).decode
 _decode_trace = msgspec.json.Decoder(Trace).decode
+_decode_wait = msgspec.json.Decoder(Wait).decode
 
 
 class Cipher(Protocol):
@@ -342,8 +370,8 @@ class SqliteStore:
 
     def settle(
         self, lease: Lease | None, done: Sequence[Settled], *, now: float, change: LaneChange | None = None
-    ) -> None:
-        self._writer.run(lambda db: _settle(db, lease, done, now, change))
+    ) -> list[Skipped]:
+        return self._writer.run(lambda db: _settle(db, lease, done, now, change))
 
     # Dead letters, and people
 
@@ -693,18 +721,19 @@ def _open_for_writing(path: str, busy_s: float) -> _Connection:
         db.execute("PRAGMA journal_mode = WAL")
         db.execute("PRAGMA synchronous = FULL")
         db.execute("PRAGMA journal_size_limit = 67108864")
-        if version == 0:
-            _create(db)
+        if version < VERSION:
+            _upgrade(db)
     except BaseException:
         db.close()
         raise
     return db
 
 
-def _create(db: _Connection) -> None:
+def _upgrade(db: _Connection) -> None:
     db.execute("BEGIN IMMEDIATE")
-    for statement in SCHEMA:
-        db.execute(statement)
+    for part in SCHEMA[_value(db, "PRAGMA user_version") :]:
+        for statement in part:
+            db.execute(statement)
     db.execute(f"PRAGMA user_version = {VERSION}")
     db.execute("COMMIT")
 
@@ -806,7 +835,7 @@ def _accept(db: _Connection, puts: Sequence[_Put]) -> list[list[Stored]]:
         _Arrival(_lane_made(db, event.connector, event.client), event, put) for put in puts for event in put.events
     ]
     fresh = _first_times(db, arrivals)
-    rows = iter(_insert(db, _drafted(arrivals, fresh)))
+    rows = iter(_insert(db, *_drafted(arrivals, fresh)))
     stored = [
         Stored(event.event_id, not first, tuple(next(rows) for _ in event.drafts) if first else ())
         for (_, event, _), first in zip(arrivals, fresh, strict=True)
@@ -816,13 +845,17 @@ def _accept(db: _Connection, puts: Sequence[_Put]) -> list[list[Stored]]:
     return [[next(answers) for _ in put.events] for put in puts]
 
 
-def _drafted(arrivals: Sequence[_Arrival], fresh: Sequence[bool]) -> list[tuple[int, Delivery]]:
-    drafted = []
+def _drafted(arrivals: Sequence[_Arrival], fresh: Sequence[bool]) -> tuple[list[tuple[int, Delivery]], dict[int, Wait]]:
+    """The deliveries, each with its lane; and which of them wait for which, by their places in that list."""
+    drafted: list[tuple[int, Delivery]] = []
+    waits: dict[int, Wait] = {}
     for (lane, event, put), first in zip(arrivals, fresh, strict=True):
+        if first:
+            waits |= waits_of(event, len(drafted))
         for draft in event.drafts if first else ():
             named = (put.new_id(), event.event_id, draft.action, draft.key)
             drafted.append((lane, Delivery(0, *named, event.body, event.received_at, put.due_at)))
-    return drafted
+    return drafted, waits
 
 
 def _first_times(db: _Connection, arrivals: Sequence[_Arrival]) -> list[bool]:
@@ -848,9 +881,13 @@ def _sweep_seen(db: _Connection, new: int, now: float) -> None:
         _sweep(db, "dedupe", now, most=SWEEP * times)
 
 
-def _insert(db: _Connection, fresh: Sequence[tuple[int, Delivery]]) -> list[Delivery]:
-    """The deliveries, each given with its lane, as stored: with their seqs, and due when their turn comes."""
-    turns = _turns(db, fresh)
+def _insert(db: _Connection, fresh: Sequence[tuple[int, Delivery]], waits: Mapping[int, Wait]) -> list[Delivery]:
+    """
+    The deliveries, each given with its lane, as stored: with their seqs, and due when their turn comes.
+
+    `waits` says which of them wait for which, by their places.
+    """
+    turns = _turns(db, fresh, waits)
     last = _write_rows(
         db,
         INSERT,
@@ -860,14 +897,20 @@ def _insert(db: _Connection, fresh: Sequence[tuple[int, Delivery]]) -> list[Deli
         ],
     )
     seqs = range(last + 1 - len(fresh), last + 1)  # AUTOINCREMENT leaves no gap within one transaction
+    for at, wait in waits.items():
+        _write_wait(db, seqs[at], Wait(frozenset(seqs[each] for each in wait.after), wait.past_rejected))
     return [
         Delivery(seq, each.id, each.event_id, each.action, each.key, each.body, each.received_at, turn_at)
         for seq, (_, each), turn_at in zip(seqs, fresh, turns, strict=True)
     ]
 
 
-def _turns(db: _Connection, fresh: Sequence[tuple[int, Delivery]]) -> list[float]:
-    """When each comes to its turn: not before the one before it of its key."""
+def _write_wait(db: _Connection, seq: int, wait: Wait) -> None:
+    db.execute("UPDATE deliveries SET after = ? WHERE seq = ?", (_encode(wait), seq))
+
+
+def _turns(db: _Connection, fresh: Sequence[tuple[int, Delivery]], waits: Mapping[int, Wait]) -> list[float]:
+    """When each comes to its turn: not before the one before it of its key, and never while it waits."""
     latest: dict[tuple[int, str, str], float] = {}
     for lane, each in fresh:
         if each.key is not None:
@@ -876,8 +919,8 @@ def _turns(db: _Connection, fresh: Sequence[tuple[int, Delivery]]) -> list[float
         for lane, action, key, turn_at in rows:
             latest[lane, action, key] = turn_at
     turns = []
-    for lane, each in fresh:
-        turn_at = each.due_at
+    for at, (lane, each) in enumerate(fresh):
+        turn_at = math.inf if at in waits else each.due_at
         if each.key is not None:
             where = (lane, each.action, each.key)
             turn_at = latest[where] = max(turn_at, latest[where])
@@ -930,7 +973,7 @@ def _turn_before(db: _Connection, lane: int, action: str, key: str, seq: int) ->
 
 def _stir(db: _Connection, lane: int, at: float | None) -> None:
     """Make the lane due at `at` at the latest, whatever its holder thinks when it gives it back."""
-    if at is not None:
+    if first_of([at]) is not None:
         db.execute("UPDATE lanes SET stirred = 1, wake_at = min(ifnull(wake_at, ?1), ?1) WHERE id = ?2", (at, lane))
 
 
@@ -992,6 +1035,7 @@ def _reclaim(db: _Connection, gone: Callable[[str], bool]) -> int:
         for owner in filter(gone, owners):
             rows = db.execute(free, (owner,)).rowcount
             freed += rows if table == "lanes" else 0
+    _wait_no_longer(db, [_Row(*row) for row in db.execute(FORSAKEN)])
     return freed
 
 
@@ -1098,7 +1142,7 @@ def _rows(db: _Connection, seqs: Iterable[int], lane: int | None) -> dict[int, _
 
 def _settle(
     db: _Connection, lease: Lease | None, done: Sequence[Settled], now: float, change: LaneChange | None
-) -> None:
+) -> list[Skipped]:
     lane = None if lease is None else _held_lane(db, lease)
     rows = _rows(db, (settled.seq for settled in done), lane)
     touched = [(row, settled) for settled in done if (row := rows.pop(settled.seq, None)) is not None]
@@ -1107,6 +1151,7 @@ def _settle(
     _leave(db, [row.seq for row, settled in touched if settled.kind != "later"])
     _count(db, touched)
     _align(db, [row for row, _ in touched])
+    skipped = _follow(db, touched)
     _drop_done_batches(db, [(row.lane, row.action, row.batch) for row, _ in touched if row.batch is not None])
     lanes = {row.lane for row, _ in touched} if lane is None else {lane}
     for each in lanes:
@@ -1114,6 +1159,7 @@ def _settle(
             _apply(db, each, change)
         if lease is None:
             _stir(db, each, _earliest(db, each))
+    return skipped
 
 
 def _settle_one(db: _Connection, row: _Row, settled: Settled, now: float) -> None:
@@ -1125,7 +1171,8 @@ def _settle_one(db: _Connection, row: _Row, settled: Settled, now: float) -> Non
         case "later":
             # A batch of which nothing was saved could never be gone on with: its deliveries start afresh.
             db.execute(
-                "UPDATE deliveries SET due_at = ?1, turn_at = ?1, attempts = ?2,"
+                "UPDATE deliveries SET due_at = ?1, turn_at = CASE WHEN after IS NULL THEN ?1 ELSE 9e999 END,"
+                " attempts = ?2,"
                 " batch = (SELECT batch FROM batches WHERE lane = ?3 AND action = ?4 AND batch = ?5) WHERE seq = ?6",
                 (settled.due_at, settled.attempts, row.lane, row.action, settled.batch, row.seq),
             )
@@ -1174,7 +1221,7 @@ def _align(db: _Connection, changed: Iterable[_Row]) -> None:
 
 def _align_key(db: _Connection, lane: int, action: str, key: str, first: int, last: int) -> None:
     rows = db.execute(
-        "SELECT seq, due_at, turn_at FROM deliveries INDEXED BY deliveries_key"
+        f"SELECT seq, {_OWN_TURN}, turn_at FROM deliveries INDEXED BY deliveries_key"
         " WHERE lane = ? AND action = ? AND key = ? AND key IS NOT NULL AND seq >= ? ORDER BY seq",
         (lane, action, key, first),
     )
@@ -1190,6 +1237,50 @@ def _align_key(db: _Connection, lane: int, action: str, key: str, first: int, la
             break  # from here on nothing has changed
     rows.close()
     db.executemany("UPDATE deliveries SET turn_at = ? WHERE seq = ?", moved)
+
+
+def _follow(db: _Connection, touched: Sequence[tuple[_Row, Settled]]) -> list[Skipped]:
+    """What waited for deliveries that ended waits no longer, or is skipped."""
+    ended = {
+        row.seq: rejected(row.action) if settled.kind == "rejected" else None
+        for row, settled in touched
+        if settled.kind != "later"
+    }
+    rows, waits = _waiting_for(db, [row for row, _ in touched if row.seq in ended])
+    if not waits:
+        return []
+    left, skipped = follow(ended, waits)
+    for seq, wait in left.items():
+        if wait.after:
+            _write_wait(db, seq, wait)
+    gone = [rows[seq] for seq in skipped]
+    _leave(db, list(skipped))
+    _count(db, [(row, Settled(row.seq, "skipped")) for row in gone])
+    _wait_no_longer(db, [rows[seq] for seq, wait in left.items() if not wait.after], gone)
+    return [Skipped(row.seq, row.action, skipped[row.seq]) for row in gone]
+
+
+def _waiting_for(db: _Connection, ended: Iterable[_Row]) -> tuple[dict[int, _Row], dict[int, Wait]]:
+    """The deliveries that wait for others of the same events, and for which."""
+    rows: dict[int, _Row] = {}
+    waits: dict[int, Wait] = {}
+    for lane, same in groupby(ended, lambda row: row.lane):
+        if _value(
+            db, "SELECT 1 FROM deliveries INDEXED BY deliveries_after WHERE lane = ? AND after IS NOT NULL", (lane,)
+        ):
+            events = list({row.event_id for row in same})
+            for *row, after in db.execute(WAITING_FOR, (lane, _encode(events).decode())):
+                rows[row[0]], waits[row[0]] = _Row(*row), _decode_wait(after)
+    return rows, waits
+
+
+def _wait_no_longer(db: _Connection, free: Sequence[_Row], gone: Sequence[_Row] = ()) -> None:
+    """These come to their turn, and what stood behind them or behind those that are gone; their lanes are due."""
+    for row in free:
+        db.execute("UPDATE deliveries SET after = NULL, turn_at = due_at WHERE seq = ?", (row.seq,))
+    _align(db, [*free, *gone])
+    for lane in {row.lane for row in (*free, *gone)}:
+        _stir(db, lane, _earliest(db, lane))
 
 
 def _drop_done_batches(db: _Connection, batches: Iterable[tuple[int, str, str | None]]) -> None:
@@ -1234,7 +1325,7 @@ def _requeue(db: _Connection, dead_id: int, now: float) -> int:
     letter = _dead(row)
     lane = _lane_made(db, letter.connector, letter.client)
     fresh = (letter.delivery_id, letter.event_id, letter.action, letter.key, letter.body, letter.received_at)
-    [delivery] = _insert(db, [(lane, Delivery(0, *fresh, due_at=now))])
+    [delivery] = _insert(db, [(lane, Delivery(0, *fresh, due_at=now))], {})
     db.execute("DELETE FROM dead WHERE id = ?", (dead_id,))
     db.execute("UPDATE lanes SET rejected = rejected - 1 WHERE id = ?", (lane,))
     _stir(db, lane, delivery.due_at)
