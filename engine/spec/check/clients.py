@@ -10,11 +10,13 @@ import msgspec
 from engine.emitting import Problem, Use, is_expression
 from engine.errors import BadValue, SecretUnavailable
 from engine.expressions import Compiler
+from engine.limits import A_PERIOD
 from engine.names import CLIENT
 from engine.program import Action, Program, patched, with_defaults
 from engine.secrets import looks_literal
 from engine.spec import types, units
 from engine.spec.check.compiled import guarded
+from engine.spec.check.limits import PER_S, zone_faults
 from engine.spec.check.names import Names
 from engine.spec.check.places import Sheet
 from engine.spec.check.settings import values_faults
@@ -231,6 +233,7 @@ class _Bound:
 
     def limits(self, actions: dict[str, types.Action]) -> Iterator[Problem]:
         connector, binding, place = self.connector, self.binding, self.place
+        yield from zone_faults(binding.limits, (*place, "limits"))
         for name, limit in binding.limits.items():
             yield from self.above(
                 limit, connector.http.limits.get(name), (*place, "limits", name), ("http", "limits", name)
@@ -241,6 +244,8 @@ class _Bound:
             theirs = connector.actions[name]
             at = ("actions", name)
             if "limits" in patch:
+                changed = {title: limit for title, limit in actions[name].limits.items() if title in patch["limits"]}
+                yield from zone_faults(changed, (*place, *at, "limits"))
                 for title in patch["limits"]:
                     ours = actions[name].limits.get(title)
                     where = (*at, "limits", title)
@@ -267,13 +272,17 @@ class _Bound:
         """A client may only lower a limit."""
         if ours is None or theirs is None or ours == theirs:
             return
-        for key, per in (("rate", _per_s), ("concurrency", _slots)):
+        for key, per in (("rate", _per_s), ("concurrency", _slots), ("budget", _slots)):
             mine, vendors = self.value(getattr(ours, key)), self.value(getattr(theirs, key))
             if mine is None or vendors is None:
                 continue
             left, right = per(mine), per(vendors)
-            if left is not None and right is not None and left > right:
-                says = f"{mine} is above the connector's {vendors} ({self.where((*at, key))})"
+            if left is None or right is None:
+                continue
+            a_day = ours.per != theirs.per and key == "budget"
+            if (left / PER_S[ours.per] > right / PER_S[theirs.per]) if a_day else left > right:
+                own, other = (f" {A_PERIOD[ours.per]}", f" {A_PERIOD[theirs.per]}") if a_day else ("", "")
+                says = f"{mine}{own} is above the connector's {vendors}{other} ({self.where((*at, key))})"
                 yield Problem((*place, key), "vendor-limit", says, "a client may only lower a limit")
 
     def value(self, spec: Any) -> Any:

@@ -14,6 +14,7 @@ from engine.program import Program
 from engine.sandbox import path_pattern
 from engine.spec import types, units
 from engine.spec.check.compiled import ANYONE, compiled, guarded
+from engine.spec.check.limits import limit_faults
 from engine.spec.check.names import Names
 from engine.spec.check.places import Sheet, node_at
 from engine.spec.check.requests import reply_faults, request_faults, scalar_faults
@@ -96,6 +97,7 @@ def connector_problems(facts: Facts) -> Iterator[Problem]:
     yield from facts.problems
     yield from facts.rules
     yield from request_faults(connector)
+    yield from limit_faults(connector)
     yield from scalar_faults(located)
     yield from defaults_faults(connector)
     for name, action in connector.actions.items():
