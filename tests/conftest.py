@@ -175,6 +175,7 @@ class Shop:
         if isinstance(self.vendor, Vendor):
             self.vendor.clock = self.clock
         self.secrets = secrets or {}
+        self.nonces = count(1)
         self.heard = Heard()
         self.ended: dict[str, list[tuple[str, str]]] = {}
         self.programs: dict[str, Program] = {}
@@ -208,6 +209,7 @@ class Shop:
                 program=lambda _, client: self.programs.get(client),
                 credentials=lambda _: Credentials(self.secrets, fingerprint(self.secrets)),
                 masker=lambda _: self.masker,
+                nonce=lambda: f"n{next(self.nonces)}",
             )
         )
 
