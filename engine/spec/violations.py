@@ -62,7 +62,7 @@ def violations(located: Located, schema: str) -> list[Finding]:
     missing: list[tuple[Steps, str, Finding]] = []
     replaced: set[tuple[Steps, str]] = set()
     for error in validator.iter_errors(data):
-        fault = _Fault(error)
+        fault = _Fault(error, data)
         path = fault.path
         if fault.keyword == "additionalProperties":
             known = fault.schema.get("properties", {})
@@ -125,9 +125,11 @@ def _validator(name: str) -> Any:
 class _Fault:
     """One error of the validator, with the part of the schema that it is about."""
 
-    def __init__(self, error: Any) -> None:
+    def __init__(self, error: Any, data: Any) -> None:
         self.path: Steps = tuple(error.instance_path)
-        self.instance = error.instance
+        self.instance = data
+        for part in self.path:  # not `error.instance`, in which numbers have lost digits
+            self.instance = self.instance[part]
         location = error.absolute_keyword_location
         self.about_key = location.endswith("/propertyNames")
         if self.about_key:  # what a name looks like is said where names are described
