@@ -24,6 +24,7 @@ from engine.names import ARRIVED, BOUND, CHECKED, CLIENT, LOOKED_UP, LOOKING, MA
 from engine.outcomes import Judge, Level, probed
 from engine.records import Draft, Outcome, OutcomeKind
 from engine.retrying import Backoff
+from engine.sequence import in_sequence
 from engine.sending import Hosts, Requester
 from engine.spec import types, units
 from engine.spec.findings import Finding
@@ -262,7 +263,9 @@ class Program:
         )
         self.used_auths = {self.auth.name}
         self.action_specs = patched(connector, binding)
-        self.actions = {name: Action(self, name, spec) for name, spec in self.action_specs.items() if spec.active}
+        sequence, faults = in_sequence(self.action_specs)
+        self.compiler.problems += faults
+        self.actions = {name: Action(self, name, spec) for name in sequence if (spec := self.action_specs[name]).active}
         self.checks = {name: self.check_call(name, check) for name, check in connector.checks.items()}
 
     @property
@@ -378,10 +381,20 @@ class Program:
         return scope
 
     def drafts(self, event: dict[str, Any], received_at: float) -> tuple[Draft, ...]:
-        """One draft for each enabled action that wants the event. BadValue if a field can't be read."""
+        """
+        One draft for each enabled action that wants the event, after those it waits for. BadValue if a field can't be
+        read.
+        """
         scope = self.row_scope(event, received_at)
+        wanted = {name: action for name, action in self.actions.items() if action.when(scope)}
         return tuple(
-            Draft(name, key_text(action.key(scope))) for name, action in self.actions.items() if action.when(scope)
+            Draft(
+                name,
+                key_text(action.key(scope)),
+                tuple(other for other in action.spec.after if other in wanted),
+                past_rejected=action.spec.if_rejected == "continue",
+            )
+            for name, action in wanted.items()
         )
 
 

@@ -21,7 +21,7 @@ LAYERS = (
     # the stages
     "mapping", "intake", "caching", "batching", "limits", "tls", "sending", "retrying", "outcomes", "wire",
     "signing", "placing", "auth", "exchange", "lookups",
-    "steps", "program",
+    "steps", "sequence", "program",
     # the walk
     "walk", "reporting", "settling", "direct", "worker",
     # adapters
