@@ -11,6 +11,7 @@ from urllib.parse import parse_qsl, urlsplit
 import msgspec
 
 from engine.alerts import LogAlerts
+from engine.bodies import read_form, read_json_lines
 from engine.clock import VirtualClock
 from engine.errors import ConnectError
 from engine.expressions import Compiler
@@ -24,6 +25,7 @@ from engine.sending import Masker, NoReply, Prepared, Reply
 from engine.spec import types, units
 from engine.stores.memory import MemoryStore
 from engine.telemetry import NullTelemetry
+from engine.unpacking import pack
 from engine.walk import Credentials, World
 from engine.worker import Worker
 
@@ -31,7 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from engine.ports import Clock
-    from engine.records import LaneChange, Lease, Settled
+    from engine.records import LaneChange, Lease, Settled, Skipped
     from engine.sending import Transport
 
 CLIENT = "example"
@@ -62,13 +64,15 @@ class Watched(MemoryStore):
 
     def settle(
         self, lease: Lease | None, done: Sequence[Settled], *, now: float, change: LaneChange | None = None
-    ) -> None:
-        super().settle(lease, done, now=now, change=change)
+    ) -> list[Skipped]:
+        skipped = super().settle(lease, done, now=now, change=change)
         for row in done:
             if row.kind != "later":
                 self.ended[row.seq] = (row.kind, row.reason)
             else:
                 self.waits[row.seq] = row.reason
+        self.ended |= {row.seq: ("skipped", row.reason) for row in skipped}
+        return skipped
 
 
 class Script:
@@ -116,6 +120,8 @@ class Script:
             case other:
                 self.fail(f"exchange {number}: fails: {other}; it can be connect, timeout or half")
         headers = {str(name): str(value) for name, value in answers.get("headers", {}).items()}
+        if "body" in answers and "packed" in answers:
+            return Reply(int(answers.get("status", 200)), headers, pack(answers["body"], answers["packed"]))
         if "body" in answers:
             headers.setdefault("content-type", "application/json")
             return Reply(int(answers.get("status", 200)), headers, encode_json(answers["body"]))
@@ -173,7 +179,36 @@ def differs(sends: dict[str, Any], request: Prepared) -> str | None:
         except ValueError:
             return f"the body is not JSON: {content[:200]}"
         return unlike("json", sends["json"], body)
+    if "ndjson" in sends:
+        try:
+            return unlike("ndjson", sends["ndjson"], read_json_lines(content))
+        except ValueError:
+            return f"the body is not JSON lines: {content[:200]}"
+    if "multipart" in sends:
+        return unlike_parts(sends["multipart"], request, headers.get("content-type", ""))
     return None
+
+
+def unlike_parts(listed: dict[str, Any], request: Prepared, content_type: str) -> str | None:
+    """The first part that differs; of a file what is listed is compared."""
+    form, files = read_form(content_type, request.content or b"")
+    wanted = {name: part if isinstance(part, dict) else text_of(part) for name, part in listed.items()}
+    found = {**form, **{name: as_listed(file, listed.get(name)) for name, file in files.items()}}
+    return unlike("multipart", wanted, found)
+
+
+def as_listed(file: dict[str, Any], listed: Any) -> dict[str, Any]:
+    """A file in the words in which the example lists it."""
+    if not isinstance(listed, dict):
+        return file
+    content = listed.get("content")
+    kind = next(iter(content), "text") if isinstance(content, dict) else "text"
+    read = {
+        "json": {"json": file.get("json")},
+        "ndjson": {"ndjson": file.get("rows")},
+        "csv": {"csv": {"rows": file.get("rows")}},
+    }.get(kind, file["text"])
+    return {key: read if key == "content" else file.get(key) for key in listed}
 
 
 def text_of(value: Any) -> str:

@@ -198,6 +198,8 @@ class Judge:
                     )
         if reply.status in self.absent_on:
             return Verdict(DELIVERED)
+        if reply.fault:
+            return Verdict(self.again(reply.fault))
         fine = 200 <= reply.status < 300
         if fine and self.expect is not None and not self.expect(inside):
             return Verdict(self.unmet(reply, code, message))

@@ -7,24 +7,22 @@ account; whatever it says has been written by the connector's author.
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 import re
 import threading
 import uuid
-from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
+from engine.bodies import JSON_LINES, csv_text, read_csv, read_form, read_json, read_json_lines
 from engine.errors import BadValue, SpecErrors
 from engine.expressions import Compiler
 from engine.mapping import compile_tree, encode_json
 from engine.names import SANDBOX
 from engine.semantics import plain
-from engine.sending import Hosts, Prepared, Reply, csv_text
+from engine.sending import Hosts, Prepared, Reply
 from engine.spec import types, units
 from engine.spec.findings import Finding
+from engine.unpacking import pack
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -51,7 +49,10 @@ class _Reply:
         elif self.text is not None:
             content, kind = str(self.text(scope) or "").encode(), "text/plain"
         elif self.spec.body is not None:
-            content, kind = encode_json(self.body(scope)), "application/json"
+            body = self.body(scope)
+            content, kind = encode_json(body), "application/json"
+            if self.spec.packed:
+                content, kind = pack(body, self.spec.packed), "application/octet-stream"
         if kind:
             headers.setdefault("content-type", kind)
         return Reply(int(plain(self.status(scope) or 200)), headers, content)
@@ -235,7 +236,8 @@ def seen(prepared: Prepared) -> dict[str, Any]:
     parts = urlsplit(prepared.url)
     headers = {name.lower(): value for name, value in prepared.headers.items()}
     content = prepared.content or b""
-    kind = headers.get("content-type", "").split(";")[0]
+    content_type = headers.get("content-type", "")
+    kind = content_type.split(";")[0]
     text = content.decode("utf-8", "replace")
     found: dict[str, Any] = {
         "method": prepared.method.upper(),
@@ -248,11 +250,13 @@ def seen(prepared: Prepared) -> dict[str, Any]:
     }
     if kind == "application/x-www-form-urlencoded":
         found["form"] = dict(parse_qsl(text, keep_blank_values=True))
+    elif kind == "multipart/form-data":
+        found["form"], found["files"] = read_form(content_type, content)
     elif kind == "text/csv":
-        found["rows"] = list(csv.DictReader(io.StringIO(text, newline="")))
+        found["rows"] = read_csv(text)
     elif content:
         try:
-            found["json"] = json.loads(text, parse_float=Decimal)
+            found |= {"rows": read_json_lines(text)} if kind == JSON_LINES else {"json": read_json(text)}
         except (ValueError, RecursionError):
             return found
     return found

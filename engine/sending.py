@@ -9,12 +9,10 @@ from __future__ import annotations
 
 import base64
 import csv
-import io
 import re
 import threading
 import time
 from collections import Counter, deque
-from decimal import Decimal
 from functools import cached_property
 from hashlib import sha256
 from http.cookiejar import DefaultCookiePolicy
@@ -24,13 +22,28 @@ from urllib.parse import quote, quote_plus, unquote, urlencode, urljoin, urlspli
 import msgspec
 
 from engine import semantics, tls
+from engine.bodies import (
+    CSV,
+    JSON,
+    JSON_LINES,
+    TEXT,
+    Multipart,
+    Part,
+    csv_text,
+    encoded_parts,
+    json_lines,
+    mapped,
+    pairs,
+)
+from engine.emitting import is_expression, is_template
 from engine.errors import BadValue, ConnectError, EgressRefused
 from engine.mapping import ascii_only, compile_tree, encode_json
 from engine.records import Trace
 from engine.spec import units
+from engine.unpacking import Unpacked, Unreadable, csv_rows, json_or_none, unpack
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
     from engine.expressions import Compiler, Path, Run
     from engine.spec import types
@@ -39,7 +52,6 @@ MAX_REPLY = 10_000_000
 SHOWN = 2_000
 MOST_CERTIFICATES = 200
 KEPT = 3  # earlier tokens of one name that are masked still: requests with them may be under way
-_decode_json = msgspec.json.Decoder(float_hook=Decimal).decode
 _COOKIES = re.compile(r",\s*(?=[!#$%&'*+.^_`|~0-9A-Za-z-]+=)")  # not the comma of a date
 _HEADER = re.compile(r"[\t\x20-\x7e\xa0-\xff]*\Z")
 
@@ -67,6 +79,7 @@ class Prepared(msgspec.Struct, frozen=True):
     decoded: Any = None  # the body before encoding, for preview
     purpose: str = ""  # "auth" for a log-in
     tls: Tls | None = None
+    decode: tuple[str, ...] = ()  # how its reply is unpacked
 
 
 class NoReply(ConnectError):
@@ -89,6 +102,9 @@ class Reply:
         self.headers = {name.lower(): value for name, value in headers.items()}
         self.content = content
 
+    fault = ""  # why it can't be unpacked
+    files: list[dict[str, Any]] | None = None  # of an archive: name and body
+
     @cached_property
     def text(self) -> str:
         return self.content.decode("utf-8", "replace")
@@ -100,10 +116,7 @@ class Reply:
     @cached_property
     def body(self) -> Any:
         """Parsed JSON, exact; None if it is not JSON."""
-        try:
-            return _decode_json(self.content)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, ArithmeticError):
-            return None  # the last: an exponent that no decimal can have
+        return json_or_none(self.content)
 
     @cached_property
     def rows(self) -> list[dict[str, str]] | None:
@@ -111,12 +124,24 @@ class Reply:
         if "csv" not in self.content_type:
             return None
         try:
-            return [
-                {key: value for key, value in row.items() if key is not None and isinstance(value, str)}
-                for row in csv.DictReader(io.StringIO(self.text, newline=""))
-            ]
+            return csv_rows(self.text)
         except csv.Error:
             return None
+
+    def unpacked(self, steps: Sequence[str]) -> Reply:
+        """
+        A 2xx with what is inside of it; any other reply as it is.
+
+        Where a step fails `fault` says so, and there is neither body nor text.
+        """
+        if not steps or not 200 <= self.status < 300:
+            return self
+        unzipped = "gzip" in self.headers.get("content-encoding", "").lower()
+        try:
+            inside = unpack(self.content, steps, most=MAX_REPLY, unzipped=unzipped)
+        except Unreadable as error:
+            return UnpackedReply(self, Unpacked(None, ""), fault=f"the reply can't be read: {error}")
+        return UnpackedReply(self, inside)
 
     @cached_property
     def cookies(self) -> dict[str, str]:
@@ -134,9 +159,20 @@ class Reply:
             "text": self.text,
             "content_type": self.content_type,
             "rows": self.rows,
+            "files": self.files,
             "cookies": self.cookies or None,
         }
         return {name: value for name, value in found.items() if value is not None}
+
+
+class UnpackedReply(Reply):
+    """A reply whose `decode` has been done."""
+
+    def __init__(self, packed: Reply, inside: Unpacked, fault: str = "") -> None:
+        super().__init__(packed.status, packed.headers, packed.content)
+        self.body, self.text, self.files, self.fault = inside.body, inside.text, inside.files, fault
+        if inside.rows is not None:
+            self.rows = inside.rows
 
 
 class Transport(Protocol):
@@ -304,6 +340,7 @@ class Placement(msgspec.Struct, frozen=True):
 
 
 NOTHING = Placement()
+KINDS = ("json", "form", "csv", "ndjson", "multipart", "text")
 
 
 def finished(request: Prepared, placed: Placement) -> Prepared:
@@ -334,17 +371,20 @@ class Requester:
         self.max_bytes = units.size(spec.max_bytes) if spec.max_bytes else None
         self.method = compiler.text(spec.method, names, (*place, "method"), "must")
         self.path = compiler.text(spec.path, names, (*place, "path"), "segment") if spec.path is not None else None
-        self.url = compiler.text(spec.url, names, (*place, "url"), "must") if spec.url is not None else None
+        hole = "must" if is_expression(spec.url) else "url"  # an address of a reply stays as it is
+        self.url = compiler.text(spec.url, names, (*place, "url"), hole) if spec.url is not None else None
         self.query = self.tree(compiler, spec.query, names, (*place, "query"), drop)
         self.headers = self.tree(compiler, spec.headers, names, (*place, "headers"), drop)
         self.body: Run | None = None
-        self.kind = next((kind for kind in ("json", "form", "csv", "text") if getattr(spec, kind) is not None), "none")
-        if self.kind in ("json", "form"):
+        self.kind = next((kind for kind in KINDS if getattr(spec, kind) is not None), "none")
+        if self.kind in ("json", "form", "ndjson"):
             self.body = self.tree(compiler, getattr(spec, self.kind), names, (*place, self.kind), drop)
         elif self.kind == "csv" and spec.csv is not None:
             self.body = compile_tree(compiler, spec.csv.rows, names, (*place, "csv", "rows"))
         elif self.kind == "text":
             self.body = compiler.text(spec.text, names, (*place, "text"))
+        elif spec.multipart is not None:
+            self.body = Multipart(compiler, spec.multipart, names, (*place, "multipart"), drop, ascii=self.ascii)
 
     @staticmethod
     def tree(compiler: Compiler, spec: Any, names: frozenset[str], place: Path, drop: types.Drop) -> Run:
@@ -371,11 +411,13 @@ class Requester:
             headers["Content-Type"] = content_type
         if self.max_bytes is not None and content is not None and len(content) > self.max_bytes:
             raise BadValue(f"a body of {len(content)} bytes; {self.max_bytes} is the most", "request")
-        decoded = content.decode("utf-8", "replace") if content is not None and self.kind in ("csv", "text") else body
-        return finished(Prepared(method, url, headers, content, self.timeout_s, decoded), placed)
+        written = content is not None and self.kind in ("csv", "text", "multipart")
+        decoded = content.decode("utf-8", "replace") if written and content is not None else body
+        made = Prepared(method, url, headers, content, self.timeout_s, decoded, decode=tuple(self.spec.decode))
+        return finished(made, placed)
 
     def fingerprint(self, scope: Mapping[str, Any]) -> str:
-        """Of what this request carries, without what auth places: two with the same are the same. May raise BadValue."""
+        """Of what this request carries, without what auth places: two with the same are the same. Or a BadValue."""
         body = self.body(scope) if self.body is not None else None
         address = self.url(scope) if self.url is not None else self.path(scope) if self.path is not None else ""
         whole = [self.method(scope), address, self.query(scope), self.headers(scope), body]
@@ -383,7 +425,10 @@ class Requester:
 
     def address(self, scope: Mapping[str, Any], base_url: str) -> str:
         if self.url is not None:
-            return checked(str(self.url(scope)))
+            url = checked(str(self.url(scope)))
+            if is_template(self.spec.url) and not is_expression(self.spec.url) and leads_up(urlsplit(url).path):
+                raise BadValue(f"the path of the url leads upwards: {url[:80]}", "url")
+            return url
         path = str(self.path(scope)) if self.path is not None else ""
         return join(base_url, path)
 
@@ -392,14 +437,18 @@ class Requester:
             if placed.json:
                 body = {**mapped(body, "json"), **placed.json}
             raw = encode_json({} if body is None else body)
-            return (ascii_only(raw) if self.ascii else raw), "application/json"
+            return (ascii_only(raw) if self.ascii else raw), JSON
+        if self.kind == "multipart":
+            return encoded_parts([*(body or []), *(Part(name, text.encode()) for name, text in placed.form.items())])
+        if self.kind == "ndjson":
+            return json_lines(body, ascii=self.ascii), JSON_LINES
         if self.kind == "form" or placed.form:
             fields = pairs(body, "form") + list(placed.form.items())
             return urlencode(fields).encode(), "application/x-www-form-urlencoded"
         if self.kind == "csv" and self.spec.csv is not None:
-            return csv_text(body or [], self.spec.csv).encode(), "text/csv; charset=utf-8"
+            return csv_text(body or [], self.spec.csv).encode(), CSV
         if self.kind == "text":
-            return (body or "").encode(), "text/plain; charset=utf-8"
+            return (body or "").encode(), TEXT
         return None, ""
 
     def follow(self, url: str, base_url: str, headers: dict[str, str], placed: Placement = NOTHING) -> Prepared:
@@ -409,7 +458,10 @@ class Requester:
         except ValueError:
             raise BadValue("a link that is no URL", "next") from None
         self.hosts.check(whole)
-        return finished(Prepared("GET", whole, {**headers, **placed.headers}, None, self.timeout_s), placed)
+        found = Prepared(
+            "GET", whole, {**headers, **placed.headers}, None, self.timeout_s, decode=tuple(self.spec.decode)
+        )
+        return finished(found, placed)
 
 
 def checked(url: str) -> str:
@@ -418,36 +470,17 @@ def checked(url: str) -> str:
     return url
 
 
+def leads_up(path: str) -> bool:
+    return any(unquote(part) in (".", "..") for part in path.split("/"))
+
+
 def join(base_url: str, path: str) -> str:
     """Base URL and path; the path stays below the base."""
     if not path:
         return checked(base_url)
-    if not path.startswith("/") or any(unquote(part) in (".", "..") for part in path.split("?")[0].split("/")):
+    if not path.startswith("/") or leads_up(path.split("?")[0]):
         raise BadValue(f"the path must begin with / and stay below the base URL: {path[:80]}", "path")
     return checked(base_url.rstrip("/") + path)
-
-
-def mapped(fields: Any, where: str) -> dict[str, Any]:
-    """What a tree gave where only a map can stand: nothing is an empty one."""
-    if fields is None:
-        return {}
-    if fields.__class__ is not dict:
-        raise BadValue(f"a map is needed here, got {semantics.kind(fields)}", where)
-    found: dict[str, Any] = fields
-    return found
-
-
-def pairs(fields: Any, where: str) -> list[tuple[str, str]]:
-    """Names and texts; a list repeats its name; a null is an empty text."""
-    out = []
-    for name, value in mapped(fields, where).items():
-        for entry in value if isinstance(value, list) else [value]:
-            if isinstance(entry, (dict, list)):
-                raise BadValue(
-                    f"{semantics.kind(entry)} can't stand in a {where}; $json makes it a text", f"{where}.{name}"
-                )
-            out.append((name, "" if entry is None else semantics.plain(entry)))
-    return out
 
 
 def header(name: str, value: Any) -> str:
@@ -456,25 +489,6 @@ def header(name: str, value: Any) -> str:
     if not _HEADER.match(text):
         raise BadValue("a header can't carry a line break or this character", f"headers.{name}")
     return text
-
-
-def csv_text(rows: Any, spec: types.Csv) -> str:
-    """RFC 4180 with a header line; an absent cell is empty, a null is `clear`."""
-    listed = semantics.bounded(rows)
-    if any(row.__class__ is not dict for row in listed):
-        raise BadValue("csv needs a list of objects", "csv.rows")
-    columns = spec.columns or list(dict.fromkeys(name for row in listed for name in row))
-    out = io.StringIO(newline="")
-    writer = csv.writer(out, lineterminator="\r\n" if spec.line_ending == "CRLF" else "\n")
-    writer.writerow(columns)
-    for row in listed:
-        writer.writerow(
-            [
-                spec.clear if name in row and row[name] is None else semantics.plain(row.get(name, ""))
-                for name in columns
-            ]
-        )
-    return out.getvalue()
 
 
 class HttpTransport:

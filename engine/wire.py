@@ -82,7 +82,7 @@ class Wire:
             status=reply.status if isinstance(reply, Reply) else 0,
             seconds=round(self.clock.now() - began, 6),
         )
-        return reply
+        return reply.unpacked(prepared.decode) if isinstance(reply, Reply) else reply
 
     def fault(self, where: str, error: Exception) -> str:
         """An error that nobody expected goes to the log; what may be told of it."""

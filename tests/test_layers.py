@@ -19,15 +19,16 @@ LAYERS = (
     # a spec, from its file to its types
     "spec.located", "spec.presets", "spec.expand", "spec.violations", "spec.load", "spec.project", "spec.fix", "spec.report",
     # the stages
-    "mapping", "intake", "caching", "batching", "limits", "tls", "sending", "retrying", "outcomes", "wire",
-    "signing", "placing", "auth", "exchange", "lookups",
-    "steps", "sequence", "program",
+    "mapping", "bodies", "unpacking", "intake", "caching", "batching", "limits", "tls", "sending", "retrying", "outcomes",
+    "wire", "signing", "placing", "auth", "exchange", "lookups", "steps", "sequence", "program",
     # the walk
     "walk", "reporting", "settling", "direct", "worker",
     # adapters
     "telemetry", "alerts", "secrets", "stores",
     # what runs a spec without its vendor
-    "sandbox", "examples", "explaining", "curl", "preview", "spec.check", "coverage",
+    "sandbox", "examples", "explaining", "curl", "preview", "differences", "planning", "versions", "spec.check", "coverage",
+    # what writes a new spec
+    "openapi", "scaffold",
     # wiring
     "runtime",
     # doors

@@ -461,7 +461,7 @@ class Exchange(Part, frozen=True, kw_only=True):
     """One request that an example expects, with the answer it gets; or a wait (`after`)."""
 
     after: Duration | None = None
-    sends: dict[str, Any] | None = None  # method, path, host, query, headers, json | form | csv | text
+    sends: dict[str, Any] | None = None  # method, path, host, query, headers and one body
     answers: dict[str, Any] | None = None  # status, headers, body | text; or {fails: timeout | connect | half}
 
 
@@ -480,6 +480,7 @@ class SandboxReply(Part, frozen=True, kw_only=True):
     status: Any = 200
     headers: dict[str, Tree] = {}
     body: Tree = None
+    packed: list[str] = []  # as `decode` unpacks it
     text: Template | None = None
     csv: Csv | None = None
 

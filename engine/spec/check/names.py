@@ -16,11 +16,13 @@ if TYPE_CHECKING:
     from engine.spec.types import Action, Connector
 
 _MEMBERS = {
-    "response": ("status", "headers", "body", "text", "content_type", "rows"),
+    "consent": ("code", "state", "redirect_uri", "code_verifier", "code_challenge", "reply"),
+    "response": ("status", "headers", "body", "text", "content_type", "rows", "files", "cookies"),
     "client": ("name", "title"),
     "delivery": ("id", "attempt"),
     "batch": ("records", "keys", "group", "size"),
 }
+_FINISHED = ("method", "url", "host", "path", "query", "headers", "body")  # as signers see a request
 
 
 class Names:
@@ -59,6 +61,10 @@ class Names:
                 return self.token(use)
             case "steps" if place[0] in ("auth", "auths"):
                 return self.log_in_step(use)
+            case "sign":
+                return self.signer(use)
+            case "request" if place[0] in ("auth", "auths"):
+                return self.missing(use, "unknown-name", _FINISHED, "`request`")
             case _ if root in _MEMBERS:
                 return self.missing(use, "unknown-name", _MEMBERS[root], f"`{root}`")
         action = connector.actions.get(str(place[1])) if place[0] == "actions" and len(place) > 2 else None
@@ -69,11 +75,25 @@ class Names:
         for at, auth in all_auths(self.connector):
             if auth.token is None or (use.place[0] == "auths" and use.place[:2] != at):
                 continue
-            for save in (auth.token.save, auth.token.renew.save if auth.token.renew else {}):
+            token = auth.token
+            others = [token.renew.save if token.renew else {}, token.consent.save if token.consent else {}]
+            for save in (token.save, *others, *(step.save for step in token.discover.values())):
                 if _computed(save):
                     return None
                 saved |= save
         return self.missing(use, "unknown-token", saved, "what the log-in saves (`token: {save: …}`)")
+
+    def signer(self, use: Use) -> Problem | None:
+        """One of the auth's own; inside of another only one that is written before it."""
+        place = use.place[: 2 if use.place[0] == "auths" else 1]
+        auth = next((auth for at, auth in all_auths(self.connector) if at == place), None)
+        known = list(auth.sign) if auth is not None else []
+        inside = use.place[len(place) :]
+        name = use.path[1]
+        if inside[:1] == ("sign",) and inside[1] in known and name in known[known.index(str(inside[1])) :]:
+            says = f"sign.{name} is not there yet: signers are run in the order they are written"
+            return Problem(use.place, "unknown-signer", says, f"put {name} before {inside[1]}")
+        return self.missing(use, "unknown-signer", known, "what the auth signs (`sign:`)")
 
     def log_in_step(self, use: Use) -> Problem | None:
         place = use.place[: 2 if use.place[0] == "auths" else 1]
