@@ -29,7 +29,7 @@ from engine.signing import Signers
 from engine.spec import types, units
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from engine.emitting import Use
     from engine.expressions import Compiler, Path
@@ -435,6 +435,19 @@ class Auth:
             return base, self.placing.fill(scope, self.certificates(scope), self.hide_signature(wire))
         except BadValue as error:
             raise AuthFailed(Outcome(OutcomeKind.PAUSE, f"auth: {unquoted(error)}")) from None
+
+
+def given_by_consent(auths: Mapping[Path, types.Auth], uses: Iterable[Use]) -> set[str]:
+    """The secrets that a person's consent stands for: only the first request of a log-in reads them."""
+    consented = [at for at, auth in auths.items() if auth.token and auth.token.consent]
+    log_ins = {(*at, "token", key) for at in consented for key in ("request", "steps")}
+    found: set[str] = set()
+    others: set[str] = set()
+    for use in uses:
+        if use.path[0] == "secrets" and len(use.path) > 1:
+            of_log_in = any(use.place[: len(place)] == place for place in log_ins)
+            (found if of_log_in else others).add(use.path[1])
+    return found - others
 
 
 def jwt_expiry(token: Any) -> float | None:

@@ -108,7 +108,7 @@ class Emitter:
         self.places.append(self.place)
 
     def passed(self, *keys: str | int) -> None:
-        """Told at the head of each branch, at the current place plus `keys`; `engine.coverage` notes them as they run."""
+        """Told of each branch, at the current place plus `keys`; `engine.coverage` notes those that are taken."""
 
     def problem(self, rule: str, message: str, hint: str = "", severity: str = "error") -> None:
         self.problems.append(Problem(self.place, rule, message, hint, severity))
@@ -204,6 +204,8 @@ WHERE = {
     "record": "write it in the record first, or read the event",
     "now": "a mapping must be repeatable; use received_at or a time of the event",
     "token": "what a log-in saved is for auth and http",
+    "sign": "signatures are for auth only; place them there",
+    "nonce": "a mapping must be repeatable; delivery.id is the same over all tries",
 }
 
 

@@ -10,22 +10,22 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from engine import semantics
-from engine.auth import Auth, unquoted
+from engine.auth import Auth, given_by_consent, unquoted
 from engine.batching import Batcher, Ready
+from engine.caching import Cache
 from engine.emitting import Problem, closest
 from engine.errors import BadValue, ConnectError, SecretUnavailable, SpecErrors
 from engine.exchange import Call
 from engine.expressions import Compiler
 from engine.limits import Gate
-from engine.caching import Cache
 from engine.lookups import Found, Lookup
 from engine.mapping import compile_tree
 from engine.names import ARRIVED, BOUND, CHECKED, CLIENT, LOOKED_UP, LOOKING, MAPPED, REPLY, ROW
 from engine.outcomes import Judge, Level, probed
 from engine.records import Draft, Outcome, OutcomeKind
 from engine.retrying import Backoff
-from engine.sequence import in_sequence
 from engine.sending import Hosts, Requester
+from engine.sequence import in_sequence
 from engine.spec import types, units
 from engine.spec.findings import Finding
 from engine.steps import Step, Steps
@@ -281,6 +281,12 @@ class Program:
             if use.path[0] == "secrets" and len(use.path) > 1 and not self.elsewhere(use.place)
         }
 
+    @cached_property
+    def consented_secrets(self) -> set[str]:
+        """Those of them that `connect login` makes superfluous."""
+        auths: dict[Path, types.Auth] = {("auths", name): spec for name, spec in self.connector.auths.items()}
+        return given_by_consent(auths or {("auth",): self.connector.auth}, self.compiler.uses)
+
     def elsewhere(self, place: Path) -> bool:
         """Does this place belong to a way to log in that this client does not use?"""
         return place[:1] == ("auths",) and place[1] not in self.used_auths
@@ -321,7 +327,6 @@ class Program:
             gate.add(self.compiler, self.binding.limits, names, ("limits",), owner="client")
             gate.add(self.compiler, spec.limits, names, (*place, "limits"), owner=action)
             gate.add(self.compiler, request.limits, names, (*at, "limits"), owner=f"{action}.{step}")
-            gate.costs(self.compiler, request.cost, names, at)
             gate.costs(self.compiler, request.cost, names, at)
             requester = self.requester(request, names, at, drop or spec.drop or self.connector.drop)
             judge.can_renew = auth.can_renew

@@ -254,6 +254,8 @@ class Engine:
                 field = program.connector.secrets.get(name)
                 if field is not None and (field.optional or field.when is not None):
                     continue
+                if name in program.consented_secrets:
+                    continue
                 raise SecretUnavailable(
                     f"{program.name}: no secret {name}; add `secrets: {{{name}: env:NAME}}` to the client file"
                 )

@@ -30,7 +30,7 @@ LAYERS = (
     # what writes a new spec
     "openapi", "scaffold",
     # wiring
-    "runtime",
+    "runtime", "login",
     # doors
     "answers", "listening", "admin", "serve", "demo", "cassettes", "cli",
 )  # fmt: skip

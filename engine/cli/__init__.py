@@ -27,6 +27,7 @@ COMMANDS = {
     "plan": ("plan", "Show what a change does to what is sent."),
     "send": ("send", "Deliver one event now, for real."),
     "check": ("check", "Can we log in for a client?"),
+    "login": ("login", "Let a person agree once, for a vendor that asks for it."),
     "status": ("status", "What waits, for whom, and why."),
     "dead": ("dead", "Events that were rejected: look, retry, discard."),
     "pause": ("pause", "Hold a client's deliveries."),

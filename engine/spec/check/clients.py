@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
+from engine.auth import given_by_consent
 from engine.emitting import Problem, Use, is_expression
 from engine.errors import BadValue, SecretUnavailable
 from engine.expressions import Compiler
@@ -19,6 +20,7 @@ from engine.spec.check.compiled import guarded
 from engine.spec.check.limits import PER_S, zone_faults
 from engine.spec.check.names import Names
 from engine.spec.check.places import Sheet
+from engine.spec.check.rules import all_auths
 from engine.spec.check.settings import values_faults
 from engine.spec.findings import did_you_mean
 
@@ -187,7 +189,10 @@ class _Bound:
     def secrets(self, read: list[Use]) -> Iterator[Problem]:
         connector, binding = self.connector, self.binding
         reached = self.facts.reached("secrets", read)
+        consented = given_by_consent(dict(all_auths(connector)), read)
         for name, field in connector.secrets.items():
+            if name in consented:
+                continue
             needed = (name in reached or "*" in reached) and not field.optional and self.applies(field.when)
             if needed and name not in binding.secrets and self.active and name not in self.gone:
                 title = f" ({field.title})" if field.title else ""

@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 from engine.emitting import Problem, is_expression
 from engine.sending import Hosts
 from engine.spec.check.rules import all_auths
+from engine.unpacking import order_fault
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,6 +27,12 @@ _ONE_HOLE = re.compile(r"\s*\{\{\s*[A-Za-z_][\w.\[\]]*\s*\}\}\s*\Z")
 _QUERY_KEYS = ("q", "query", "soql", "sql", "statement", "where")
 _SELECT = re.compile(r"\bSELECT\b.*\bFROM\b", re.DOTALL)
 _SELECT_ANY = re.compile(r"\bselect\b", re.IGNORECASE)
+_TAG = re.compile(
+    r"</?(?:p|br|hr|b|i|u|strong|em|a|div|span|ul|ol|li|h[1-6]|table|tr|td|th|img|pre|blockquote)(?:\s[^<>]*)?/?>",
+    re.IGNORECASE,
+)
+_ESCAPED = re.compile(r"\|\s*html\s*\Z")
+_NO_MARKUP = frozenset({"text", "headers", "query", "path", "url", "auth", "auths", "http"})  # XML may be a text
 _WALKED = ("fields", "auth", "auths", "checks", "http", "actions")
 
 
@@ -44,6 +51,10 @@ def all_requests(connector: Connector) -> Iterator[Asked]:
             yield Asked((*at, "token", "request"), auth.token.request)
         for name, log_in in auth.token.steps.items():
             yield Asked((*at, "token", "steps", name, "request"), log_in.request)
+        for name, look in auth.token.discover.items():
+            yield Asked((*at, "token", "discover", name, "request"), look.request)
+        if auth.token.consent is not None:
+            yield Asked((*at, "token", "consent", "request"), auth.token.consent.request)
         if auth.token.renew is not None:
             yield Asked((*at, "token", "renew", "request"), auth.token.renew.request)
     for name, check in connector.checks.items():
@@ -80,6 +91,8 @@ def request_faults(connector: Connector) -> Iterator[Problem]:
             yield from _address(auth.place.url, (*at, "place", "url"), hosts)
         based = based and bool(auth.base_url or auth.place.url or connector.http.base_url)
     for place, request in all_requests(connector):
+        if request.decode and (says := order_fault(request.decode)):
+            yield Problem((*place, "decode"), "value", says, "such as [gzip, tar, json]")
         if request.url is not None:
             yield from _address(request.url, (*place, "url"), hosts)
         elif request.path is not None and not based:
@@ -165,6 +178,9 @@ def _scalars(located: Located, node: Any, place: Path) -> Iterator[Problem]:
             says = "a text that is one hole"
             hint = f"write ${{ {value.strip()[2:-2].strip()} }}, which keeps the type"
             yield Problem(place, "hole", says, hint, "warning")
+        elif _is_markup(value) and not _NO_MARKUP.intersection(place):
+            says = "HTML put together from values that are not escaped"
+            yield Problem(place, "html-text", says, "write {$html: …}, which escapes each by itself", "warning")
 
 
 def _is_query(text: str, place: Path) -> bool:
@@ -172,6 +188,13 @@ def _is_query(text: str, place: Path) -> bool:
         return False
     key = next((part for part in reversed(place) if isinstance(part, str)), "")
     return bool(_SELECT.search(text) or (key.lower() in _QUERY_KEYS and _SELECT_ANY.search(text)))
+
+
+def _is_markup(text: str) -> bool:
+    """Has it tags that are surely HTML, and a hole that nobody escapes?"""
+    if "{{" not in text or _TAG.search(_HOLE.sub("", text)) is None:
+        return False
+    return any(hole[1] is not None and not _ESCAPED.search(hole[1]) for hole in _HOLE.finditer(text))
 
 
 def _stands_here(located: Located, node: Any, text: str) -> bool:

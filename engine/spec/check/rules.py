@@ -40,8 +40,9 @@ def rule_lists(connector: Connector) -> Iterator[Rules]:
     for at, auth in all_auths(connector):
         if auth.token is not None:
             yield from _of(auth.token.replies, (*at, "token", "replies"), {})
-            for name, step in auth.token.steps.items():
-                yield from _of(step.replies, (*at, "token", "steps", name, "replies"), {})
+            for key, steps in (("steps", auth.token.steps), ("discover", auth.token.discover)):
+                for name, step in steps.items():
+                    yield from _of(step.replies, (*at, "token", key, name, "replies"), {})
     for name, check in connector.checks.items():
         yield from _of(check.replies, ("checks", name, "replies"), {})
     for name, action in every.items():
