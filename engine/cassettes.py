@@ -33,7 +33,7 @@ from engine.sending import HttpTransport, Masker, NoReply, Prepared
 from engine.spec import types, units
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from engine.ports import Clock
@@ -115,15 +115,15 @@ def strangers(directory: Path, connector: types.Connector) -> list[Path]:
 def keep(file: Path, text: str) -> None:
     """Write a cassette whole or not at all; one that differs only in its first line, the date, stays as it is."""
     try:
-        old = file.read_text(encoding="utf-8") if file.exists() else ""
-        if old.partition("\n")[2] == text.partition("\n")[2] and kind_of(old) == kind_of(text):
+        old = file.read_text(encoding="utf-8", errors="replace") if file.exists() else ""
+        if old and old.partition("\n")[2] == text.partition("\n")[2] and kind_of(old) == kind_of(text):
             return
         file.parent.mkdir(parents=True, exist_ok=True)
         fresh = file.with_suffix(".new")
         fresh.write_text(text, encoding="utf-8")
         fresh.replace(file)
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"{file}: {error}") from None
+    except OSError as error:
+        raise UsageError(f"{file}: {error.strerror}") from None
 
 
 def kind_of(text: str) -> str:
@@ -149,29 +149,27 @@ class Scrubber:
         self.masker = masker
         placed = [auth.spec.place for auth in program.auths.values()]
         self.headers = CREDENTIALS | {name.lower() for place in placed for name in place.headers}
-        self.fields = "|".join(
-            sorted(
-                {re.escape(name) for place in placed for part in (place.query, place.form, place.json) for name in part}
-            )
-        )
+        self.query = [re.escape(name) for place in placed for name in place.query]
+        self.body_fields = [re.escape(name) for place in placed for name in (*place.form, *place.json)]
 
-    def text(self, text: str, *, log_in: bool = False) -> str:
-        """Of a URL, a form or a body; `log_in` also hides what is called like a credential."""
+    def text(self, text: str, names: Sequence[str] = ()) -> str:
+        """Secrets and tokens anywhere; and what is called like one of `names`, in a form, a query or JSON."""
         text = _JWT.sub(MARK, self.masker.mask(text).replace("***", MARK))
-        for names in filter(None, (self.fields, SECRET_NAMES if log_in else "")):
-            text = re.sub(rf'("(?:{names})"\s*:\s*)"(?:[^"\\]|\\.)*"', rf'\1"{MARK}"', text, flags=re.IGNORECASE)
-            text = re.sub(rf"((?:^|[?&])(?:{names})=)[^&#\s]*", rf"\1{MARK}", text, flags=re.IGNORECASE)
+        if names:
+            named = "|".join(names)
+            text = re.sub(rf'("(?:{named})"\s*:\s*)"(?:[^"\\]|\\.)*"', rf'\1"{MARK}"', text, flags=re.IGNORECASE)
+            text = re.sub(rf"((?:^|[?&])(?:{named})=)[^&#\s]*", rf"\1{MARK}", text, flags=re.IGNORECASE)
         return text
 
-    def body(self, content: bytes | None, *, log_in: bool) -> bytes:
+    def body(self, content: bytes | None, names: Sequence[str]) -> bytes:
         raw = content or b""
         try:
-            return self.text(raw.decode(), log_in=log_in).encode()
+            return self.text(raw.decode(), names).encode()
         except UnicodeDecodeError:
-            return self.text(raw.decode("latin-1"), log_in=log_in).encode("latin-1", "replace")
+            return self.text(raw.decode("latin-1"), names).encode("latin-1", "replace")
 
     def request(self, request: Prepared) -> Prepared:
-        log_in = request.purpose == "auth"
+        of_log_in = [SECRET_NAMES] if request.purpose == "auth" else []
         headers = {
             name.lower(): MARK if name.lower() in self.headers else self.text(value)
             for name, value in request.headers.items()
@@ -179,9 +177,9 @@ class Scrubber:
         }
         return msgspec.structs.replace(
             request,
-            url=self.text(request.url, log_in=log_in),
+            url=self.text(request.url, [*self.query, *of_log_in]),
             headers=dict(sorted(headers.items())),
-            content=self.body(request.content, log_in=log_in),
+            content=self.body(request.content, [*self.body_fields, *of_log_in]),
         )
 
     def reply(self, reply: dict[str, Any], *, log_in: bool) -> dict[str, Any]:
@@ -191,7 +189,7 @@ class Scrubber:
             for name, values in reply["headers"].items()
             if name.lower() not in DROPPED_OF_REPLY
         }
-        body = self.body(reply["body"]["string"], log_in=log_in)
+        body = self.body(reply["body"]["string"], [SECRET_NAMES] if log_in else [])
         return {"status": reply["status"], "headers": headers, "body": {"string": body}}
 
     def cookie(self, value: str) -> str:

@@ -202,9 +202,9 @@ class Watching(Compiler):
             case Check():
                 self.watch(part, "fails", lambda reason, *_: [("require", place)] if reason is not None else [])
             case Step():
-                self.watch(part.call, "run", lambda *_: [("step", place)])
+                self.watch(part.call, "run", lambda done, *_: [("step", place)] if done.prepared is not None else [])
             case Source():
-                self.watch(part.call, "run", lambda *_: [("source", place)])
+                self.watch(part.call, "run", lambda done, *_: [("source", place)] if done.prepared is not None else [])
             case Lookup():
                 absent, many = (*place, "when_absent"), (*place, "when_many")
                 self.watch(part, "answer", lambda _, found: [("when_absent", absent)] if found is None else [])

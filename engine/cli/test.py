@@ -80,7 +80,8 @@ def command(
     --replay shows later that the same is sent still.
     """
     covers = covers or least is not None
-    require_sense(record=record, replay=replay, covers=covers, vendor=vendor, client=client)
+    given = click.get_current_context().get_parameter_source("via") is click.core.ParameterSource.COMMANDLINE
+    require_sense(record=record, replay=replay, covers=covers, vendor=vendor, client=client, via=given)
     project = options.open_project(directory)
     chosen = names or (own(project) if record or replay else ())
     found = usable(project, chosen) if chosen or not (record or replay) else []
@@ -112,13 +113,15 @@ def command(
     return 1 if failed or low else 0
 
 
-def require_sense(*, record: bool, replay: bool, covers: bool, vendor: bool, client: str | None) -> None:
+def require_sense(*, record: bool, replay: bool, covers: bool, vendor: bool, client: str | None, via: bool) -> None:
     if record and replay:
         raise UsageError("--record or --replay, not both")
     if covers and (record or replay):
         raise UsageError("--coverage and --min go with the examples, not with --record or --replay")
-    if vendor and not record:
-        raise UsageError("--vendor goes with --record")
+    if (vendor or via) and not record:
+        raise UsageError("--via and --vendor go with --record")
+    if vendor and via:
+        raise UsageError("--via or --vendor, not both")
     if vendor != (client is not None):
         raise UsageError("--vendor and --client NAME go together: the client's account at the vendor is used")
 
