@@ -21,6 +21,7 @@ LAYERS = (
     # the stages
     "mapping", "bodies", "unpacking", "intake", "caching", "batching", "limits", "tls", "sending", "retrying", "outcomes",
     "wire", "signing", "placing", "auth", "exchange", "lookups", "steps", "sequence", "program",
+    "provisioning",
     # the walk
     "walk", "reporting", "settling", "direct", "worker",
     # adapters

@@ -1,18 +1,29 @@
-"""Can we log in for a client? Asks the vendor, with fresh credentials."""
+"""Can we log in for a client, and is all there that its CRM must have? Asks the vendor, with fresh credentials."""
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
 from engine.cli import options, output
+from engine.errors import UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from engine.program import Program
+    from engine.provisioning import Thing
     from engine.records import Outcome
+    from engine.runtime import Engine
     from engine.wire import Wire
+
+
+PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*( [A-Za-z0-9_-]+)*")
+WORDS = ("true", "false", "null", "yes", "no", "on", "off", "y", "n")
 
 
 class Checked(NamedTuple):
@@ -25,26 +36,42 @@ class Checked(NamedTuple):
 @click.command("check")
 @click.argument("name", metavar="CONNECTOR")
 @click.argument("client", metavar="CLIENT")
+@click.option("--provision", is_flag=True, help="Look for what must exist in the CRM before events come.")
+@click.option("--make", is_flag=True, help="With --provision: make what is missing and can be made.")
 @options.via
 @options.store
 @options.as_json
 @options.project
-def command(name: str, client: str, via: str | None, store_url: str | None, as_json: bool, directory: Path) -> int:
+def command(
+    name: str,
+    client: str,
+    provision: bool,
+    make: bool,
+    via: str | None,
+    store_url: str | None,
+    as_json: bool,
+    directory: Path,
+) -> int:
     """
     Can we log in for a client?
 
     Makes the requests under the connector's `checks:` with a new log-in; where it has none, it only logs in.
+
+    With --provision it looks for the fields, event names and lists that the connector's `provision:` asks for, says
+    what a person must do, and what to put into the client file. Nothing is written in the CRM without --make.
     """
+    if make and not provision:
+        raise UsageError("--make belongs to --provision")
     project = options.open_project(directory)
     from engine.runtime import Engine
     from engine.stores.memory import MemoryStore
-    from engine.walk import Walk
 
     engine = Engine(project, MemoryStore(), via=options.checked_via(via, project))
     click.get_current_context().call_on_close(engine.close)
     program = engine.program(name, client)
-    wire = Walk(engine.worker.world, program, keep_alive=lambda: None).wire
-    found = checks(program, wire) or [log_in(program, wire)]
+    if provision:
+        return provisioned(engine, program, make=make, as_json=as_json)
+    found = checks(program, wire := wire_of(engine, program)) or [log_in(program, wire)]
     passed = all(one.passed for one in found)
     if as_json:
         keys = ("name", "passed", "status", "reason")
@@ -54,6 +81,12 @@ def command(name: str, client: str, via: str | None, store_url: str | None, as_j
         if passed and is_paused(store_url, directory, name, client):
             click.echo(f"the lane is still paused; run `connect resume {name} {client}`")
     return 0 if passed else 1
+
+
+def wire_of(engine: Engine, program: Program) -> Wire:
+    from engine.walk import Walk
+
+    return Walk(engine.worker.world, program, keep_alive=lambda: None).wire
 
 
 def mark(one: Checked) -> str:
@@ -113,3 +146,92 @@ def is_paused(store_url: str | None, directory: Path, connector: str, client: st
         return lane is not None and lane.state == "paused"
     finally:
         store.close()
+
+
+# --- what must exist first ---
+
+SEEN = {"manual": "please see to it"}  # of the states, where the word itself would not do
+
+
+def provisioned(engine: Engine, program: Program, *, make: bool, as_json: bool) -> int:
+    from engine.provisioning import Provisioning, settings_of
+
+    provisioning = Provisioning(program)
+    program.require_sound(f"connectors/{program.connector.name}.yaml")
+    things = provisioning.run(wire_of(engine, program), make=make)  # the wire last: it asks for the secrets of all
+    settings = settings_of(things, program.settings)
+    complete = all(thing.state not in ("missing", "failed") for thing in things)
+    if as_json:
+        output.print_json({"provision": [facts(thing) for thing in things], "settings": settings, "complete": complete})
+    else:
+        click.echo("\n".join(report(program, things, settings)))
+    return 0 if complete else 1
+
+
+def facts(thing: Thing) -> dict[str, Any]:
+    found = thing._asdict()
+    return {**found, "label": thing.label or None, "suggests": dict(thing.suggests)}
+
+
+def report(program: Program, things: Sequence[Thing], settings: dict[str, Any]) -> list[str]:
+    """What is there, what a person must do, and what belongs into the client file; in lines that fit."""
+    connector, client = program.connector.name, program.client.client
+    if not things:
+        return [f"{connector} needs nothing to be there before"]
+    rows = [(thing.shown, SEEN.get(thing.state, thing.state)) for thing in things]
+    lines = [output.table(("WHAT", "STATE"), rows)]
+    if todo := [text for thing in things if (text := to_do(thing))]:
+        lines += ["", "To do:"]
+        wide = len(str(len(todo)))
+        for number, text in enumerate(todo, 1):
+            lines.append(output.wrapped(f"{number:>{wide}}. {text}", below=" " * (wide + 2)))
+    if settings:
+        lines += [
+            "",
+            f"For {connector} in the client file of {client}:",
+            "",
+            "  settings:",
+            *yaml_lines(settings, program.settings, 2),
+        ]
+    counts = Counter(SEEN.get(thing.state, thing.state) for thing in things)
+    lines += ["", ", ".join(f"{number} {state}" for state, number in counts.items())]
+    if can_be := sum(thing.can_make for thing in things):
+        lines.append(output.wrapped(f"{can_be} can be made: connect check {connector} {client} --provision --make"))
+    return lines
+
+
+def to_do(thing: Thing) -> str:
+    """What a person does; empty where nothing is left to do, or `--make` does it."""
+    match thing.state:
+        case "there" | "made":
+            return ""
+        case "failed":
+            return f"{thing.shown}: {thing.reason}"
+        case "missing" if thing.can_make:
+            return ""
+        case "missing" if not thing.manual:
+            return f"{thing.shown}: create it"
+    return f"{thing.shown}: {thing.manual}"
+
+
+def yaml_lines(tree: dict[str, Any], given: Any, depth: int) -> list[str]:
+    """A tree of settings as it stands in a client file; where another value stands now, with that as a comment."""
+    lines = []
+    for key, value in tree.items():
+        name = f"{'  ' * depth}{scalar(key)}:"
+        now = given.get(key) if isinstance(given, dict) else None
+        if isinstance(value, dict) and value:
+            lines += [name, *yaml_lines(value, now, depth + 1)]
+        else:
+            instead = f"  # instead of {output.shortened(scalar(now), 40)}" if now is not None else ""
+            lines.append(f"{name} {scalar(value)}{instead}")
+    return lines
+
+
+def scalar(value: Any) -> str:
+    """Plain where every reader of YAML takes it for the same text, else in quotes; lists as JSON, which is YAML."""
+    if isinstance(value, str) and PLAIN.fullmatch(value) and value.lower() not in WORDS:
+        return value
+    from engine.mapping import encode_json
+
+    return encode_json(value).decode()

@@ -9,6 +9,7 @@ import msgspec
 from engine.emitting import Problem
 from engine.expressions import Compiler
 from engine.program import Program
+from engine.provisioning import Provisioning
 from engine.sandbox import Sandbox
 from engine.spec import types
 from engine.spec.check.places import node_at
@@ -42,8 +43,9 @@ def compiled(connector: types.Connector, located: Located, faulty: Collection[Pa
         return Compiled(compiler.problems, compiler.uses)
 
     def runs(given: types.Connector) -> Compiled:
-        compiler = Program(all_active(given), ANYONE, types.Binding()).compiler
-        return Compiled(compiler.problems, compiler.uses)
+        program = Program(all_active(given), ANYONE, types.Binding())
+        Provisioning(program)
+        return Compiled(program.compiler.problems, program.compiler.uses)
 
     def simulates(given: types.Connector) -> Compiled:
         return Compiled(Sandbox(given).problems if given.sandbox is not None else [], [])

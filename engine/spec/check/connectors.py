@@ -17,6 +17,7 @@ from engine.spec.check.compiled import ANYONE, compiled, guarded
 from engine.spec.check.limits import limit_faults
 from engine.spec.check.names import Names
 from engine.spec.check.places import Sheet, node_at
+from engine.spec.check.provisions import provision_faults
 from engine.spec.check.requests import reply_faults, request_faults, scalar_faults
 from engine.spec.check.rules import rule_faults, status_fault
 from engine.spec.check.settings import defaults_faults, values_faults
@@ -80,7 +81,7 @@ class Facts:
         """What each action reads; under the empty name, what all of them share."""
         found: dict[str, list[Use]] = {}
         for use in self.uses:
-            if use.place[:1] != ("fields",):
+            if use.place[0] not in ("fields", "provision"):  # the latter is for `check`: no client needs it to run
                 found.setdefault(str(use.place[1]) if use.place[0] == "actions" else "", []).append(use)
         return found
 
@@ -98,6 +99,7 @@ def connector_problems(facts: Facts) -> Iterator[Problem]:
     yield from facts.rules
     yield from request_faults(connector)
     yield from limit_faults(connector)
+    yield from provision_faults(connector)
     yield from scalar_faults(located)
     yield from defaults_faults(connector)
     for name, action in connector.actions.items():

@@ -33,7 +33,7 @@ _TAG = re.compile(
 )
 _ESCAPED = re.compile(r"\|\s*html\s*\Z")
 _NO_MARKUP = frozenset({"text", "headers", "query", "path", "url", "auth", "auths", "http"})  # XML may be a text
-_WALKED = ("fields", "auth", "auths", "checks", "http", "actions")
+_WALKED = ("fields", "auth", "auths", "checks", "http", "actions", "provision")
 
 
 class Asked(NamedTuple):
@@ -59,6 +59,11 @@ def all_requests(connector: Connector) -> Iterator[Asked]:
             yield Asked((*at, "token", "renew", "request"), auth.token.renew.request)
     for name, check in connector.checks.items():
         yield Asked(("checks", name, "request"), check.request)
+    for name, needed in connector.provision.items():
+        if needed.look is not None:
+            yield Asked(("provision", name, "look", "request"), needed.look.request)
+        if needed.make is not None:
+            yield Asked(("provision", name, "make", "request"), needed.make.request)
     for name, action in connector.actions.items():
         place: Path = ("actions", name)
         for title, lookup in action.lookups.items():

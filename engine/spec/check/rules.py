@@ -45,6 +45,11 @@ def rule_lists(connector: Connector) -> Iterator[Rules]:
                     yield from _of(step.replies, (*at, "token", key, name, "replies"), {})
     for name, check in connector.checks.items():
         yield from _of(check.replies, ("checks", name, "replies"), {})
+    for name, needed in connector.provision.items():
+        if needed.look is not None:
+            yield from _of(needed.look.replies, ("provision", name, "look", "replies"), {})
+        if needed.make is not None:
+            yield from _of(needed.make.replies, ("provision", name, "make", "replies"), {})
     for name, action in every.items():
         place: Path = ("actions", name)
         own = {name: action}
