@@ -120,6 +120,8 @@ class Multipart:
                 self.wrong(at, "key", f"the name of a part is a literal: {key}", "name: ${ … }")
             elif isinstance(child, dict) and not is_directive(child):
                 self.parts.append((key.removeprefix("$"), File(self, child, at)))
+            elif child is None and drop.null == "keep":
+                self.parts.append((key.removeprefix("$"), lambda _scope: ""))
             else:
                 self.parts.append((key.removeprefix("$"), self.tree(child, at)))
 

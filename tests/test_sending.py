@@ -124,6 +124,65 @@ def test_a_query_is_added_to_one_that_the_url_has() -> None:
     assert prepared(f'{{url: "{url}", query: {{b: "2"}}}}').url == f"{url}&b=2"
 
 
+# --- a whole address ---
+
+
+@pytest.mark.parametrize(
+    ("url", "x", "expected"),
+    [
+        ("https://api.crm.example/a/{{ event.x }}/b", "c/../d?e#f", "https://api.crm.example/a/c%2F..%2Fd%3Fe%23f/b"),
+        ("https://api.crm.example/a?b={{ event.x }}&c=d", "e&f=g#h", "https://api.crm.example/a?b=e%26f%3Dg%23h&c=d"),
+        ("https://api.crm.example/a?b={{ event.x }}", "", "https://api.crm.example/a?b="),
+        ("https://api.crm.example?b={{ event.x }}", "/é", "https://api.crm.example?b=%2F%C3%A9"),
+        ("https://{{ event.x }}.shop.example/a", "my-1", "https://my-1.shop.example/a"),
+        ("https://{{ event.x }}/a", "a.b.shop.example", "https://a.b.shop.example/a"),
+        ("https://{{ event.x }}:443/a", "api.crm.example", "https://api.crm.example:443/a"),
+        ("{{ event.x }}/a", "https://api.crm.example/b", "https://api.crm.example/b/a"),
+        ("${ event.x }", "https://api.crm.example/a?b=c%20d&e=f#g", "https://api.crm.example/a?b=c%20d&e=f#g"),
+        (
+            "https://{% if event.x %}{{ event.x }}{% else %}api{% endif %}.crm.example/{{ event.x }}",
+            "api",
+            "https://api.crm.example/api",
+        ),
+    ],
+)
+def test_a_hole_in_a_url_is_encoded_for_where_it_stands(url: str, x: str, expected: str) -> None:
+    hosts = "hosts: [api.crm.example, '*.shop.example']"
+    assert prepared(f"{{url: '{url}'}}", {"x": x}, hosts).url == expected
+
+
+@pytest.mark.parametrize(
+    ("url", "x"),
+    [
+        ("https://{{ event.x }}/a", "evil.example/"),
+        ("https://{{ event.x }}.shop.example/a", "evil.example/?"),
+        ("https://{{ event.x }}.shop.example/a", "evil.example#"),
+        ("https://{{ event.x }}.shop.example/a", "me@evil"),
+        ("https://{{ event.x }}.shop.example/a", "a\\b"),
+        ("https://{{ event.x }}.shop.example/a", "a:443"),
+        ("https://{{ event.x }}.shop.example/a", "a..b"),
+        ("https://{{ event.x }}.shop.example/a", "-a"),
+        ("https://{{ event.x }}.shop.example/a", "a "),
+        ("https://{{ event.x }}.shop.example/a", "é"),
+        ("https://{{ event.x }}.shop.example/a", ""),
+        ("https://{{ event.x }}.shop.example/a", None),
+        ("{{ event.x }}/a", "http://api.crm.example"),
+        ("{{ event.x }}/a", "https://api.crm.example/?b="),
+        ("{{ event.x }}/a", "https://me@api.crm.example"),
+        ("{{ event.x }}/a", "https://api.crm.example/b/.."),
+        ("https://api.crm.example/{{ event.x }}", ".."),
+        ("https://api.crm.example/{{ event.x }}.", "."),
+        ("https://api.crm.example/{{ event.x }}", ""),
+        ("https://api.crm.example/{{ event.x }}", None),
+        ("https://api.crm.example/?a={{ event.x }}", None),
+        ("https://api.crm.example/?a={{ event.x }}", [1]),
+    ],
+)
+def test_a_value_that_can_not_stand_in_a_url_rejects(url: str, x: Any) -> None:
+    with pytest.raises(BadValue):
+        prepared(f"{{url: '{url}'}}", {"x": x})
+
+
 # --- where requests may go ---
 
 HOSTS = Hosts(["api.crm.example", "*.shop.example"])
@@ -309,6 +368,75 @@ def test_csv_with_the_line_ending_and_columns_that_are_asked_for() -> None:
 def test_text_is_sent_as_it_is() -> None:
     request = prepared('{path: /x, text: "<a>{{ event.t }}</a>"}', {"t": "é"})
     assert (request.content, request.headers["Content-Type"]) == ("<a>é</a>".encode(), "text/plain; charset=utf-8")
+
+
+def test_json_lines_have_one_document_each_and_no_text_breaks_one() -> None:
+    sent = prepared("{path: /x, ndjson: '${ event.l }'}", {"l": [{"a": "b\nc\u2028"}, [Decimal("1.50")], "é"]})
+    assert sent.content == '{"a":"b\\nc\u2028"}\n[1.50]\n"é"\n'.encode()
+    assert sent.headers == {"Content-Type": "application/x-ndjson"}
+    ascii = prepared("{path: /x, ndjson: ['${ event.a }', {b: null}]}", {"a": "é"}, "http: {json: {ascii: true}}")
+    assert ascii.content == b'"\\u00e9"\n{"b":null}\n'
+    assert prepared("{path: /x, ndjson: '${ event.gone }'}").content == b""
+    for wrong in ("{a: 1}", "'${ event.s }'"):
+        with pytest.raises(BadValue, match="ndjson needs a list"):
+            prepared(f"{{path: /x, ndjson: {wrong}}}", {"s": "a"})
+    with pytest.raises(BadValue, match="a body of 12 bytes; 10 is the most"):
+        prepared("{path: /x, ndjson: '${ event.l }', max_bytes: 10B}", {"l": ["abc", "def"]})
+
+
+PARTS = """{path: /x, multipart: {
+  list: [7, "${ event.n }"],
+  empty: null,
+  gone: "${ event.gone }",
+  note: "{{ event.s }}!",
+  rows: {filename: "{{ event.s }}.csv", content: {csv: {rows: "${ event.l }", clear: "-", line_ending: CRLF}}},
+  tree: {content: {json: {a: "${ event.n }", b: "${ event.gone }"}}},
+  lines: {filename: lines, content_type: application/jsonl, content: {ndjson: "${ event.l }"}},
+  none: {filename: none, content: "${ event.gone }"}}}
+"""
+
+
+def test_multipart_has_fields_and_files_in_their_order() -> None:
+    event = {"n": Decimal("1.50"), "s": "é", "l": [{"a": "x"}, {"a": None}]}
+    sent = prepared(PARTS, event)
+    mark = sent.headers["Content-Type"].removeprefix("multipart/form-data; boundary=")
+    pieces = [
+        'name="list"\r\n\r\n7',
+        'name="list"\r\n\r\n1.50',
+        'name="empty"\r\n\r\n',
+        'name="note"\r\n\r\né!',
+        'name="rows"; filename="é.csv"\r\nContent-Type: text/csv; charset=utf-8\r\n\r\na\r\nx\r\n-\r\n',
+        'name="tree"\r\nContent-Type: application/json\r\n\r\n{"a":1.50}',
+        'name="lines"; filename="lines"\r\nContent-Type: application/jsonl\r\n\r\n{"a":"x"}\n{"a":null}\n',
+    ]
+    body = "".join(f"--{mark}\r\nContent-Disposition: form-data; {piece}\r\n" for piece in pieces) + f"--{mark}--\r\n"
+    assert (sent.content or b"").decode() == body
+    assert prepared(PARTS, event) == sent
+    assert prepared(PARTS, {**event, "n": 2}).headers != sent.headers
+
+
+@pytest.mark.parametrize(
+    ("part", "says"),
+    [
+        ("{a: '${ event.o }'}", "object can't stand in a multipart; $json makes it a text"),
+        ("{a: {content: '${ event.o }'}}", "content is object and can't stand in a text"),
+        ("{a: {content: {csv: {rows: '${ event.o }'}}}}", "a list is needed, got object"),
+        ("{a: {content: {ndjson: '${ event.o }'}}}", "ndjson needs a list, got object"),
+        ("{a: {filename: '${ event.gone }', content: b}}", "event.gone is absent"),
+        ("{a: {content_type: '${ event.s }', content: b}}", "the content type of a file is written as text/csv"),
+    ],
+)
+def test_a_part_that_can_not_be_written_rejects(part: str, says: str) -> None:
+    with pytest.raises(BadValue) as raised:
+        prepared(
+            f"{{path: /x, multipart: {part.replace(chr(39), chr(34))}}}", {"o": {"content": "x"}, "s": "a/b\r\nX: y"}
+        )
+    assert says in str(raised.value)
+
+
+def test_multipart_of_nothing_is_its_end() -> None:
+    sent = prepared("{path: /x, multipart: {a: '${ event.gone }'}}")
+    assert sent.content == f"--{sent.headers['Content-Type'].partition('=')[2]}--\r\n".encode()
 
 
 def test_a_body_that_is_too_large_is_refused_before_it_is_sent() -> None:
