@@ -104,7 +104,9 @@ def test_only_json_scalars_are_typed_and_numbers_are_exact(loader: Any) -> None:
 def test_what_yaml_readers_disagree_on_must_be_quoted(word: str, loader: Any) -> None:
     located = read(f"a: {word}\n", "f", loader=loader)
     assert located.data == {"a": word}
-    assert [(finding.rule, finding.hint) for finding in located.findings] == [("unquoted", f'quote it: "{word}"')]
+    meant = "null" if word == "~" else word.lower()
+    hint = f'write {meant}, or quote it: "{word}"' if meant in ("null", "true", "false") else f'quote it: "{word}"'
+    assert [(finding.rule, finding.hint) for finding in located.findings] == [("unquoted", hint)]
     assert found(f"a: '{word}'\nb: |\n  {word}\n", loader) == []
 
 

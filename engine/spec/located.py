@@ -45,21 +45,27 @@ _WORDS = {"true": True, "false": False, "null": None}
 _WORDS_ELSEWHERE = {"~"} | {
     form for word in ("yes", "no", "on", "off", "true", "false", "null") for form in (word, word.title(), word.upper())
 } - set(_WORDS)
+_PATH = r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)+"
 _OPENING = re.compile(r"\$\{|\{\{")
+_INDENTATION = "check its indentation"
 _SYNTAX = {  # what the YAML parsers say -> what to do about it
     "mapping values are not allowed": (
         'a ": " where none can stand',
         "put the text in quotes, or check the indentation",
     ),
     "sequence entries are not allowed": ('a "- " where none can stand', "a list begins in a line of its own"),
-    "did not find expected key": ("this line fits under no key above it", "check its indentation"),
-    "expected <block end>": ("this line fits under no key above it", "check its indentation"),
+    "did not find expected key": ("this line fits under no key above it", _INDENTATION),
+    "expected <block end>": ("this line fits under no key above it", _INDENTATION),
     "did not find expected '-' indicator": ('a list goes on with "- "', "check the indentation"),
     "could not find expected ':'": ('no ":" after the key', "write `key: value`, and check the indentation"),
     "unexpected end of stream": ("a quote that is never closed", ""),
     "did not find expected ',' or '}'": ('no "," or "}" where one is due', "a text with , : { } [ ] stands in quotes"),
     "did not find expected ',' or ']'": ('no "," or "]" where one is due', "a text with , : { } [ ] stands in quotes"),
     "found unexpected ':'": ('a ":" with no space and no value after it', "write `key: value`"),
+    "did not find expected alphabetic or numeric character": (
+        "a text that begins with * or & is a reference in YAML",
+        'put it in quotes, such as "*.example.com"',
+    ),
     "cannot start any token": ("a text cannot begin with this character", "put the text in quotes"),
     "did not find expected node content": ("a value is missing here", ""),
 }
@@ -254,6 +260,7 @@ class _Reading:
         self.unusable = False
         self.stack: list[_Frame] = []
         self.root: Node | None = None
+        self.last: Any = None  # the scalar that was read last
 
     def run(self, loader: Any) -> Located:
         parser = loader(self.text)
@@ -303,6 +310,7 @@ class _Reading:
 
     def _scalar(self, event: Any) -> None:
         mark = _mark(event)
+        self.last = event
         self._refuse_tag_and_anchor(event)
         frame = self.stack[-1] if self.stack else None
         if frame is not None and frame.is_map and not frame.awaits_value:
@@ -338,7 +346,11 @@ class _Reading:
         if not text:
             if any(frame.shadow for frame in self.stack):
                 return None
-            self._find(mark, "empty-value", "nothing stands here", 'write null, "", {} or [], or leave the key out')
+            hint = 'write null, "", {} or [], or leave the key out'
+            frame = self.stack[-1] if self.stack else None
+            if frame is not None and frame.flow and frame.key is not None and re.fullmatch(_PATH, frame.key):
+                mark, hint = frame.key_mark, f'an expression is written "${{ {frame.key} }}"'
+            self._find(mark, "empty-value", "nothing stands here", hint)
             return None
         if text[0] in "-+.0123456789":
             return self._number(text, mark)
@@ -346,6 +358,9 @@ class _Reading:
             self._unquoted(text, mark)
         elif "{" in text:
             self._expression(text, mark, event)
+        elif re.match(r"[ \t]+#(?:\{\{|\$\{)", self.text[event.end_mark.index :][:80]):
+            says = "this text is cut at ` #`, which begins a comment"
+            self._find(mark, "unclosed", says, "put the whole text in double quotes")
         return text
 
     def _number(self, text: str, mark: Mark) -> Any:
@@ -365,7 +380,9 @@ class _Reading:
 
     def _unquoted(self, text: str, mark: Mark) -> None:
         says = f"{text} is text to some YAML readers, and a number, a time, null or true/false to others"
-        self._find(mark, "unquoted", says, f'quote it: "{text}"')
+        plain = {"~": "null"}.get(text, text.lower())
+        hint = f'write {plain}, or quote it: "{text}"' if plain in _WORDS else f'quote it: "{text}"'
+        self._find(mark, "unquoted", says, hint)
 
     def _expression(self, text: str, mark: Mark, event: Any) -> None:
         for opening, closing in (("${", "}"), ("{{", "}}")):
@@ -469,8 +486,19 @@ class _Reading:
         if "nesting depth" in problem:
             self._find(place, "too-deep", f"nested more than {MAX_DEPTH} levels deep", fatal=True)
             return
+        if "could not find expected ':'" in problem and context:
+            self._find(*self._without_colon(context.line), fatal=True)
+            return
+        if "mapping values are not allowed" in problem and (deeper := self._deeper(mark.line)):
+            self._find((mark.line + 1, deeper[0]), "syntax", *deeper[1:], fatal=True)
+            return
         if "end of stream" in problem and context:
             place = (context.line + 1, context.column + 1)
+        last = self.last
+        if last is not None and last.style in ("'", '"') and last.start_mark.line < last.end_mark.line == mark.line:
+            says = f"this quote is closed only in line {mark.line + 1}"
+            self._find(_mark(last), "syntax", says, "close it where the text ends", fatal=True)
+            return
         if "expected" in problem and self._line(mark.line)[: mark.column].rstrip().endswith(('"', "'", "}", "]")):
             self._find(
                 place, "syntax", "more text after the end of a value", "put the whole text in quotes", fatal=True
@@ -478,6 +506,8 @@ class _Reading:
             return
         for says, (message, hint) in _SYNTAX.items():
             if says in problem:
+                if hint == _INDENTATION and (above := self._above(mark.line)) is not None:
+                    hint = f"check its indentation and that of line {above + 1}"
                 self._find(place, "syntax", message, hint, fatal=True)
                 return
         self._find(place, "syntax", f"not YAML: {problem}", fatal=True)
@@ -485,6 +515,42 @@ class _Reading:
     def _line(self, number: int) -> str:
         lines = _LINE_BREAK.split(self.text)
         return lines[number] if 0 <= number < len(lines) else ""
+
+    def _without_colon(self, number: int) -> tuple[Mark, str, str, str]:
+        """The line of a key without its colon: place, rule, what is wrong, what to write."""
+        line = self._line(number)
+        text = line.strip()
+        place = (number + 1, len(line) - len(line.lstrip()) + 1)
+        if found := re.match(r"([\w.$-]+)(?::\u00a0|\u00a0)\s*(.*)", text):
+            return place, "syntax", "a hard blank (U+00A0) after the key", f"write `{found[1]}: {found[2]}`"
+        if found := re.match(r"([\w.$-]+):(\S.*)", text):
+            return place, "syntax", 'no blank after the ":"', f"write `{found[1]}: {found[2]}`"
+        if found := re.match(r"([\w.$-]+)\s*=+>?\s*(\S.*)", text):
+            return place, "syntax", 'a "=" where a ":" is due', f"write `{found[1]}: {found[2]}`"
+        if found := re.match(r"([\w.$-]+)\s+(\S.*)", text):
+            return place, "syntax", 'no ":" after the key', f"write `{found[1]}: {found[2]}`, and check the indentation"
+        return place, "syntax", *_SYNTAX["could not find expected ':'"]
+
+    def _above(self, number: int) -> int | None:
+        """The nearest line above that has more than blanks and a comment."""
+        return next((at for at in range(number - 1, -1, -1) if self._line(at).split("#")[0].strip()), None)
+
+    def _deeper(self, number: int) -> tuple[int, str, str] | None:
+        """The line is a key that stands deeper than the key above it, which has its value: column and words."""
+        line = self._line(number)
+        found = re.match(r"( *)[\w.$-]+:(?:\s|\Z)", line)
+        above = self._above(number)
+        if found is None or above is None:
+            return None
+        other = re.match(r"( *(?:- +)*)[\w.$-]+:\s+[^\s|>#]", self._line(above))
+        if other is None or len(found[1]) <= len(other[1]):
+            return None
+        says = f"this line stands deeper than line {above + 1}, which has a value already"
+        return (
+            len(found[1]) + 1,
+            says,
+            f"begin it in column {len(other[1]) + 1}, or take the value out of line {above + 1}",
+        )
 
     def _loose_expression(self, index: int, lines: Sequence[int]) -> tuple[Mark, str, str] | None:
         """The `${` or `{{` outside of quotes that made the parser stumble, if there is one."""
@@ -498,6 +564,8 @@ class _Reading:
                     continue
                 says, hint = _BRACES if found[0] == "{{" else _DOLLAR
                 before = text[: found.start()].rstrip()
+                if found[0] == "${" and _fine_in_block(text, found.start()):
+                    continue
                 if found[0] == "{{" and before and before[-1] not in ":-,[{?":
                     continue  # {{ in the middle of a text is harmless
                 return (number + 1, found.start() + 1), says, hint
@@ -507,6 +575,13 @@ class _Reading:
 _USE_INSTEAD = "name it under `definitions:` and write `$use: name`"
 _DOLLAR = ("an expression in { } or [ ], or with `: ` in it, stands in double quotes", 'write "${ … }"')
 _BRACES = ("a text that begins with {{ stands in double quotes", 'write "{{ … }}"')
+
+
+def _fine_in_block(line: str, column: int) -> bool:
+    """Is what stands from here on the whole value of a `key:` or `- `, with nothing in it that ends a plain text?"""
+    if re.match(r"\s*(?:- +)*(?:[^\s\"'\[\]{},#][^\"'\[\]{},#]*:\s+)?\Z", line[:column]) is None:
+        return False
+    return re.search(r":(?:\s|\Z)|\s#", line[column:]) is None
 
 
 def _quoted_at(line: str, column: int) -> bool:
