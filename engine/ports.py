@@ -6,7 +6,7 @@ from concurrent.futures import Future
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
 
     from engine.records import (
         Accepted,
@@ -138,7 +138,16 @@ class Buffer(Protocol):
         """One dead letter whole."""
 
     def requeue(self, dead_ids: Sequence[int], *, now: float) -> int:
-        """Back into their lanes, due now, attempts 0; they count as waiting again and no longer as rejected."""
+        """
+        Back into their lanes, due now, attempts 0; they count as waiting again and no longer as rejected.
+
+        What was skipped for the sake of one comes back with it and waits for it again.
+        """
+
+    def revive(
+        self, connector: str, client: str, event_id: str, actions: Collection[str], *, now: float, hold_s: float
+    ) -> list[Delivery]:
+        """The dead letters of an event and some actions back into their lane, as `requeue` does; due after `hold_s`."""
 
     def discard(self, dead_ids: Sequence[int], *, reason: str, now: float) -> int:
         """Gone for good; they stay counted as rejected."""

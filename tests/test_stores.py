@@ -754,6 +754,56 @@ def test_a_person_that_is_forgotten_takes_along_what_waits(store: Store) -> None
     assert sums(store) == {"abc": (2, 0, 0, 2, 0)}
 
 
+def test_what_was_skipped_for_the_sake_of_a_dead_letter_comes_back_with_it_and_waits_again(store: Store) -> None:
+    put(store, chain(task="", note="task", tag="note task", list=""), now=1.0)
+    lease = leased(store, now=1.0)
+    store.settle(lease, [Settled(1, "rejected"), Settled(4, "delivered")], now=2.0)
+    assert (sums(store), store.requeue([1], now=3.0)) == ({"abc": (4, 1, 1, 2, 0)}, 1)
+    assert sums(store) == {"abc": (4, 1, 0, 0, 3)}
+    (task,) = store.read(lease, "task", limit=9, now=3.0)
+    assert (task.id, task.due_at, ready(store, lease, now=1e9)) == ("d1", 3.0, ["task 5"])
+    store.settle(lease, [Settled(5, "delivered")], now=4.0)
+    (note,) = store.read(lease, "note", limit=9, now=4.0)
+    assert (note.id, note.event_id, note.received_at, ready(store, lease, now=4.0)) == ("d2", "e1", 0.0, ["note 6"])
+    store.settle(lease, [Settled(6, "rejected")], now=5.0)
+    assert (sums(store), [dead.action for dead in store.dead()]) == ({"abc": (4, 2, 1, 1, 0)}, ["note"])
+
+
+def test_two_that_are_rejected_take_their_own_along(store: Store) -> None:
+    put(store, chain("e1", task="", note="task"), chain("e2", task="", note="task"))
+    lease = leased(store)
+    store.settle(lease, [Settled(1, "rejected"), Settled(3, "rejected")], now=1.0)
+    store.requeue([2], now=2.0)
+    assert sums(store) == {"abc": (4, 0, 1, 1, 2)}
+    assert [each.event_id for each in store.read(lease, "task", limit=9, now=2.0)] == ["e2"]
+    assert store.discard([1], reason="", now=2.0) == 1
+    assert sums(store) == {"abc": (4, 0, 1, 1, 2)}
+
+
+def test_the_dead_letters_of_one_event_can_be_held_for_its_caller(store: Store) -> None:
+    put(store, chain("e1", task="", note="task", tag=""), chain("e2", task=""))
+    lease = leased(store)
+    store.settle(lease, [Settled(seq, "rejected") for seq in (1, 3, 4)], now=1.0)
+    revived = store.revive("crm", "abc", "e1", {"task", "note"}, now=2.0, hold_s=25)
+    assert [(each.seq, each.id, each.action, each.due_at) for each in revived] == [
+        (5, "d1", "task", 27.0),
+        (6, "d2", "note", math.inf),
+    ]
+    assert [(dead.event_id, dead.action) for dead in store.dead()] == [("e1", "tag"), ("e2", "task")]
+    assert (ready(store, lease, now=26.9), ready(store, lease, now=27.0)) == ([], ["task 5"])
+    assert store.revive("crm", "abc", "e1", {"task"}, now=2.0, hold_s=25) == []
+    assert store.revive("crm", "nobody", "e1", {"task"}, now=2.0, hold_s=25) == []
+    assert sums(store) == {"abc": (4, 0, 2, 0, 2)}
+
+
+def test_a_person_that_is_forgotten_does_not_come_back_with_a_dead_letter(store: Store) -> None:
+    drafts = (Draft("task", "x1"), Draft("note", "ana", ("task",)))
+    put(store, Accepted("crm", "abc", "e1", b"{}", 0.0, drafts))
+    store.settle(None, [Settled(1, "rejected")], now=1.0)
+    store.forget("ana", now=2.0)
+    assert (store.requeue([1], now=3.0), sums(store)) == (1, {"abc": (2, 0, 0, 1, 1)})
+
+
 @pytest.mark.parametrize("seed", range(8))
 def test_whatever_becomes_of_them_nothing_waits_for_ever_and_all_are_accounted_for(store: Store, seed: int) -> None:
     chance, actions = random.Random(seed), ["a", "b", "c", "d"]
@@ -818,7 +868,7 @@ class Walk:
         seqs = [chance.randint(1, self.events * 2 + 1) for _ in range(chance.randint(1, 6))]
         held = self.leases[client]
         lease = chance.choice([None, *held[-2:]])
-        match chance.randrange(16):
+        match chance.randrange(17):
             case 0 | 1 | 2 | 3:
                 some = [self.some_event(client) for _ in range(chance.randint(1, 4))]
                 hold_s = chance.choice([0, 0, 25])
@@ -843,6 +893,9 @@ class Walk:
             case 14 if chance.random() < 0.3:
                 who = chance.choice(["ana", "BOB", "e3"])
                 return lambda store: store.forget(who, now=now)
+            case 15:
+                name = f"e{chance.randint(1, self.events + 1)}"
+                return lambda store: store.revive("crm", client, name, {"task", "tag"}, now=now, hold_s=25)
             case _:
                 change = LaneChange(pause=chance.random() < 0.3, reason="", not_before=0, failing_since=now)
                 return lambda store: store.change_lane("crm", client, change, now=now)

@@ -17,7 +17,7 @@ from engine.errors import BadValue, LeaseLost, StoreUnavailable
 from engine.records import Dead, Delivery, Lane, Lease, Settled, Skipped, Stored
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 
     from engine.records import Accepted, LaneChange, Progress, TokenRow
 
@@ -77,34 +77,45 @@ def waits_of(event: Accepted, first: int) -> dict[int, Wait]:
     return waits
 
 
-def rejected(action: str) -> str:
-    """Why those that waited for it are skipped."""
-    return f"{action} was rejected"
-
-
-def follow(ended: Mapping[int, str | None], waits: Mapping[int, Wait]) -> tuple[dict[int, Wait], dict[int, str]]:
+def follow(ended: Mapping[int, bool], waits: Mapping[int, Wait]) -> tuple[dict[int, Wait], dict[int, int]]:
     """
-    (what those still wait for that waited for one of `ended`, why others are skipped), by seq.
+    (what those still wait for that waited for one of `ended`, and for whose sake others are skipped), by seq.
 
-    `ended` says why a follower is skipped, or None where it goes on. That reason is handed on: what waits for one that
-    was skipped for it is skipped too.
+    `ended` says which were rejected. What waits for one that was skipped for its sake is skipped too.
     """
     left: dict[int, Wait] = {}
-    skipped: dict[int, str] = {}
-    news = dict(ended)
+    skipped: dict[int, int] = {}
+    news = {seq: seq if rejected else None for seq, rejected in ended.items()}
     while news:
         heard, news = news, {}
         for seq, wait in waits.items():
             over = wait.after & heard.keys()
             if seq in skipped or not over:
                 continue
-            whys = [why for each in sorted(over) if (why := heard[each]) is not None]
-            if whys and not wait.past_rejected:
-                skipped[seq] = news[seq] = whys[0]
+            roots = [root for each in sorted(over) if (root := heard[each]) is not None]
+            if roots and not wait.past_rejected:
+                skipped[seq] = news[seq] = roots[0]
                 left.pop(seq, None)
             else:
                 left[seq] = Wait(left.get(seq, wait).after - over, wait.past_rejected)
     return left, skipped
+
+
+def followers(skipped: Mapping[int, int], waits: Mapping[int, Wait]) -> dict[int, dict[int, Wait]]:
+    """
+    For each that was rejected, those skipped for its sake: what comes back with it if it is tried again.
+
+    Each waits by place: 0 is the rejected one, then they follow in order.
+    """
+    by_root: dict[int, dict[int, Wait]] = {}
+    for root in sorted(set(skipped.values())):
+        seqs = sorted(seq for seq in skipped if skipped[seq] == root)
+        places = {seq: place for place, seq in enumerate([root, *seqs])}
+        by_root[root] = {
+            seq: Wait(frozenset(places[each] for each in waits[seq].after if each in places), waits[seq].past_rejected)
+            for seq in seqs
+        }
+    return by_root
 
 
 def concerns(subject: str, key: str | None, body: bytes) -> bool:
@@ -200,6 +211,7 @@ class MemoryStore:
         self._batches: dict[tuple[Name, str], Progress] = {}
         self._last_dead = 0
         self._dead: dict[int, Dead] = {}
+        self._followers: dict[int, list[tuple[Delivery, Wait]]] = {}  # skipped for the sake of a dead letter
         self._dedupe: dict[tuple[Name, str], float] = {}
         self._tokens: dict[tuple[str, str, str], TokenRow] = {}
         self._locks: dict[str, tuple[str, float]] = {}
@@ -486,19 +498,24 @@ class MemoryStore:
 
     def _follow(self, settled: Sequence[tuple[_Waiting, str]]) -> list[Skipped]:
         """Those that waited for one that ended wait no longer, or are skipped."""
-        ended = {
-            row.delivery.seq: rejected(row.delivery.action) if kind == "rejected" else None
-            for row, kind in settled
-            if kind != "later"
-        }
-        left, skipped = follow(ended, {seq: row.wait for seq, row in self._rows.items() if row.wait is not None})
+        ended = {row.delivery.seq: kind == "rejected" for row, kind in settled if kind != "later"}
+        waits = {seq: row.wait for seq, row in self._rows.items() if row.wait is not None}
+        left, skipped = follow(ended, waits)
         for seq, wait in left.items():
             self._wait(self._rows[seq], wait if wait.after else None)
+        letters = {row.delivery.seq: self._letter_of(row.delivery.id) for row, kind in settled if kind == "rejected"}
+        for root, those in followers(skipped, waits).items():
+            self._followers[letters[root].id] = [(self._rows[seq].delivery, wait) for seq, wait in those.items()]
         gone = [self._rows.pop(seq) for seq in skipped]
         for row in gone:
             self._lanes[row.lane].counts["skipped"] += 1
             self._lanes[row.lane].stir(self._earliest(row.lane))
-        return [Skipped(row.delivery.seq, row.delivery.action, skipped[row.delivery.seq]) for row in gone]
+        seqs = [row.delivery.seq for row in gone]
+        whys = [f"{letters[skipped[seq]].action} was rejected" for seq in seqs]
+        return [Skipped(row.delivery.seq, row.delivery.action, why) for row, why in zip(gone, whys, strict=True)]
+
+    def _letter_of(self, delivery_id: str) -> Dead:
+        return [letter for letter in self._dead.values() if letter.delivery_id == delivery_id][-1]
 
     def _wait(self, row: _Waiting, wait: Wait | None) -> None:
         self._rows[row.delivery.seq] = _Waiting(row.lane, row.delivery, wait)
@@ -574,17 +591,43 @@ class MemoryStore:
 
     @_one_at_a_time
     def requeue(self, dead_ids: Sequence[int], *, now: float) -> int:
-        letters = [self._dead.pop(dead_id) for dead_id in dict.fromkeys(dead_ids) if dead_id in self._dead]
+        letters = [self._dead[dead_id] for dead_id in dict.fromkeys(dead_ids) if dead_id in self._dead]
         for letter in letters:
-            name = (letter.connector, letter.client)
-            self._lanes[name].counts["rejected"] -= 1
-            fresh = (letter.delivery_id, letter.event_id, letter.action, letter.key, letter.body, letter.received_at)
-            self._add(name, Delivery(0, *fresh, due_at=now), {})
+            self._requeue(letter, now)
         return len(letters)
+
+    def _requeue(self, letter: Dead, due_at: float) -> list[Delivery]:
+        name = (letter.connector, letter.client)
+        del self._dead[letter.id]
+        theirs = self._followers.pop(letter.id, [])
+        self._lanes[name].counts["rejected"] -= 1
+        self._lanes[name].counts["skipped"] -= len(theirs)
+        fresh = (letter.delivery_id, letter.event_id, letter.action, letter.key, letter.body, letter.received_at)
+        first = self._last_seq + 1
+        waits = {
+            first + place: Wait(frozenset(first + each for each in wait.after), wait.past_rejected)
+            for place, (_, wait) in enumerate(theirs, 1)
+        }
+        again = [msgspec.structs.replace(each, due_at=due_at, attempts=0) for each, _ in theirs]
+        return [self._add(name, each, waits) for each in (Delivery(0, *fresh, due_at=due_at), *again)]
+
+    @_one_at_a_time
+    def revive(
+        self, connector: str, client: str, event_id: str, actions: Collection[str], *, now: float, hold_s: float
+    ) -> list[Delivery]:
+        letters = [
+            letter
+            for letter in self._dead.values()
+            if (letter.connector, letter.client, letter.event_id) == (connector, client, event_id)
+            if letter.action in actions
+        ]
+        return [delivery for letter in letters for delivery in self._requeue(letter, now + hold_s)]
 
     @_one_at_a_time
     def discard(self, dead_ids: Sequence[int], *, reason: str, now: float) -> int:
         del reason, now  # for the log of who calls; the letter is gone
+        for dead_id in dead_ids:
+            self._followers.pop(dead_id, None)
         return sum(self._dead.pop(dead_id, None) is not None for dead_id in dead_ids)
 
     @_one_at_a_time
@@ -597,6 +640,10 @@ class MemoryStore:
         self.settle(None, [Settled(row.delivery.seq, "skipped") for row in rows], now=now)
         for letter in letters:
             del self._dead[letter.id]
+            self._followers.pop(letter.id, None)
+        for dead_id, theirs in list(self._followers.items()):
+            if any(concerns(subject, each.key, each.body) for each, _ in theirs):
+                del self._followers[dead_id]
         for letter in self._dead.values():
             if letter.trace is not None and mentions(subject, msgspec.json.encode(letter.trace)):
                 self._dead[letter.id] = msgspec.structs.replace(letter, trace=None)

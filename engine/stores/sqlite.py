@@ -34,17 +34,17 @@ from engine.stores.memory import (
     concerns,
     first_of,
     follow,
+    followers,
     lane_state,
     lost,
     mentions,
     refuse_impossible,
-    rejected,
     wait_until,
     waits_of,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 
     from engine.records import Accepted, LaneChange
 
@@ -113,8 +113,10 @@ FIRST = (
     "CREATE INDEX dedupe_until ON dedupe (until)",
 )
 WAITS = (
-    "ALTER TABLE deliveries ADD COLUMN after BLOB",
+    "ALTER TABLE deliveries ADD COLUMN after TEXT",
     "CREATE INDEX deliveries_after ON deliveries (lane, event_id) WHERE after IS NOT NULL",
+    "ALTER TABLE dead ADD COLUMN followers TEXT",
+    "CREATE INDEX dead_event ON dead (lane, event_id)",
 )
 SCHEMA = (FIRST, WAITS)  # each takes a file from the version before it; a new file goes through all of them
 VERSION = len(SCHEMA)
@@ -235,6 +237,18 @@ _decode_values = msgspec.json.Decoder(dict[str, Any], float_hook=Decimal).decode
 _decode_progress = msgspec.json.Decoder(Progress, float_hook=Decimal).decode
 _decode_trace = msgspec.json.Decoder(Trace).decode
 _decode_wait = msgspec.json.Decoder(Wait).decode
+
+
+class _Follower(NamedTuple):
+    """What was skipped for the sake of a dead letter, and waits for it again by place when that is tried again."""
+
+    delivery_id: str
+    action: str
+    key: str | None
+    wait: Wait
+
+
+_decode_followers = msgspec.json.Decoder(list[_Follower]).decode
 
 
 class Cipher(Protocol):
@@ -397,7 +411,12 @@ class SqliteStore:
             return _dead(row) if row else None
 
     def requeue(self, dead_ids: Sequence[int], *, now: float) -> int:
-        return self._writer.run(lambda db: sum(_requeue(db, dead_id, now) for dead_id in dead_ids))
+        return self._writer.run(lambda db: sum(bool(_requeue(db, dead_id, now)) for dead_id in dead_ids))
+
+    def revive(
+        self, connector: str, client: str, event_id: str, actions: Collection[str], *, now: float, hold_s: float
+    ) -> list[Delivery]:
+        return self._writer.run(lambda db: _revive(db, connector, client, event_id, actions, now + hold_s))
 
     def discard(self, dead_ids: Sequence[int], *, reason: str, now: float) -> int:
         del reason, now  # for the log of who calls; the letter is gone
@@ -906,7 +925,7 @@ def _insert(db: _Connection, fresh: Sequence[tuple[int, Delivery]], waits: Mappi
 
 
 def _write_wait(db: _Connection, seq: int, wait: Wait) -> None:
-    db.execute("UPDATE deliveries SET after = ? WHERE seq = ?", (_encode(wait), seq))
+    db.execute("UPDATE deliveries SET after = ? WHERE seq = ?", (_encode(wait).decode(), seq))
 
 
 def _turns(db: _Connection, fresh: Sequence[tuple[int, Delivery]], waits: Mapping[int, Wait]) -> list[float]:
@@ -1146,12 +1165,11 @@ def _settle(
     lane = None if lease is None else _held_lane(db, lease)
     rows = _rows(db, (settled.seq for settled in done), lane)
     touched = [(row, settled) for settled in done if (row := rows.pop(settled.seq, None)) is not None]
-    for row, settled in touched:
-        _settle_one(db, row, settled, now)
+    letters = {row.seq: _settle_one(db, row, settled, now) for row, settled in touched}
     _leave(db, [row.seq for row, settled in touched if settled.kind != "later"])
     _count(db, touched)
     _align(db, [row for row, _ in touched])
-    skipped = _follow(db, touched)
+    skipped = _follow(db, touched, letters)
     _drop_done_batches(db, [(row.lane, row.action, row.batch) for row, _ in touched if row.batch is not None])
     lanes = {row.lane for row, _ in touched} if lane is None else {lane}
     for each in lanes:
@@ -1162,12 +1180,13 @@ def _settle(
     return skipped
 
 
-def _settle_one(db: _Connection, row: _Row, settled: Settled, now: float) -> None:
+def _settle_one(db: _Connection, row: _Row, settled: Settled, now: float) -> int | None:
+    """The number of the dead letter that it becomes, if it does."""
     match settled.kind:
         case "delivered" | "skipped":
             pass
         case "rejected":
-            _bury(db, row, settled, now)
+            return _bury(db, row, settled, now)
         case "later":
             # A batch of which nothing was saved could never be gone on with: its deliveries start afresh.
             db.execute(
@@ -1178,6 +1197,7 @@ def _settle_one(db: _Connection, row: _Row, settled: Settled, now: float) -> Non
             )
         case other:
             raise ValueError(f"a delivery is delivered, skipped, rejected or later, not {other}")
+    return None
 
 
 def _leave(db: _Connection, seqs: Sequence[int]) -> None:
@@ -1185,15 +1205,16 @@ def _leave(db: _Connection, seqs: Sequence[int]) -> None:
         db.execute("DELETE FROM deliveries WHERE seq IN (SELECT value FROM json_each(?))", (_numbers(seqs),))
 
 
-def _bury(db: _Connection, row: _Row, settled: Settled, now: float) -> None:
+def _bury(db: _Connection, row: _Row, settled: Settled, now: float) -> int | None:
     trace = None if settled.trace is None else _encode(settled.trace)
     attempts = max(settled.attempts, row.attempts)
-    db.execute(
+    buried = db.execute(
         "INSERT INTO dead (lane, action, key, delivery_id, event_id, body, received_at,"
         " at, attempts, reason, code, expected, trace)"
         " SELECT lane, action, key, id, event_id, body, received_at, ?, ?, ?, ?, ?, ? FROM deliveries WHERE seq = ?",
         (now, attempts, settled.reason, settled.code, settled.expected, trace, row.seq),
     )
+    return buried.lastrowid
 
 
 def _count(db: _Connection, touched: list[tuple[_Row, Settled]]) -> None:
@@ -1239,25 +1260,34 @@ def _align_key(db: _Connection, lane: int, action: str, key: str, first: int, la
     db.executemany("UPDATE deliveries SET turn_at = ? WHERE seq = ?", moved)
 
 
-def _follow(db: _Connection, touched: Sequence[tuple[_Row, Settled]]) -> list[Skipped]:
-    """What waited for deliveries that ended waits no longer, or is skipped."""
-    ended = {
-        row.seq: rejected(row.action) if settled.kind == "rejected" else None
-        for row, settled in touched
-        if settled.kind != "later"
-    }
-    rows, waits = _waiting_for(db, [row for row, _ in touched if row.seq in ended])
+def _follow(
+    db: _Connection, touched: Sequence[tuple[_Row, Settled]], letters: Mapping[int, int | None]
+) -> list[Skipped]:
+    """What waited for deliveries that ended waits no longer, or is skipped; `letters`: which became dead letters."""
+    ended = {row.seq: row for row, settled in touched if settled.kind != "later"}
+    rows, waits = _waiting_for(db, ended.values())
     if not waits:
         return []
-    left, skipped = follow(ended, waits)
+    left, skipped = follow({seq: letters[seq] is not None for seq in ended}, waits)
     for seq, wait in left.items():
         if wait.after:
             _write_wait(db, seq, wait)
+    for root, those in followers(skipped, waits).items():
+        _keep_followers(db, letters[root], those)
     gone = [rows[seq] for seq in skipped]
     _leave(db, list(skipped))
     _count(db, [(row, Settled(row.seq, "skipped")) for row in gone])
     _wait_no_longer(db, [rows[seq] for seq, wait in left.items() if not wait.after], gone)
-    return [Skipped(row.seq, row.action, skipped[row.seq]) for row in gone]
+    return [Skipped(row.seq, row.action, f"{ended[skipped[row.seq]].action} was rejected") for row in gone]
+
+
+def _keep_followers(db: _Connection, letter: int | None, those: Mapping[int, Wait]) -> None:
+    found = db.execute(
+        "SELECT seq, id, action, key FROM deliveries WHERE seq IN (SELECT value FROM json_each(?)) ORDER BY seq",
+        (_numbers(those),),
+    )
+    kept = [_Follower(delivery_id, action, key, those[seq]) for seq, delivery_id, action, key in found]
+    db.execute("UPDATE dead SET followers = ? WHERE id = ?", (_encode(kept).decode(), letter))
 
 
 def _waiting_for(db: _Connection, ended: Iterable[_Row]) -> tuple[dict[int, _Row], dict[int, Wait]]:
@@ -1318,18 +1348,36 @@ def _dead(row: tuple[Any, ...]) -> Dead:
     return Dead(*(*row[:-2], bool(expected), None if trace is None else _decode_trace(trace)))
 
 
-def _requeue(db: _Connection, dead_id: int, now: float) -> int:
-    row = db.execute(f"{_DEAD} WHERE dead.id = ?", (dead_id,)).fetchone()
+def _requeue(db: _Connection, dead_id: int, due_at: float) -> list[Delivery]:
+    row = db.execute(
+        "SELECT lane, action, key, delivery_id, event_id, body, received_at, followers FROM dead WHERE id = ?",
+        (dead_id,),
+    ).fetchone()
     if row is None:
-        return 0
-    letter = _dead(row)
-    lane = _lane_made(db, letter.connector, letter.client)
-    fresh = (letter.delivery_id, letter.event_id, letter.action, letter.key, letter.body, letter.received_at)
-    [delivery] = _insert(db, [(lane, Delivery(0, *fresh, due_at=now))], {})
+        return []
+    lane, action, key, delivery_id, event_id, body, received_at, kept = row
+    theirs = _decode_followers(kept) if kept is not None else []
+    revived = [
+        (lane, Delivery(0, of, event_id, what, whose, body, received_at, due_at))
+        for of, what, whose in [(delivery_id, action, key), *(each[:3] for each in theirs)]
+    ]
+    stored = _insert(db, revived, {place: each.wait for place, each in enumerate(theirs, 1)})
     db.execute("DELETE FROM dead WHERE id = ?", (dead_id,))
-    db.execute("UPDATE lanes SET rejected = rejected - 1 WHERE id = ?", (lane,))
-    _stir(db, lane, delivery.due_at)
-    return 1
+    db.execute("UPDATE lanes SET rejected = rejected - 1, skipped = skipped - ? WHERE id = ?", (len(theirs), lane))
+    _stir(db, lane, first_of(each.due_at for each in stored))
+    return stored
+
+
+def _revive(
+    db: _Connection, connector: str, client: str, event_id: str, actions: Collection[str], due_at: float
+) -> list[Delivery]:
+    lane = _lane_id(db, connector, client)
+    found = db.execute(
+        "SELECT id, action FROM dead INDEXED BY dead_event WHERE lane = ? AND event_id = ? ORDER BY id",
+        (lane, event_id),
+    ).fetchall()
+    letters = [dead_id for dead_id, action in found if action in actions]
+    return [delivery for dead_id in letters for delivery in _requeue(db, dead_id, due_at)]
 
 
 class _Found(NamedTuple):
@@ -1339,22 +1387,28 @@ class _Found(NamedTuple):
     dead_ids: list[int]
     delivery_ids: set[str]
     traces: list[int]
+    followed: list[int]
     batches: list[tuple[int, str]]
     last_seq: int
 
 
 def _find_person(db: _Connection, subject: str) -> _Found:
-    found = _Found([], [], set(), [], [], _value(db, "SELECT ifnull(max(seq), 0) FROM deliveries"))
+    found = _Found([], [], set(), [], [], [], _value(db, "SELECT ifnull(max(seq), 0) FROM deliveries"))
     for seq, delivery_id, key, body in db.execute("SELECT seq, id, key, body FROM deliveries"):
         if concerns(subject, key, body):
             found.seqs.append(seq)
             found.delivery_ids.add(delivery_id)
-    for dead_id, delivery_id, key, body, trace in db.execute("SELECT id, delivery_id, key, body, trace FROM dead"):
+    letters = db.execute("SELECT id, delivery_id, key, body, trace, followers FROM dead")
+    for dead_id, delivery_id, key, body, trace, kept in letters:
+        theirs = _decode_followers(kept) if kept is not None else []
         if concerns(subject, key, body):
             found.dead_ids.append(dead_id)
-            found.delivery_ids.add(delivery_id)
-        elif trace is not None and mentions(subject, trace):
+            found.delivery_ids.update([delivery_id, *(each.delivery_id for each in theirs)])
+            continue
+        if trace is not None and mentions(subject, trace):
             found.traces.append(dead_id)
+        if any(concerns(subject, each.key, b"{}") for each in theirs):
+            found.followed.append(dead_id)
     for lane, batch, progress in db.execute("SELECT lane, batch, progress FROM batches"):
         if mentions(subject, progress):
             found.batches.append((lane, batch))
@@ -1374,7 +1428,8 @@ def _forget(db: _Connection, found: _Found, subject: str, now: float) -> dict[st
         encoded = _encode(values).decode()
         events |= set(db.execute(f"SELECT lane, event_id {where}", (encoded,)))
         dead += db.execute(f"DELETE {where}", (encoded,)).rowcount
-    db.executemany("UPDATE dead SET trace = NULL WHERE id = ?", [(dead_id,) for dead_id in found.traces])
+    for column, ids in (("trace", found.traces), ("followers", found.followed)):
+        db.executemany(f"UPDATE dead SET {column} = NULL WHERE id = ?", [(dead_id,) for dead_id in ids])
     dedupe = _forget_seen(db, "event_id = ? COLLATE NOCASE", (subject.strip(),), now)
     dedupe += sum(_forget_seen(db, "lane = ? AND event_id = ?", event, now) for event in events)
     return {"waiting": len(rows), "dead": dead, "dedupe": dedupe}
