@@ -43,7 +43,7 @@ _PARTS: dict[str, dict[str, str]] = {
         "replies": "replies",
     },
     "step": {"request": "request", "save": "*tree", "replies": "replies", "results": "+result", "args": "*tree"},
-    "request": {"query": "*tree", "headers": "*tree", "json": "tree", "form": "*tree", "multipart": "*tree"},
+    "request": {"query": "*tree", "headers": "*tree", "json": "tree", "form": "tree", "multipart": "*tree"},
     "lookup": {"sources": "*source", "create": "create", "request": "request", "args": "*tree"},
     "create": {"request": "request", "replies": "replies", "add": "*tree", "args": "*tree"},
     "source": {"request": "request", "replies": "replies", "add": "*tree", "args": "*tree"},

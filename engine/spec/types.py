@@ -117,7 +117,7 @@ class Request(Part, frozen=True, kw_only=True):
     query: dict[str, Tree] = {}
     headers: dict[str, Tree] = {}
     json: Tree = None
-    form: dict[str, Tree] | None = None
+    form: Tree = None
     csv: Csv | None = None
     ndjson: Tree = None
     multipart: dict[str, Tree] | None = None
