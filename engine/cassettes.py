@@ -29,8 +29,9 @@ from engine.errors import ConnectError, UsageError
 from engine.examples import Trial, Unlike, brief, client_of, secrets_of, shown, unlike
 from engine.program import overlay
 from engine.sandbox import Sandbox, application
-from engine.sending import HttpTransport, Masker, NoReply, Prepared
+from engine.sending import HttpTransport, Masker, NoReply, Prepared, maskable
 from engine.spec import types, units
+from engine.wire import new_nonce
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -49,7 +50,7 @@ TELLER = "the cassette"
 DROPPED = {"accept-encoding", "connection", "content-length", "host", "user-agent"}
 DROPPED_OF_REPLY = {"connection", "content-encoding", "content-length", "date", "server", "transfer-encoding"}
 CREDENTIALS = {"authorization", "cookie", "proxy-authorization"}
-SECRET_NAMES = r"[\w.-]*(?:token(?!_?type)|secret|passw|session|signature|assertion|api_?key|jwt)[\w.-]*"
+SECRET_NAMES = r"[\w.-]*(?:token(?!_?type)|secret|passw|session|signature|assertion|api_?key|jwt|nonce)[\w.-]*"
 _JWT = re.compile(r"eyJ[\w-]{6,}\.eyJ[\w-]*(?:\.[\w-]*)?")
 
 
@@ -147,7 +148,8 @@ class Scrubber:
 
     def __init__(self, masker: Masker, program: Program) -> None:
         self.masker = masker
-        placed = [auth.spec.place for auth in program.auths.values()]
+        tokens = [auth.spec.token for auth in program.auths.values() if auth.spec.token is not None]
+        placed = [*(auth.spec.place for auth in program.auths.values()), *(token.place for token in tokens)]
         self.headers = CREDENTIALS | {name.lower() for place in placed for name in place.headers}
         self.query = [re.escape(name) for place in placed for name in place.query]
         self.body_fields = [re.escape(name) for place in placed for name in (*place.form, *place.json)]
@@ -367,6 +369,8 @@ def film(
     """Run and record; what it gives makes the cassette of the name of its source."""
     tap, masker, reel = Tap(transport), Keeping(), Reel()
     trial = trial_of(connector, example, tap, clock, masker, account)
+    if account is not None:
+        require_long(trial.secrets)
     lead = lead_s(trial.program)
     started_at = float(int(clock.now())) - (lead if account is not None else 0.0)
     try:
@@ -404,6 +408,15 @@ def film(
     return written
 
 
+def require_long(secrets: Mapping[str, str]) -> None:
+    """UsageError for a secret that the masker can't tell from other text."""
+    short = [name for name, value in secrets.items() if value and not maskable([value])]
+    if short:
+        raise UsageError(
+            f"the secret {short[0]} is too short to be found in a cassette; it has to have four characters"
+        )
+
+
 def spelled(header: Header, requests: list[Prepared], replies: list[dict[str, Any]]) -> str:
     library()
     from vcr.request import Request
@@ -424,7 +437,17 @@ def trial_of(
     client, secrets = client_of(connector, example), lambda _: secrets_of(connector, example)
     if account is not None:
         client, secrets = of_account(connector, example, account.client), account.secrets
-    return Trial(connector, example, client=client, secrets=secrets, transport=transport, clock=clock, masker=masker)
+    nonce = new_nonce if account is not None else None
+    return Trial(
+        connector,
+        example,
+        client=client,
+        secrets=secrets,
+        transport=transport,
+        clock=clock,
+        masker=masker,
+        nonce=nonce,
+    )
 
 
 def of_account(connector: types.Connector, example: types.Example, client: types.Client) -> types.Client:

@@ -125,6 +125,8 @@ def parts_of(connector: types.Connector, root: Node) -> Iterator[Part]:
 def parts_of_lookup(lookup: types.Lookup, title: str, place: Path) -> Iterator[Part]:
     for source in lookup.sources:
         yield Part("source", (*place, "sources", source), f"the source {source} of the look-up {title}")
+    if lookup.create is not None:
+        yield Part("source", (*place, "create"), f"what creates a row of the look-up {title}")
     if lookup.request is not None:
         yield Part("source", place, f"the request of the look-up {title}")
     what = f"nothing found by the look-up {title} (when_absent: {lookup.when_absent})"

@@ -298,12 +298,14 @@ class Trial:
         clock: Clock,
         masker: Masker,
         compiler: Compiler | None = None,
+        nonce: Callable[[], str] | None = None,
     ) -> None:
+        """Without `nonce` there are n1, n2, …, as there are deliveries d1, d2, … and batches b1, b2, …."""
         self.connector, self.example, self.client, self.clock = connector, example, client, clock
         binding = client.connectors[connector.name]
         self.program = Program(connector, client, binding, jitter=lambda: 1.0, compiler=compiler)
         self.program.require_sound(connector.name)
-        deliveries, batches = itertools.count(1), itertools.count(1)
+        deliveries, batches, nonces = itertools.count(1), itertools.count(1), itertools.count(1)
         self.store = Watched(new_id=lambda: f"d{next(deliveries)}")
         self.secrets = secrets(self.program)
         masker.add(*self.secrets.values())
@@ -318,6 +320,7 @@ class Trial:
                 credentials=lambda _: Credentials(self.secrets, "example"),
                 masker=lambda _: masker,
                 new_batch=lambda: f"b{next(batches)}",
+                nonce=nonce or (lambda: f"n{next(nonces)}"),
             )
         )
         events = itertools.count(1)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import base64
+import gzip
 import json
 import re
 import socket
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, quote_plus
@@ -233,6 +236,99 @@ def test_without_a_sandbox_an_address_or_the_vendor_is_asked_for() -> None:
     connector = connector_from(SECRETIVE.partition("sandbox:")[0])
     with pytest.raises(UsageError, match=r"^crm has no sandbox; give --via URL, or --vendor --client NAME$"):
         record(connector, connector.examples[0], clock=TODAY)
+
+
+SIGNED = """
+secrets: {key: {title: Key}, app: {title: App}}
+receive: {client: "${ event.client }"}
+auth:
+  sign:
+    me: {type: jwt, algorithm: HS256, key: "${ secrets.key }", claims: {iss: me, jti: "${ nonce }"}, lifetime: 5m}
+    all: {type: hmac, algorithm: sha256, key: "${ secrets.key }", text: "{{ now }}{{ request.body }}"}
+  token:
+    request:
+      url: https://api.crm.example/v1/login
+      form: {assertion: "${ sign.me }", nonce: "${ nonce }", app: "${ secrets.app }"}
+    save: {value: "${ response.body.session }"}
+    expires: {after: 1h}
+  place:
+    headers: {Authorization: "Bearer {{ token.value }}"}
+    query: {at: "${ now }", nonce: "${ nonce }", sig: "${ sign.all }"}
+actions:
+  note: {record: {id: "${ event.id }"}, request: {path: /notes, json: "${ record }"}}
+examples:
+  - {name: signed, events: [{client: shop, id: '1'}], outcomes: {note: [delivered]}}
+sandbox:
+  secrets: {key: a shared key of thirty-two bytes!, app: app-1}
+  tokens: {session: {accept: "${ regex(request.headers.authorization, '^Bearer (.+)$', `1`) }"}}
+  routes:
+    - {path: /v1/login, reply: {body: {session: "${ issue('session') }"}}}
+    - {path: /v1/notes, token: session, reply: {body: {sent: "${ request.query.sig }"}}}
+"""
+
+
+def test_signatures_and_what_changes_with_them_are_kept_out_and_make_no_difference(tmp_path: Path) -> None:
+    from conftest import client_from
+
+    connector = connector_from(SIGNED)
+    secrets = "{key: 'env:K', app: 'env:A'}"
+    client = client_from(f"{{client: loja, connectors: {{crm: {{secrets: {secrets}}}}}}}")
+    account = Account(client, lambda _: {"key": "the real key of the client's account", "app": "app-1"})
+    with served(Sandbox(connector), TODAY.now) as address:
+        transport, clock = HttpTransport(address), VirtualClock(TODAY.now() + 77)
+        text = film(connector, connector.examples[0], transport, clock=clock, account=account)("VENDOR: x, 2026").text
+    login, note = yaml.safe_load(text)["interactions"]
+    assert login["request"]["body"] == "assertion=scrubbed&nonce=scrubbed&app=scrubbed"
+    assert note["request"]["uri"] == "https://api.crm.example/v1/notes?at=scrubbed&nonce=scrubbed&sig=scrubbed"
+    assert note["response"]["body"]["string"] == '{"sent":"scrubbed"}'
+    file = files_of(tmp_path, connector)[0]
+    keep(file, text)
+    replay(connector, connector.examples[0], file, client=lambda _: client)
+
+
+def test_of_a_real_account_a_secret_too_short_to_be_found_is_refused() -> None:
+    from conftest import client_from
+
+    connector = connector_from(SIGNED)
+    client = client_from("{client: loja, connectors: {crm: {secrets: {key: 'env:K', app: 'env:A'}}}}")
+    account = Account(client, lambda _: {"key": "long enough", "app": "abc"})
+    says = r"^the secret app is too short to be found in a cassette; it has to have four characters$"
+    with pytest.raises(UsageError, match=says):
+        record(connector, connector.examples[0], clock=TODAY, account=account)
+
+
+class Packed(BaseHTTPRequestHandler):
+    """A vendor that compresses its replies, and echoes what it was sent."""
+
+    def do_POST(self) -> None:
+        sent = self.rfile.read(int(self.headers["content-length"]))
+        body = gzip.compress(json.dumps({"session": "tok-0123456789", "you": sent.decode()}).encode())
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Encoding", "gzip")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: object) -> None:
+        del format, args
+
+
+def test_a_compressed_reply_is_kept_as_text_without_its_secrets(tmp_path: Path) -> None:
+    connector = connector_from(SECRETIVE)
+    with ThreadingHTTPServer(("127.0.0.1", 0), Packed) as server:
+        threading.Thread(target=server.serve_forever).start()
+        try:
+            file = written(tmp_path, connector, via=f"http://127.0.0.1:{server.server_port}")
+        finally:
+            server.shutdown()
+    login = yaml.safe_load(file.read_text())["interactions"][0]["response"]
+    assert login["headers"] == {"content-type": ["application/json"]}
+    assert json.loads(login["body"]["string"]) == {
+        "session": "scrubbed",
+        "you": "user=scrubbed&password=scrubbed&key=scrubbed",
+    }
+    assert play(connector, file) == ""
 
 
 BUSY = """
