@@ -262,9 +262,11 @@ def wrapped(value: Any, steps: Sequence[str]) -> bytes:
 
 def written(value: Any, step: str) -> bytes:
     encode = msgspec.json.Encoder(decimal_format="number").encode
-    if step == "ndjson" and isinstance(value, list):
+    if step in ("csv", "ndjson") and not isinstance(value, list):
+        raise TypeError
+    if step == "ndjson":
         return b"".join(encode(each) + b"\n" for each in value)
-    if step == "csv" and isinstance(value, list):
+    if step == "csv":
         columns = list(dict.fromkeys(name for row in value for name in row))
         out = io.StringIO(newline="")
         writer = csv.DictWriter(out, columns, lineterminator="\n")

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from decimal import Decimal
+from email.parser import BytesParser
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
@@ -10,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine import semantics
+from engine.bodies import read_parts
 from engine.errors import BadValue
 from engine.expressions import Compiler
 from engine.names import ROW
@@ -294,3 +296,65 @@ def test_a_header_that_was_not_rejected_can_be_sent(value: str) -> None:
         thread.join()
         transport.close()
     assert (reply.status, came) == (204, [value.strip()])
+
+
+# --- bodies of lines and parts, whole addresses ---
+
+
+@given(HOSTILE)
+@settings(max_examples=100, deadline=None)
+def test_no_text_breaks_a_line_of_json_lines(hostile: str) -> None:
+    sent = request([{"a": hostile}, hostile], path="/x", ndjson="${ event.x }")
+    lines = (sent.content or b"").split(b"\n")
+    assert [msgspec.json.decode(line) for line in lines[:-1]] == [{"a": hostile}, hostile]
+    assert lines[-1] == b""
+
+
+@given(HOSTILE, HOSTILE)
+@settings(max_examples=100, deadline=None)
+def test_no_text_breaks_out_of_its_part(one: str, two: str) -> None:
+    spec = {
+        "a": "${ event.x.a }",
+        "f": {"filename": "{{ event.x.b }}.txt", "content": "${ event.x.a }"},
+        "j": {"filename": "j", "content": {"json": {"a": "${ event.x.b }"}}},
+    }
+    sent = request({"a": one, "b": two}, path="/x", multipart=spec)
+    kind = sent.headers["Content-Type"]
+    parts = read_parts(kind, sent.content or b"")
+    assert [part.name for part in parts] == ["a", "f", "j"]
+    assert [part.content for part in parts[:2]] == [one.encode(), one.encode()]
+    assert msgspec.json.decode(parts[2].content) == {"a": two}
+    assert all("\r" not in (part.filename or "") and "\n" not in (part.filename or "") for part in parts)
+    others = BytesParser().parsebytes(b"Content-Type: " + kind.encode() + b"\r\n\r\n" + (sent.content or b""))
+    assert [part.get_content_type() for part in others.get_payload()] == ["text/plain"] * 2 + ["application/json"]
+    assert [part.keys() for part in others.get_payload()] == [
+        ["Content-Disposition"],
+        *[["Content-Disposition", "Content-Type"]] * 2,
+    ]
+
+
+@given(HOSTILE, HOSTILE)
+@settings(max_examples=200, deadline=None)
+def test_a_hole_of_a_url_stays_in_its_part(one: str, two: str) -> None:
+    try:
+        sent = request({"a": one, "b": two}, url="https://api.example.com/x/{{ event.x.a }}/y?q={{ event.x.b }}&r=1")
+    except BadValue:
+        assert one in ("", ".", "..")
+        return
+    parts = urlsplit(sent.url)
+    assert (parts.scheme, parts.netloc, parts.fragment) == ("https", "api.example.com", "")
+    assert [unquote(part) for part in parts.path.split("/")] == ["", "x", one, "y"]
+    assert parse_qsl(parts.query, keep_blank_values=True) == [("q", two), ("r", "1")]
+
+
+@given(HOSTILE)
+@settings(max_examples=200, deadline=None)
+def test_a_hole_of_a_host_is_a_part_of_a_name_or_rejects(hostile: str) -> None:
+    compiler = Compiler()
+    made = compiler.text("https://a{{ event.x }}.example.com/b", ROW, ("url",), "url")
+    try:
+        url = made({"event": {"x": hostile}})
+    except BadValue:
+        return
+    assert urlsplit(url).hostname == f"a{hostile}.example.com".lower()
+    assert urlsplit(url)[2:] == ("/b", "", "")
