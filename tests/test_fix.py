@@ -160,6 +160,18 @@ def test_a_number_where_a_text_is_wanted_gets_quotes_and_keeps_its_digits(tmp_pa
     assert mended(tmp_path, text) == (text.replace("1.10", '"1.10"'), [])
 
 
+def test_a_number_or_a_truth_in_quotes_loses_them(tmp_path: Path) -> None:
+    batch = '    active: "true"\n    batch: {records: "100"}\n'
+    text = connector(f"{batch}{NOTE}".replace("${ record }", "${ batch.records }"))
+    right = text.replace('"true"', "true").replace('"100"', "100")
+    assert mended(tmp_path, text) == (right, [])
+
+
+def test_a_path_where_an_expression_is_wanted_becomes_one(tmp_path: Path) -> None:
+    text = connector(f"    when: event.email\n{NOTE}")
+    assert mended(tmp_path, text) == (text.replace("event.email\n", '"${ event.email }"\n'), [])
+
+
 def test_a_method_is_written_in_capitals(tmp_path: Path) -> None:
     text = connector(NOTE).replace("request: {path", "request: {method: post, path")
     assert mended(tmp_path, text) == (text.replace("post", "POST"), [])

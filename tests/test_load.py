@@ -178,7 +178,7 @@ def test_what_only_an_expansion_makes_is_checked_too() -> None:
 def test_a_whole_number_is_written_as_one() -> None:
     _, findings, _ = load_connector(read(HEAD + "http: {retry: {attempts: 5.0}}\n" + ACTIONS, "f"))
     assert [str(finding) for finding in findings] == [
-        "f:5:26: http.retry.attempts: expected `int`, got `decimal` [shape]"
+        "f:5:26: http.retry.attempts: must be a whole number, written without a point [shape]"
     ]
 
 

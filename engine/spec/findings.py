@@ -45,9 +45,13 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 def nearest_to(word: str, known: Iterable[str]) -> str | None:
     """The name that was probably meant; one that differs only in capitals, `-` and `_` before all others."""
     names = list(known)
-    alike = [name for name in names if _letters(name) == _letters(word)]
-    nearest = alike or difflib.get_close_matches(word, names, n=1, cutoff=0.6)
+    nearest = [name for name in names if alike(name, word)] or difflib.get_close_matches(word, names, n=1, cutoff=0.6)
     return nearest[0] if nearest else None
+
+
+def alike(word: str, other: str) -> bool:
+    """Are they one but for capitals, `-` and `_`?"""
+    return _letters(word) == _letters(other)
 
 
 def _letters(word: str) -> str:

@@ -25,7 +25,6 @@ _PATH = r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*|\[\d+\])*"
 _HOLE = re.compile(r"\{\{\s*(" + _PATH + r")\s*\}\}")
 _EXPRESSION = re.compile(r"\$\{\s*(" + _PATH + r")\s*\}")
 _NOT = re.compile(r"!\s*([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)+)")
-_TRUE, _FALSE = ("yes", "on", "true"), ("no", "off", "false")
 _AN_IDENTIFIER = re.compile(r"0\d+\Z|[0-9]+(?::[0-9]+)+\Z|\+\d+\Z")  # 007, 12:30, +5511: no number that one counts with
 _IN_AN_EXPRESSION = (
     *("name", "function", "event-path", "unknown-setting", "unknown-secret", "unknown-table", "unknown-field"),
@@ -112,15 +111,12 @@ class Source:
 def edits_for(findings: Sequence[Finding], source: Source) -> dict[Finding, list[Edit]]:
     """What is certain of these findings of one text; no two edits overlap."""
     secret = {(each.line, each.column) for each in findings if each.rule == "secret-literal"}
-    wants_bool = {
-        (each.line, each.column) for each in findings if each.rule == "type" and "true or false" in each.message
-    }
     taken: list[Edit] = []
     found: dict[Finding, list[Edit]] = {}
     for finding in findings:
         if (finding.line, finding.column) in secret:
             continue
-        edits = _edits(finding, source, wants_bool)
+        edits = _edits(finding, source)
         real = [edit for edit in edits if edit.old != edit.new and _stands(edit, source)]
         if real and not any(_overlap(edit, other) for edit in real for other in taken):
             taken += real
@@ -136,7 +132,7 @@ def _overlap(one: Edit, other: Edit) -> bool:
     return one.line == other.line and one.column <= other.end and other.column <= one.end
 
 
-def _edits(finding: Finding, source: Source, wants_bool: set[tuple[int, int]]) -> list[Edit]:
+def _edits(finding: Finding, source: Source) -> list[Edit]:
     line, column = source.line(finding.line), finding.column
     match finding.rule:
         case "tab":
@@ -144,10 +140,17 @@ def _edits(finding: Finding, source: Source, wants_bool: set[tuple[int, int]]) -
         case "flow-expression":
             return _quoted_expression(finding.line, column, line)
         case "unquoted":
-            return _plain_word(finding, line, (finding.line, column) in wants_bool)
+            return _plain_word(finding, line)
         case "type" if finding.hint.startswith("quote it"):
             token = _token(line, column)
             return [Edit(finding.line, column, token, f'"{token}"')] if token and token[0] not in "\"'" else []
+        case "type" if finding.hint.startswith("write "):
+            token, meant = _token(line, column), finding.hint.removeprefix("write ")
+            return [Edit(finding.line, column, token, meant)] if meant in ("true", "false") or meant.isdigit() else []
+        case "value" if "an expression is wanted here" in finding.message:
+            token = _token(line, column)
+            bare = token.strip("\"'")
+            return [Edit(finding.line, column, token, f'"${{ {bare} }}"')] if re.fullmatch(_PATH, bare) else []
         case "hole" | "mixed" | "not-path":
             return _rewritten(finding, line)
         case "unit":
@@ -155,8 +158,8 @@ def _edits(finding: Finding, source: Source, wants_bool: set[tuple[int, int]]) -
         case "value" if finding.message.endswith("written in capitals, such as POST"):
             token = _token(line, column)
             return [Edit(finding.line, column, token, token.upper())]
-        case _ if (meant := _MEANT.search(finding.hint)) is not None:
-            return _as_meant(finding, line, meant[1])
+        case _ if (said := _MEANT.search(finding.hint)) is not None:
+            return _as_meant(finding, line, said[1])
     return []
 
 
@@ -242,15 +245,12 @@ def _end_of_expression(line: str, start: int) -> int | None:
     return None
 
 
-def _plain_word(finding: Finding, line: str, wants_bool: bool) -> list[Edit]:
+def _plain_word(finding: Finding, line: str) -> list[Edit]:
     token = _token(line, finding.column)
     word = token.lower()
-    if word in (*_TRUE, *_FALSE):
-        typed = wants_bool or word in ("true", "false")
-        new = ("true" if word in _TRUE else "false") if typed else f'"{token}"'
-    elif word in ("null", "~"):
-        new = "null"
-    elif _AN_IDENTIFIER.match(token):
+    if word in ("true", "false", "null", "~"):
+        new = "null" if word == "~" else word
+    elif word in ("yes", "no", "on", "off") or _AN_IDENTIFIER.match(token):
         new = f'"{token}"'
     else:
         return []

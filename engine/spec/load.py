@@ -11,14 +11,16 @@ import msgspec
 
 from engine.errors import SpecErrors
 from engine.spec.expand import expand
-from engine.spec.findings import Finding, errors_in, in_file_order
+from engine.spec.findings import Finding, did_you_mean, errors_in, in_file_order
 from engine.spec.located import Located, read_file
 from engine.spec.types import Client, Connector
 from engine.spec.violations import bundled, schema_fault, violations
 
 T = TypeVar("T")
 
+_TRUTHS = ("write true", "write false")
 _AT = re.compile(r" - at `\$(.*)`\Z")
+_FRACTIONS = ("Expected `int`, got `decimal`", "Expected `int | str`, got `decimal`")
 _PART = re.compile(r"\.([^.\[]+)|\[(\d+)\]|\[(\.\.\.)\]")
 
 
@@ -30,7 +32,7 @@ def load_connector(located: Located, *, strict_schema: bool = True) -> tuple[Con
     """
     found = list(located.findings)
     if strict_schema:
-        found += violations(located, "connector")
+        found = _once(found, violations(located, "connector"))
     if errors_in(found):
         return None, in_file_order(found), located
     grown, unexpanded = expand(located)
@@ -47,8 +49,7 @@ def load_client(located: Located, *, strict_schema: bool = True) -> tuple[Client
     """As load_connector; a client file has no short forms."""
     found = list(located.findings)
     if strict_schema:
-        found += violations(located, "client")
-        found = _without_secrets(found)
+        found = _without_secrets(_once(found, violations(located, "client")))
     client = None if errors_in(found) else _converted(located, Client, found)
     return (None if errors_in(found) else client), in_file_order(found), located
 
@@ -79,6 +80,12 @@ def load_schema_ref(
     if says:
         return None, [located.finding((*path, "$ref"), "schema", says)]
     return _usable(read, located, (*path, "$ref"))
+
+
+def _once(read: list[Finding], violated: list[Finding]) -> list[Finding]:
+    """Where a word should be true or false, that is said, and not that it should stand in quotes."""
+    wanted = {(each.line, each.column) for each in violated if each.rule == "type" and each.hint in _TRUTHS}
+    return [each for each in read if each.rule != "unquoted" or (each.line, each.column) not in wanted] + violated
 
 
 def _without_secrets(findings: list[Finding]) -> list[Finding]:
@@ -141,7 +148,8 @@ def _unusable_schemas(connector: Connector, located: Located) -> list[Finding]:
     for name in connector.settings.required:
         if name not in connector.settings.properties:
             path = ("settings", "required", connector.settings.required.index(name))
-            found.append(located.finding(path, "unknown-setting", f"{name} is not among the properties"))
+            hint = did_you_mean(name, connector.settings.properties)
+            found.append(located.finding(path, "unknown-setting", f"{name} is not among the properties", hint))
     for name, action in connector.actions.items():
         for index, requirement in enumerate(action.require):
             if requirement.schema is not None and (fault := schema_fault(requirement.schema)):
@@ -159,7 +167,8 @@ def _converted(located: Located, kind: type[T], found: list[Finding]) -> T | Non
         at = _AT.search(text)
         path = _path(at[1], located.data) if at else ()
         says = text[: at.start()] if at else text
-        found.append(located.finding(path, "shape", says[:1].lower() + says[1:]))
+        says = "must be a whole number, written without a point" if says in _FRACTIONS else says[:1].lower() + says[1:]
+        found.append(located.finding(path, "shape", says))
         return None
 
 

@@ -8,6 +8,7 @@ repeated, since it could be a secret.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping
 from decimal import Decimal
 from functools import cache
@@ -15,12 +16,30 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
-from engine.spec.findings import Finding, did_you_mean, nearest_to
+from engine.spec.findings import Finding, alike, close, did_you_mean, nearest_to
 from engine.spec.located import Located
 
 Steps = tuple[str | int, ...]
 
 _BASE = "https://schemas.invalid/"  # never fetched: both files are at hand
+_PATH = r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*|\[\d+\])+"
+_OF_ABSENCE = re.compile(r": needs |\Aneeds |: stands beside ")
+# What other tools call it, and what it is called here, if that is a key of the place.
+_SYNONYMS = {
+    "json": ("body", "data", "payload"),
+    "body": ("json", "data"),
+    "query": ("params", "parameters", "query_params"),
+    "attempts": ("retries", "tries", "max_attempts", "max_retries"),
+    "records": ("size", "count", "max_records", "limit"),
+    "then": ("do", "action", "outcome", "result"),
+    "url": ("uri", "endpoint", "address"),
+    "when": ("if", "condition", "filter", "only_if"),
+    "wait": ("delay", "interval", "backoff", "sleep"),
+    "method": ("verb", "http_method"),
+    "title": ("label", "display_name"),
+    "record": ("mapping", "map", "fields", "body"),
+}
+_SYNONYM_PAIRS = [(word, name) for name, words in _SYNONYMS.items() for word in words]
 _KINDS = {
     "object": "a map",
     "array": "a list",
@@ -58,27 +77,31 @@ def violations(located: Located, schema: str) -> list[Finding]:
     validator = _validator(schema)
     if validator.is_valid(data):
         return []
-    found: dict[Finding, None] = {}
-    missing: list[tuple[Steps, str, Finding]] = []
-    replaced: set[tuple[Steps, str]] = set()
+    found: dict[Finding, Steps] = {}
+    meant: dict[Steps, set[str]] = {}  # by place, what keys were probably meant to be
     for error in validator.iter_errors(data):
         fault = _Fault(error, data)
         path = fault.path
         if fault.keyword == "additionalProperties":
             known = fault.schema.get("properties", {})
             for key in error.kind.unexpected:
-                found[_unknown_key(located, path, key, known)] = None
-                if meant := nearest_to(key, known):
-                    replaced.add((path, meant))
+                found[_unknown_key(located, schema, path, key, known)] = path
+                if name := _probably(key, known):
+                    meant.setdefault(path, set()).add(name)
         elif fault.keyword == "required":
-            key = error.kind.property
-            missing.append((path, key, _missing_key(located, path, key, fault.schema)))
+            found[_missing_key(located, path, error.kind.property, fault.schema)] = path
         else:
-            found[_explained(located, fault)] = None
-    for path, key, finding in missing:
-        if (path, key) not in replaced:  # a key written wrong is one fault, not two
-            found[finding] = None
-    return list(found)
+            found[_explained(located, fault)] = path
+    return [finding for finding, path in found.items() if not _follows(finding, path, meant)]
+
+
+def _follows(finding: Finding, path: Steps, meant: Mapping[Steps, set[str]]) -> bool:
+    """Would it go with the fault of a key beside it? A key written wrong is one fault, not two."""
+    missing = [name for at, names in meant.items() if at in (path, path[:-1]) for name in names]
+    words = set(re.findall(r"\w+", finding.message.rpartition(": ")[2]))
+    return finding.rule != "unknown-key" and any(
+        name in words and _OF_ABSENCE.search(finding.message) for name in missing
+    )
 
 
 def schema_fault(schema: Any) -> str:
@@ -87,11 +110,29 @@ def schema_fault(schema: Any) -> str:
 
     if reference := outside_reference(schema):
         return f"$ref {reference} leads out of the schema; put it under $defs"
+    if kind := _no_type(schema):
+        return f"{kind} is not a type; {did_you_mean(kind, _KINDS) or 'types are ' + ', '.join(_KINDS)}"
     try:
         jsonschema_rs.validator_for(schema)
     except ValueError as error:
         return str(error).splitlines()[0][:200]
     return ""
+
+
+def _no_type(schema: Any) -> str:
+    """The first `type` of a schema that is none."""
+    if not isinstance(schema, Mapping):
+        return ""
+    kinds = schema.get("type")
+    for kind in kinds if isinstance(kinds, list) else [kinds]:
+        if isinstance(kind, str) and kind not in _KINDS:
+            return kind
+    inner = [*_values(schema.get("properties")), *_values(schema.get("$defs")), schema.get("items")]
+    return next((found for part in inner if (found := _no_type(part))), "")
+
+
+def _values(part: Any) -> list[Any]:
+    return list(part.values()) if isinstance(part, Mapping) else []
 
 
 def outside_reference(schema: Any) -> str:
@@ -151,12 +192,25 @@ def _schema_at(location: str) -> Mapping[str, Any]:
     return found if isinstance(found, Mapping) else {}
 
 
-def _unknown_key(located: Located, path: Steps, key: str, known: Mapping[str, Any]) -> Finding:
-    hint = _belongs_under(key, known) or did_you_mean(key, known)
+def _unknown_key(located: Located, schema: str, path: Steps, key: str, known: Mapping[str, Any]) -> Finding:
+    hint = _belongs_under(key, known)
+    if not hint and (name := _probably(key, known)):
+        hint = f'did you mean "{name}"?'
     if not hint:
-        written = [name for name in known if not name.startswith("$")]
-        hint = f"here stand {', '.join(written)}" if len(written) <= 12 else ""
+        hint = _belongs_above(schema, path, key)
+    if not hint:
+        here = [name for name in known if not name.startswith("$") and name not in ("args", "except")]
+        hint = f"here stand {', '.join(here)}" if 0 < len(here) <= 20 else ""
     return located.finding((*path, key), "unknown-key", "unknown key", hint, on_key=True)
+
+
+def _probably(key: str, known: Mapping[str, Any]) -> str | None:
+    """The key that was meant: written a little otherwise, or as other tools call it."""
+    near = nearest_to(key, known)
+    if near and (close(key, near) or near.startswith(key) or key.startswith(near) or alike(key, near)):
+        return near
+    others = [name for word, name in _SYNONYM_PAIRS if word == key.lower() and name in known]
+    return others[0] if others else near if near and len(key) > 5 else None
 
 
 def _belongs_under(key: str, known: Mapping[str, Any]) -> str:
@@ -164,6 +218,43 @@ def _belongs_under(key: str, known: Mapping[str, Any]) -> str:
         if key in _target(part).get("properties", {}):
             return f"it belongs under `{name}:`"
     return ""
+
+
+def _belongs_above(schema: str, path: Steps, key: str) -> str:
+    """Is it a key of the map that this one stands in?"""
+    names = [at for at, part in enumerate(path) if isinstance(part, str)]
+    if len(path) > 1 and names and key in _keys_at(schema, path[: names[-1]]):
+        return f"it belongs one level up, beside `{path[names[-1]]}:`"
+    return ""
+
+
+def _keys_at(name: str, path: Steps) -> set[str]:
+    """The keys that a schema knows for the map at this path."""
+    here: list[Mapping[str, Any]] = _parts(document(name))
+    for step in path:
+        inner: list[Mapping[str, Any]] = []
+        for part in here:
+            if isinstance(step, int):
+                inner += _parts(part.get("items"))
+            else:
+                inner += _parts(part.get("properties", {}).get(step, part.get("additionalProperties")))
+        here = inner
+    return {key for part in here for key in part.get("properties", {})}
+
+
+def _parts(schema: Any, depth: int = 0) -> list[Mapping[str, Any]]:
+    """A schema with what it refers to and what it is put together from."""
+    if not isinstance(schema, Mapping) or depth > 8:
+        return []
+    found = [schema]
+    if "$ref" in schema:
+        found += _parts(_target(schema), depth + 1)
+    for key in ("anyOf", "oneOf", "allOf"):
+        for part in schema.get(key, ()):
+            found += _parts(part, depth + 1)
+    for key in ("then", "else"):
+        found += _parts(schema.get(key), depth + 1)
+    return found
 
 
 def _target(schema: Any) -> Mapping[str, Any]:
@@ -202,7 +293,8 @@ def _in_words(fault: _Fault) -> tuple[str, str, str]:
         return "unit", f"{value} is a bare number", f"write it with its unit, such as {example}"
     match fault.keyword:
         case "type":
-            return "type", f"must be {_listed(wanted)}, not {_kind(value)}", _type_hint(value, wanted)
+            says = f"must be {_listed(wanted)}, not {_kind(value)}"
+            return "type", says, _type_hint(value, wanted, schema)
         case "enum" if not own:
             return "value", *_no_choice(value, wanted or ())
         case "pattern" | "format" if not own:
@@ -211,7 +303,13 @@ def _in_words(fault: _Fault) -> tuple[str, str, str]:
             return "value", "an item stands twice", ""
         case bound if bound in _BOUNDS:
             return "value", own or _BOUNDS[bound].format(wanted), ""
-    return ("unit" if unit else "value"), own or "is not allowed here", ""
+    hint = ""
+    if isinstance(value, str) and own:
+        if re.fullmatch(_PATH, value) and own.startswith("an expression is wanted"):
+            hint = f"write ${{ {value} }}"
+        elif unit and re.search(r"\s//", value):
+            hint = "a comment begins with ` #`"
+    return ("unit" if unit else "value"), own or "is not allowed here", hint
 
 
 def _no_choice(value: Any, choices: Iterable[Any]) -> tuple[str, str]:
@@ -223,13 +321,42 @@ def _no_choice(value: Any, choices: Iterable[Any]) -> tuple[str, str]:
     return (f"{shown} is not known" if hint else f"{shown} is not one of {', '.join(map(str, choices))}"), hint
 
 
-def _type_hint(value: Any, wanted: Any) -> str:
+def _type_hint(value: Any, wanted: Any, schema: Mapping[str, Any]) -> str:
     types = [wanted] if isinstance(wanted, str) else list(wanted)
     if "string" in types and (_is_number(value) or isinstance(value, bool)):
         return f'quote it: "{str(value).lower()}"'
+    if isinstance(value, str) and (meant := _without_quotes(value, types)):
+        return f"write {meant}"
     if "array" in types and isinstance(value, str):
         return "a list is written [a, b], or with `- ` in lines of its own"
+    if "array" in types and isinstance(value, dict):
+        return "each item begins with `- `"
+    if "object" in types:
+        shown = f", such as {written(schema['examples'][0])}" if schema.get("examples") else ""
+        return f"without `- ` before its keys{shown}" if isinstance(value, list) else shown[2:]
     return ""
+
+
+def _without_quotes(text: str, types: list[str]) -> str:
+    """The truth or the number that a text says, where one of these is wanted."""
+    if "boolean" in types and text.lower() in ("true", "yes", "on", "false", "no", "off"):
+        return "true" if text.lower() in ("true", "yes", "on") else "false"
+    if ("integer" in types or "number" in types) and re.fullmatch(r"0|[1-9][0-9]*", text):
+        return text
+    return ""
+
+
+def written(value: Any) -> str:
+    """A value in one line of YAML; empty where it would be long."""
+    if isinstance(value, dict):
+        text = f"{{{', '.join(f'{key}: {written(child)}' for key, child in value.items())}}}"
+    elif isinstance(value, list):
+        text = f"[{', '.join(map(written, value))}]"
+    elif isinstance(value, str):
+        text = value if re.fullmatch(r"[\w./-]+", value) else f'"{value}"'
+    else:
+        text = json.dumps(value)
+    return text if len(text) <= 80 else "{…}"
 
 
 def _example(schema: Mapping[str, Any]) -> str:
@@ -249,7 +376,7 @@ def _kind(value: Any) -> str:
         case bool():
             return "true or false"
         case int() | Decimal():
-            return "a number"
+            return f"{value}" if isinstance(value, Decimal) else "a number"
         case str():
             return "text"
         case list():
