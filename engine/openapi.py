@@ -197,6 +197,7 @@ class Api:
         resource = DRAFT202012.create_resource(data)
         self._resolver = Registry().with_resource("", resource).resolver()
         self._left = MAX_SHAPES
+        self._passed_over = "readOnly"
 
     # --- the document ---
 
@@ -353,7 +354,7 @@ class Api:
         value, at = self.deref(operation.value["requestBody"], (*operation.at, "requestBody"))
         if not isinstance(value, Mapping):
             raise self._error(at, "a map is wanted here")
-        body = self._content(value, at)
+        body = self._content(value, at, reply=False)
         if body.media and not sendable(body.media):
             raise self._error(at, f"{body.media} is nothing that a connector sends; it sends JSON, a form or text")
         return body
@@ -367,10 +368,10 @@ class Api:
             if not isinstance(value, Mapping):
                 raise self._error(at, "a map is wanted here")
             headers = tuple(map(str, self._map(value, "headers", at)))
-            found.append(Answer(status, _said(value.get("description")), self._content(value, at), headers))
+            found.append(Answer(status, _said(value.get("description")), self._content(value, at, reply=True), headers))
         return found
 
-    def _content(self, value: Mapping[str, Any], at: Path_) -> Body:
+    def _content(self, value: Mapping[str, Any], at: Path_, *, reply: bool) -> Body:
         content = self._map(value, "content", at)
         if not content:
             return Body()
@@ -378,7 +379,7 @@ class Api:
         entry, here = self.deref(content[media], (*at, "content", media))
         if not isinstance(entry, Mapping):
             raise self._error(here, "a map is wanted here")
-        shape = self.shape(entry["schema"], (*here, "schema")) if "schema" in entry else None
+        shape = self.shape(entry["schema"], (*here, "schema"), reply=reply) if "schema" in entry else None
         example = entry.get("example", _MISSING)
         for one in self._map(entry, "examples", here).values() if example is _MISSING else ():
             told, _ = self.deref(one, (*here, "examples"))
@@ -389,8 +390,10 @@ class Api:
 
     # --- schemas ---
 
-    def shape(self, schema: Any, at: Path_) -> Shape:
+    def shape(self, schema: Any, at: Path_, *, reply: bool = False) -> Shape:
+        """What is only for replies has no place in a request, and the other way round."""
         self._left = MAX_SHAPES
+        self._passed_over = "writeOnly" if reply else "readOnly"
         return self._shape(schema, at, (), 0)
 
     def _shape(self, schema: Any, at: Path_, seen: tuple[str, ...], depth: int) -> Shape:
@@ -438,7 +441,7 @@ class Api:
         made: dict[str, Part] = {}
         for name in sorted(properties, key=lambda each: (each not in wanted, order[each])):
             schema = properties[name]
-            if isinstance(schema, Mapping) and schema.get("readOnly") is True:
+            if isinstance(schema, Mapping) and schema.get(self._passed_over) is True:
                 continue
             shape = self._shape(schema, (*at, "properties", name), seen, depth + 1)
             made[name] = Part(name, name in wanted, shape)
@@ -628,7 +631,7 @@ def _kind(schema: Mapping[str, Any]) -> str:
         return "object"
     if "items" in schema:
         return "array"
-    for value in [*_enum(schema), schema.get("const")]:
+    for value in _enum(schema):
         match value:
             case bool():
                 return "boolean"
@@ -640,6 +643,8 @@ def _kind(schema: Mapping[str, Any]) -> str:
 
 
 def _enum(schema: Mapping[str, Any]) -> tuple[Any, ...]:
+    if "const" in schema and not isinstance(schema["const"], dict | list):
+        return (schema["const"],)
     return tuple(value for value in schema.get("enum", ()) if not isinstance(value, dict | list))
 
 
@@ -647,14 +652,23 @@ def _join(into: dict[str, Any], more: Mapping[str, Any], *, over: bool = True) -
     """Properties and required names add up; of all else the outer one wins."""
     for key, value in more.items():
         if key == "properties" and isinstance(value, Mapping):
-            held = into.get("properties", {})
-            into[key] = {**held, **value} if over else {**value, **held}
+            into[key] = _both(into.get("properties", {}), value)
         elif key == "required" and isinstance(value, list):
             into[key] = [*into.get(key, ()), *(name for name in value if name not in into.get(key, ()))]
         elif key == "required":
             continue
         elif over or key not in into:
             into[key] = value
+
+
+def _both(held: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
+    """Properties of two schemas that both hold: what each says of one name is put together."""
+    found = dict(held)
+    for name, schema in more.items():
+        before = found.get(name)
+        both = isinstance(before, Mapping) and isinstance(schema, Mapping)
+        found[name] = {**before, **schema} if both and before is not None else schema
+    return found
 
 
 def _said(value: Any) -> str:

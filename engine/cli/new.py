@@ -299,8 +299,15 @@ def _read(ask: Asking, name: str, wanted: Wanted, document: Path, operations: tu
     )
     from engine.scaffold.writing import one_line
 
-    title = _title(ask, wanted.title, one_line(api.title, 60) or name)
-    return draft_from(api, list(dict.fromkeys(chosen)), name, title, answers)
+    title = _title(ask, wanted.title, _vendor(one_line(api.title, 60)) or _spelled(name))
+    return draft_from(api, list({one.name: one for one in chosen}.values()), name, title, answers)
+
+
+def _vendor(title: str) -> str:
+    """Acme Contacts API v2 -> Acme Contacts"""
+    import re
+
+    return re.sub(r"\s+(?:rest\s+|public\s+|web\s+)*api(?:\s+v?[0-9.]+)?\Z", "", title, flags=re.IGNORECASE)
 
 
 def _choose(ask: Asking, api: Api) -> list[Operation]:

@@ -7,7 +7,6 @@ stands behind `DECIDE:` in a comment.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -24,6 +23,9 @@ RESERVED = ("healthz", "readyz", "metrics", "lanes", "dashboard", "admin")
 
 _NAME = re.compile(r"[a-z][a-z0-9-]{0,39}\Z")
 _HOST = re.compile(r"([a-z0-9]([a-z0-9-]*[a-z0-9])?\.)+[a-z0-9]([a-z0-9-]*[a-z0-9])?\Z")
+
+
+_DECISION = re.compile(rf"^\s*(?:- )?(?:(?P<key>[\w$-]+):.*  )?(?:#|<!--) {DECIDE} (?P<what>.*)")
 
 
 class Decision(NamedTuple):
@@ -120,8 +122,11 @@ def write(directory: Path, wanted: Mapping[str, str]) -> None:
 
 
 def decisions(written: Mapping[str, str]) -> Iterator[Decision]:
+    """In the order of the files; with the key that a comment stands behind."""
     for file, text in written.items():
         for number, line in enumerate(text.splitlines(), 1):
-            before, mark, what = line.partition(DECIDE)
-            if mark and ("# " in before or "<!--" in before) and not before.rstrip().endswith("-n"):
-                yield Decision(file, number, what.removesuffix("-->").strip() or json.dumps(line.strip()))
+            found = _DECISION.search(line)
+            if found:
+                key = found["key"]
+                what = found["what"].removesuffix("-->").strip()
+                yield Decision(file, number, f"{key}: {what}" if key else what)

@@ -156,6 +156,8 @@ def _path(names: tuple[str, ...]) -> tuple[str | None, bool]:
         return _BY_NAME[both], True
     if last in _BY_NAME:
         return _BY_NAME[last], True
+    if is_text(last):
+        return None, False
     close = difflib.get_close_matches(last, _BY_NAME, n=1, cutoff=0.86)
     return (_BY_NAME[close[0]], False) if close else (None, False)
 

@@ -149,7 +149,7 @@ def _action(action: Action, *, direct: bool) -> Tree:
     if action.records is not None:
         found["batch"] = Noted(
             Inline(records=action.records, **({} if direct else {"wait": "5s"}), max=Inline(records=action.records)),
-            "records and wait are a client's to change, max is the vendor's",
+            action.batch_note or "records and wait are a client's to change, max is the vendor's",
         )
     record = {**{Note(note): None for note in action.record_notes}, **action.record}
     found["record"] = record if plain(record) else {}
@@ -157,7 +157,7 @@ def _action(action: Action, *, direct: bool) -> Tree:
         found["require"] = Noted(
             [Inline(schema=Inline(required=list(action.required)))], "without these a record is rejected, unsent"
         )
-    request: Tree = {"method": action.method, "path": action.path}
+    request: Tree = {"method": action.method, "path": Noted(action.path, action.path_note)}
     if action.query:
         request["query"] = action.query
     headers = {**action.headers, **({"Content-Type": action.content_type} if action.content_type else {})}
@@ -178,7 +178,7 @@ def _action(action: Action, *, direct: bool) -> Tree:
 
 def _content(action: Action) -> Any:
     if action.records is None:
-        return "${ record }"
+        return "${ record.text }" if action.content == "text" else "${ record }"
     return _shown(action.around) if action.around is not None else "${ batch.records }"
 
 

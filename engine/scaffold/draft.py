@@ -40,6 +40,7 @@ class Action(msgspec.Struct, frozen=True):
     method: str
     path: str
     record: Tree
+    path_note: str = ""
     content: str | None = "json"  # the key of the request's body: json, form, text; None: it has none
     content_type: str | None = None  # where the body's usual one is not what the vendor wants
     notes: tuple[str, ...] = ()
@@ -47,6 +48,7 @@ class Action(msgspec.Struct, frozen=True):
     headers: Tree = {}
     required: tuple[str, ...] = ()  # keys of the record that come from the event and must be there
     records: int | None = None  # how many a request carries; None: each event by itself
+    batch_note: str = ""
     around: Tree | None = None  # the body around `${ batch.records }`; None: the list is the body
     record_notes: tuple[str, ...] = ()
     expect: str = ""
@@ -78,7 +80,7 @@ class Draft(msgspec.Struct, frozen=True):
     tables: Tree = {}
     code: str = ""
     message: str = ""
-    outcomes: tuple[Tree, ...] = ()
+    outcomes: tuple[Any, ...] = ()
     reply_notes: tuple[str, ...] = ()
     check: Tree = {}  # its request
     check_note: str = ""

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 WIDTH = 118
 
-_REST = r"[^\n\t\"'`\\#:{}\[\],&*!|>%]"
+_REST = r"[^\n\t\"`\\#:{}\[\]]"
 _PLAIN = re.compile(rf"(?:[A-Za-zÀ-ÿ/$]|\.\./){_REST}*(?::(?=\S){_REST}*)*\Z")
 _UNIT = re.compile(r"[0-9]+(?:/[0-9]+)?(?:ms|[smhd]|[KM]i?B)\Z")
 _WORDS = {"true", "false", "null", "yes", "no", "on", "off", "y", "n"}
@@ -159,7 +159,7 @@ def _text(text: str, *, flow: bool = False) -> str:
         return f"'{text}'" if "'" not in text and '"' in text else json.dumps(text, ensure_ascii=False)
     ends_well = text == text.strip() and not text.endswith(":")
     if _UNIT.match(text) or (
-        _PLAIN.match(text) and ends_well and text.lower() not in _WORDS and not (flow and ":" in text)
+        _PLAIN.match(text) and ends_well and text.lower() not in _WORDS and not (flow and re.search("[:,]", text))
     ):
         return text
     if _UNPRINTABLE.search(text) or re.search("[\n\r\t\x85\u2028\u2029]", text):
