@@ -98,7 +98,7 @@ def follow(ended: Mapping[int, bool], waits: Mapping[int, Wait]) -> tuple[dict[i
                 left.pop(seq, None)
             else:
                 left[seq] = Wait(left.get(seq, wait).after - over, wait.past_rejected)
-    return left, skipped
+    return left, dict(sorted(skipped.items()))
 
 
 def followers(skipped: Mapping[int, int], waits: Mapping[int, Wait]) -> dict[int, dict[int, Wait]]:
