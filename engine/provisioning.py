@@ -39,7 +39,7 @@ class Thing(NamedTuple):
     title: str
     label: str  # which item of `each`; empty without
     state: str  # there | made | missing | failed | manual
-    reason: str = ""  # of failed
+    reason: str = ""  # why it could not be looked at, or made
     manual: str = ""  # what a person does; empty where it is there
     can_make: bool = False
     suggests: tuple[tuple[str, Any], ...] = ()  # settings by their path, such as fields.last_product
@@ -161,10 +161,13 @@ class Kind:
             state, reason, reply = self.found(asking, scope, make=make)
             suggests = self.suggested(asking, scope, reply) if state in ("there", "made") else ()
         except RecordError as error:
-            return thing._replace(state="failed", reason=mask(str(error)))
+            return thing._replace(state="failed", reason=mask(str(error)), manual="")
         if state in ("there", "made"):
             return thing._replace(state=state, manual="", suggests=suggests)
-        return thing._replace(state=state, reason=reason, can_make=state == "missing" and self.make is not None)
+        if state == "failed":  # whether it is there is not known
+            return thing._replace(state=state, reason=reason, manual="")
+        can_make = state == "missing" and self.make is not None and not reason
+        return thing._replace(state=state, reason=reason, can_make=can_make)
 
     def found(self, asking: Asking, scope: Mapping[str, Any], *, make: bool) -> tuple[str, str, Reply | None]:
         """(state, reason, the reply that found or made it)."""
@@ -180,7 +183,7 @@ class Kind:
             return "missing", "", None
         outcome, reply = asking.ask(self.make, scope)
         if outcome.kind is not OutcomeKind.DELIVERED or reply is None:
-            return "failed", f"it can't be made: {reason_of(outcome, reply)}", None
+            return "missing", f"it can't be made: {reason_of(outcome, reply)}", None
         return "made", "", reply
 
     def suggested(self, asking: Asking, scope: Mapping[str, Any], reply: Reply | None) -> tuple[tuple[str, Any], ...]:

@@ -180,7 +180,7 @@ def report(program: Program, things: Sequence[Thing], settings: dict[str, Any]) 
         return [f"{connector} needs nothing to be there before"]
     rows = [(thing.shown, SEEN.get(thing.state, thing.state)) for thing in things]
     lines = [output.table(("WHAT", "STATE"), rows)]
-    if todo := [text for thing in things if (text := to_do(thing))]:
+    if todo := to_do(things):
         lines += ["", "To do:"]
         wide = len(str(len(todo)))
         for number, text in enumerate(todo, 1):
@@ -200,18 +200,18 @@ def report(program: Program, things: Sequence[Thing], settings: dict[str, Any]) 
     return lines
 
 
-def to_do(thing: Thing) -> str:
-    """What a person does; empty where nothing is left to do, or `--make` does it."""
-    match thing.state:
-        case "there" | "made":
-            return ""
-        case "failed":
-            return f"{thing.shown}: {thing.reason}"
-        case "missing" if thing.can_make:
-            return ""
-        case "missing" if not thing.manual:
-            return f"{thing.shown}: create it"
-    return f"{thing.shown}: {thing.manual}"
+def to_do(things: Sequence[Thing]) -> list[str]:
+    """What a person does; nothing for what `--make` does. Items of which the same is said stand together."""
+    said: dict[tuple[str, str], list[str]] = {}
+    for thing in things:
+        text = "; ".join(filter(None, (thing.reason, thing.manual))) or "create it"
+        if thing.state not in ("there", "made") and not thing.can_make:
+            said.setdefault((thing.title, text), []).append(thing.label)
+    found = []
+    for (title, text), labels in said.items():
+        shown = f"{title} ({', '.join(labels)})" if len(labels) > 1 else ": ".join(filter(None, (title, labels[0])))
+        found.append(f"{shown}: {text}")
+    return found
 
 
 def yaml_lines(tree: dict[str, Any], given: Any, depth: int) -> list[str]:
