@@ -152,8 +152,17 @@ def test_the_table_of_outcomes_is_whole() -> None:
 
 
 # the calls that make findings, and which argument is the rule's id; -1: the first text among them
-RULE_AT = {"finding": 1, "_find": -1, "Finding": 3, "ExpressionError": 0, "problem": 0, "Problem": 1, "missing": 1}
-MADE_IN = ("expressions", "emitting", "jmes", "jinja", "mapping")
+RULE_AT = {
+    "finding": 1,
+    "_find": -1,
+    "Finding": 3,
+    "ExpressionError": 0,
+    "problem": 0,
+    "Problem": 1,
+    "missing": 1,
+    "wrong": 1,
+}
+MADE_IN = ("expressions", "emitting", "holes", "jmes", "jinja", "mapping", "bodies")
 
 
 def texts_in(node: ast.AST) -> list[str]:

@@ -23,8 +23,8 @@ MARKUP = st.one_of(
     HOSTILE,
     st.lists(
         st.sampled_from(
-            ["<", ">", '"', "'", "&", "/", "<script>", "</p>", "<!--", "-->", "javascript:", "https://", "&lt;", "&#34;",
-             "=", " ", "onclick", "data:", "\t", "\n", "mailto:", "//", "vbscript:", "a"]
+            ["<", ">", '"', "'", "&", "/", "<script>", "</p>", "<!--", "-->", "javascript:", "https://", "&lt;",
+             "&#34;", "=", " ", "onclick", "data:", "\t", "\n", "mailto:", "//", "vbscript:", "a"]
         ),
         max_size=8,
     ).map("".join),
