@@ -32,7 +32,7 @@ def load_connector(located: Located, *, strict_schema: bool = True) -> tuple[Con
     """
     found = list(located.findings)
     if strict_schema:
-        found = _once(found, violations(located, "connector"))
+        found = once(found, violations(located, "connector"))
     if errors_in(found):
         return None, in_file_order(found), located
     grown, unexpanded = expand(located)
@@ -49,7 +49,7 @@ def load_client(located: Located, *, strict_schema: bool = True) -> tuple[Client
     """As load_connector; a client file has no short forms."""
     found = list(located.findings)
     if strict_schema:
-        found = _without_secrets(_once(found, violations(located, "client")))
+        found = _without_secrets(once(found, violations(located, "client")))
     client = None if errors_in(found) else _converted(located, Client, found)
     return (None if errors_in(found) else client), in_file_order(found), located
 
@@ -82,7 +82,7 @@ def load_schema_ref(
     return _usable(read, located, (*path, "$ref"))
 
 
-def _once(read: list[Finding], violated: list[Finding]) -> list[Finding]:
+def once(read: list[Finding], violated: list[Finding]) -> list[Finding]:
     """Where a word should be true or false, that is said, and not that it should stand in quotes."""
     wanted = {(each.line, each.column) for each in violated if each.rule == "type" and each.hint in _TRUTHS}
     return [each for each in read if each.rule != "unquoted" or (each.line, each.column) not in wanted] + violated

@@ -197,7 +197,11 @@ def _unknown_key(located: Located, schema: str, path: Steps, key: str, known: Ma
     if not hint and (name := _probably(key, known)):
         hint = f'did you mean "{name}"?'
     if not hint:
-        hint = _belongs_above(schema, path, key)
+        hint = (
+            _among_names(known)
+            or _belongs_above(schema, path, key)
+            or (did_you_mean(key, known) if len(key) > 5 else "")
+        )
     if not hint:
         here = [name for name in known if not name.startswith("$") and name not in ("args", "except")]
         hint = f"here stand {', '.join(here)}" if 0 < len(here) <= 20 else ""
@@ -210,7 +214,7 @@ def _probably(key: str, known: Mapping[str, Any]) -> str | None:
     if near and (close(key, near) or near.startswith(key) or key.startswith(near) or alike(key, near)):
         return near
     others = [name for word, name in _SYNONYM_PAIRS if word == key.lower() and name in known]
-    return others[0] if others else near if near and len(key) > 5 else None
+    return others[0] if others else None
 
 
 def _belongs_under(key: str, known: Mapping[str, Any]) -> str:
@@ -218,6 +222,12 @@ def _belongs_under(key: str, known: Mapping[str, Any]) -> str:
         if key in _target(part).get("properties", {}):
             return f"it belongs under `{name}:`"
     return ""
+
+
+def _among_names(known: Mapping[str, Any]) -> str:
+    """Is there but one map of named things that it could be an entry of?"""
+    named = [name for name, part in known.items() if isinstance(_target(part).get("additionalProperties"), dict)]
+    return f"it belongs under `{named[0]}:`" if len(named) == 1 and len(known) <= 2 else ""
 
 
 def _belongs_above(schema: str, path: Steps, key: str) -> str:
@@ -332,8 +342,9 @@ def _type_hint(value: Any, wanted: Any, schema: Mapping[str, Any]) -> str:
     if "array" in types and isinstance(value, dict):
         return "each item begins with `- `"
     if "object" in types:
-        shown = f", such as {written(schema['examples'][0])}" if schema.get("examples") else ""
-        return f"without `- ` before its keys{shown}" if isinstance(value, list) else shown[2:]
+        if isinstance(value, list):
+            return "without `- ` before its keys"
+        return f"such as {written(schema['examples'][0])}" if schema.get("examples") else ""
     return ""
 
 

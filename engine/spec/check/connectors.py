@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from engine.emitting import Problem, Use
+from engine.emitting import ALL_NAMES, Problem, Use
 from engine.errors import ConnectError
 from engine.program import Program
 from engine.sandbox import path_pattern
@@ -21,7 +21,7 @@ from engine.spec.check.provisions import provision_faults
 from engine.spec.check.requests import reply_faults, request_faults, scalar_faults
 from engine.spec.check.rules import rule_faults, status_fault
 from engine.spec.check.settings import defaults_faults, values_faults
-from engine.spec.findings import did_you_mean
+from engine.spec.findings import alike, did_you_mean
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
@@ -231,10 +231,12 @@ def _made_by_cutting(problem: Problem, facts: Facts) -> bool:
     gone = facts.gone
     if not gone:
         return False
+    if problem.message.partition(" ")[0].partition(".")[0] in gone & ALL_NAMES:  # a part that was cut gives no names
+        return True
     if problem.rule.startswith("unknown-"):
         node = node_at(facts.located.root, problem.place)
         return str(problem.place[-1]) in gone or (node is not None and str(node.value) in gone)
-    return bool(gone & _CUT.get(problem.rule, set()))
+    return any(alike(name, cut) for name in gone for cut in _CUT.get(problem.rule, ()))
 
 
 def connector_sheet(facts: Facts, *, examples: bool, indent: int = 0) -> Sheet:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from engine.errors import SpecErrors
 from engine.spec.findings import Finding, errors_in
+from engine.spec.load import once
 from engine.spec.located import MAX_BYTES, Located, Node, read
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ def salvage(text: str, file: str, load: Callable[[Located], tuple[Any, list[Find
     for turn in range(ROUNDS):
         value, findings, grown = load(Located(file, text, root))
         if turn == 0:  # what was read past to get here has been said
-            found += [each for each in findings if (each.line, each.column) not in patched]
+            found = once(found, [each for each in findings if (each.line, each.column) not in patched])
         found += [each for each in findings if each.rule in _LATER and not (seen and _speaks_of(each, gone))]
         if value is not None:
             return Salvaged(value, grown, found, gone)
