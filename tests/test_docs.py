@@ -22,6 +22,7 @@ from engine import names
 from engine.examples import run_example
 from engine.mapping import DIRECTIVES
 from engine.program import Program
+from engine.provisioning import Provisioning
 from engine.sandbox import Sandbox
 from engine.spec import types
 from engine.spec.load import load_client, load_connector
@@ -91,7 +92,9 @@ def whole(block: Block) -> str:
 def compiled(connector: types.Connector) -> list[Any]:
     """What does not compile in it."""
     anyone = types.Client(client="anyone", connectors={})
-    problems = list(Program(connector, anyone, types.Binding()).compiler.problems)
+    program = Program(connector, anyone, types.Binding())
+    Provisioning(program)
+    problems = list(program.compiler.problems)
     if connector.sandbox is not None:
         problems += Sandbox(connector).problems
     return problems
