@@ -177,7 +177,7 @@ class Explainer:
         for headers, at in ((http.headers, ("http", "headers")), (spec.headers, (*place, "headers"))):
             for name, child in headers.items():
                 found += flat(f"headers.{name}", trees.trace(child, (*at, name), scope, known))
-        for kind in ("json", "form", "text"):
+        for kind in ("json", "form", "ndjson", "multipart", "text"):
             if (body := getattr(spec, kind)) is not None:
                 found += flat(kind, trees.trace(body, (*place, kind), scope, known))
         if spec.csv is not None:

@@ -424,7 +424,9 @@ def uses_rows(spec: Any) -> bool:
             return "$rows" in node or any(inside(child) for child in node.values())
         return isinstance(node, list) and any(inside(child) for child in node)
 
-    return any(inside(step.request.json) or inside(step.request.form) for step in spec.steps.values())
+    return any(
+        inside(getattr(step.request, kind)) for step in spec.steps.values() for kind in ("json", "form", "multipart")
+    )
 
 
 def with_defaults(schema: types.SettingsSchema, given: dict[str, Any]) -> dict[str, Any]:
