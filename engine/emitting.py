@@ -123,7 +123,8 @@ class Emitter:
                 raise ExpressionError(
                     "name", f"{name} does not exist here; names here: {', '.join(known)}", WHERE.get(name, "")
                 )
-            raise ExpressionError("name", f"unknown name {name}; names here: {', '.join(known)}", closest(name, known))
+            hint = closest(name, known) or f"a path begins with one of these; a text stands in quotes: '{name}'"
+            raise ExpressionError("name", f"unknown name {name}; names here: {', '.join(known)}", hint)
         return self.roots.setdefault(name, f"n_{name}")
 
     def key_of(self, code: str, key: str) -> str:
@@ -195,6 +196,7 @@ ALL_NAMES = frozenset(
     {
         "event", "fields", "settings", "derived", "client", "tables", "received_at", "lookups", "vars", "delivery",
         "record", "batch", "steps", "args", "response", "result", "row", "now", "token", "secrets", "request", "path",
+        "sign", "nonce", "consent",
         "key", "group", "item", "index",
     }
 )  # fmt: skip

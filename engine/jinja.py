@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from copy import copy
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -31,15 +32,27 @@ def emit_template(em: Emitter, text: str, hole: str = "text") -> str:
         tree = parser().parse(text.replace("\r", carriage))
         return _Jinja(em, hole, carriage).whole(tree.body)
     except jinja2.TemplateSyntaxError as error:
-        raise ExpressionError("syntax", f"not a template: {error.message}", _template_hint(text)) from None
+        says, hint = _syntax(text, str(error.message))
+        raise ExpressionError("syntax", f"not a template: {says}", hint) from None
     except RecursionError:
         raise ExpressionError("syntax", "a template nested too deeply") from None
 
 
-def _template_hint(text: str) -> str:
+def _syntax(text: str, says: str) -> tuple[str, str]:
+    """What is wrong and what to write; `says` is what the library says."""
     if "${" in text:
-        return "no ${ } inside {{ }}"
-    return "close every {{ with }} and every {% if %} with {% endif %}"
+        return says, "no ${ } inside {{ }}"
+    if found := re.search(r"\|\s*(\w+)(?:\s*:\s*|\s+)([\w'\"]+)", text):
+        return f"what {found[1]} is given stands in parentheses", f"write {{{{ … | {found[1]}({found[2]}) }}}}"
+    if "unexpected end of template" in says:
+        return "a {{ that is never closed", "write {{ … }}"
+    if "end of print statement" in says:
+        return "more than a path with filters in {{ }}", "such as {{ event.name | upper }}; logic is for `$if`"
+    if "unexpected '}'" in says:
+        return "a {{ that is closed by one }", "write {{ … }}"
+    if "Unexpected end of template" in says:
+        return "a {% if %} or {% for %} that is never closed", "write {% endif %} or {% endfor %} at its end"
+    return says, "close every {{ with }} and every {% if %} with {% endif %}"
 
 
 @cache

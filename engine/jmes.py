@@ -45,26 +45,36 @@ def check_literals(text: str) -> None:
             ) from None
 
 
+QUOTED = re.compile(r"""'(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*"|`((?:\\.|[^`\\])*)`""", re.DOTALL)
+# What stands in an expression that can't be read, without its texts -> what its author should write.
+_HABITS = (
+    (r"\{\{", "no {{ }} inside ${ }"),
+    (r"\|\s*\w+\s*(?:\(|\Z)", "a function stands around its value: truncate(event.name, `20`)"),
+    (r"[^\[]\?\?|^\?\?", "what stands in where nothing is there: coalesce(a, b), or a || b"),
+    (r"[^\[]\?\.", "what is not there is absent by itself: write a plain ."),
+    (r"[^\[]\?[^:]*:", "a choice is a directive: `$if:` with `then:` and `else:`"),
+    (r"\w\.\d", "an item of a list is [0]"),
+    (r"\w\[\s*''\s*\]", "a key stands after a point: event.name; one with other signs in double quotes"),
+    (r"[=<>!(,]=?\s*-?\d", "numbers stand in backticks: `1`"),
+    (r"\w\[\s*[a-z_]", "a key that is computed: get(map, key)"),
+    (r"(?<![=<>!])=(?!=)", "equality is =="),
+    (r"(?:\A|[\s(])(?:and|or|not)\s", "logic is written && || !"),
+    (r"[A-Za-z_]-[A-Za-z_]", 'a name with - stands in double quotes: event."list-price"; functions subtract'),
+    (r"\S\s*[-+*/]\s*\S", "arithmetic is by functions: add, subtract, multiply, divide"),
+)
+
+
 def _syntax(text: str, error: Any) -> tuple[str, str]:
     position = getattr(error, "lex_position", None)
     at = f" at character {position + 1}" if isinstance(position, int) else ""
-    hint = ""
-    if re.search(r"[=<>!(,]=?\s*-?\d", text):
-        hint = "numbers stand in backticks: `1`"
-    elif re.search(r"\w\[\s*[a-z_]", text):
-        hint = "a key that is computed: get(map, key)"
-    elif "{{" in text:
-        hint = "no {{ }} inside ${ }"
-    elif re.search(r"(?<![=<>!])=(?!=)", text):
-        hint = "equality is =="
-    elif re.search(r"\s(and|or|not)\s", text):
-        hint = "logic is written && || !"
-    elif re.search(r"\S\s*[-+*/]\s*\S", text):
-        hint = "arithmetic is by functions: add, subtract, multiply, divide"
+    bare = QUOTED.sub("''", text)
+    hint = next((hint for pattern, hint in _HABITS if re.search(pattern, bare)), "")
+    for opening, closing in ("()", "[]", "{}"):
+        if (bare.count(opening) > bare.count(closing)) and not hint:
+            hint = f"a {opening} is never closed"
     return f"not a JMESPath expression{at}: {text.strip()[:80]}", hint
 
 
-QUOTED = re.compile(r"""'(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*"|`((?:\\.|[^`\\])*)`""", re.DOTALL)
 STEPS = {"subexpression", "index_expression", "projection", "value_projection", "filter_projection", "flatten"}
 
 

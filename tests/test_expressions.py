@@ -452,11 +452,39 @@ def test_what_can_not_be_compiled_is_a_finding(text: str, rule: str, message: st
 
 
 def test_a_template_that_is_not_closed_says_so() -> None:
-    for text in ("{{ event.a", "{% if event.a %}b", "{# event", "{{ event.a }"):
+    for text, hint in {
+        "{{ event.a": "write {{ … }}",
+        "{{ event.a }": "write {{ … }}",
+        "{% if event.a %}b": "write {% endif %} or {% endfor %} at its end",
+        "{# event": "close every {{ with }} and every {% if %} with {% endif %}",
+    }.items():
         found = problem(text)
         assert found.rule == "syntax"
         assert found.message.startswith("not a template: ")
-        assert found.hint == "close every {{ with }} and every {% if %} with {% endif %}"
+        assert found.hint == hint
+
+
+def test_what_stands_behind_a_filter_stands_in_parentheses() -> None:
+    for text in ("{{ event.a | truncate 20 }}", "{{ event.a | truncate:20 }}"):
+        assert problem(text).hint == "write {{ … | truncate(20) }}"
+
+
+@pytest.mark.parametrize(
+    ("expression", "hint"),
+    {
+        "event.a | truncate(20)": "a function stands around its value: truncate(event.name, `20`)",
+        "event.a ?? 'x'": "what stands in where nothing is there: coalesce(a, b), or a || b",
+        "event.a?.b": "what is not there is absent by itself: write a plain .",
+        "event.a ? 'b' : 'c'": "a choice is a directive: `$if:` with `then:` and `else:`",
+        "event.a.0.b": "an item of a list is [0]",
+        "event['a']": "a key stands after a point: event.name; one with other signs in double quotes",
+        "event.a-b": 'a name with - stands in double quotes: event."list-price"; functions subtract',
+        "not event.a": "logic is written && || !",
+        "lower(event.a": "a ( is never closed",
+    }.items(),
+)
+def test_habits_from_other_languages_are_told_how_it_is_written_here(expression: str, hint: str) -> None:
+    assert problem(f"${{ {expression} }}").hint == hint
 
 
 def test_two_faults_of_one_spec_are_both_found() -> None:
