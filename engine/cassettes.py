@@ -198,8 +198,8 @@ class Scrubber:
         """Its value is a credential; its name and attributes are not."""
         return self.text(re.sub(r"\A([^=;]+)=[^;]*", rf"\1={MARK}", value))
 
-    def require_clean(self, text: str) -> None:
-        """ConnectError if something in this YAML is a secret still: then nothing is written."""
+    def require_clean(self, text: str, secrets: Mapping[str, str]) -> None:
+        """ConnectError if something in this YAML is a secret still, such as the name of the example."""
 
         def texts(value: Any) -> Iterator[str]:
             if isinstance(value, dict):
@@ -214,7 +214,9 @@ class Scrubber:
 
         found = [one for one in (text, *texts(yaml.safe_load(text))) if self.masker.mask(one) != one]
         if found:
-            raise ConnectError("the cassette would hold a secret, so it was not written")
+            names = [name for name, value in secrets.items() if any(Masker([value]).mask(one) != one for one in found)]
+            what = f"the secret {names[0]}" if names else "a token"
+            raise ConnectError(f"the cassette would hold {what}, so it was not written")
 
 
 # --- recording ---
@@ -402,7 +404,7 @@ def film(
                 for request, reply in zip(tap.sent, reel.responses, strict=True)
             ],
         )
-        scrubber.require_clean(text)
+        scrubber.require_clean(text, trial.secrets)
         return Recorded(text, header, len(tap.sent))
 
     return written
@@ -520,7 +522,7 @@ def replay(
             raise Unlike(
                 f"it was recorded with the client {header.client}, who does not use {connector.name} here"
             ) from None
-    transport, masker = HttpTransport(), Keeping([MARK])
+    transport, masker = HttpTransport(), Keeping()
     clock = VirtualClock(header.started_at)
     player = Player(transport, requests)
     trial = trial_of(connector, example, player, clock, masker, account)

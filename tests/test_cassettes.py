@@ -136,6 +136,7 @@ sandbox:
         body:
           ok: true
           echoed: "${{ recall('password') }}"
+          ticket: eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxIn0.c2ln
           sent: "${{ request.headers.authorization }}"
 """
 
@@ -184,6 +185,7 @@ def test_requests_and_replies_are_scrubbed_of_secrets_and_tokens_in_every_form(t
     assert json.loads(note["response"]["body"]["string"]) == {
         "ok": True,
         "echoed": "scrubbed",
+        "ticket": "scrubbed",
         "sent": "Bearer scrubbed",
     }
     assert note["response"]["headers"]["x-echo"] == ["Bearer scrubbed"]
@@ -210,10 +212,20 @@ def test_a_cassette_that_would_hold_a_secret_is_not_written() -> None:
     connector = connector_from(SECRETIVE)
     client = client_of(connector, connector.examples[0])
     scrubber = Scrubber(Keeping(["hush-hush"]), Program(connector, client, client.connectors["crm"]))
-    scrubber.require_clean("a: quiet\n")
+    scrubber.require_clean("a: quiet\n", {})
     for text in ("a: hush-hush\n", 'a: "hush\\x2dhush"\n', "hush-hush: b\n", "a: [{b: aHVzaC1odXNo}]\n"):
-        with pytest.raises(ConnectError, match=r"^the cassette would hold a secret, so it was not written$"):
-            scrubber.require_clean(text)
+        with pytest.raises(ConnectError, match=r"^the cassette would hold a token, so it was not written$"):
+            scrubber.require_clean(text, {"app": "something else"})
+    named = connector_from(SECRETIVE.replace("a note is taken", f"a note with {KEY} is taken"))
+    with pytest.raises(ConnectError, match=r"^the cassette would hold the secret app, so it was not written$"):
+        record(named, named.examples[0], clock=TODAY)
+
+
+def test_no_token_of_a_run_is_forgotten_however_many_there_were() -> None:
+    masker = Keeping()
+    for number in range(10, 30):
+        masker.renew("crm/abc/default", f"token-{number}")
+    assert masker.mask("token-10 token-20 token-29 token-30") == "*** *** *** token-30"
 
 
 def test_what_stands_at_via_is_recorded_and_said(tmp_path: Path) -> None:

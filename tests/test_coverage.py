@@ -189,6 +189,24 @@ def test_several_examples_reach_together() -> None:
     assert (reached.total, reached.percent) == (24, 70)  # 17 of 24, rounded down
 
 
+def test_what_is_found_is_no_case_of_nothing_found_and_one_that_passes_no_case_of_a_check() -> None:
+    found = """\
+examples:
+  - name: a contact
+    events: [{client: shop, id: '1', email: a@x.example}]
+    exchange:
+      - {sends: {path: /v1/contacts}, answers: {body: {rows: [{}]}}}
+      - {sends: {path: /v1/notes}, answers: {body: {}}}
+    outcomes: {note: [delivered]}
+"""
+    kinds = [one.kind for one in measured(CRM + found).missed if one.path.startswith("actions.note")]
+    assert kinds.count("require") == 2
+    assert {"when_absent", "when_many"} <= set(kinds)
+    assert [one.what for one in measured(CRM + found).missed if one.kind == "source"] == [
+        "the source leads of the look-up person"
+    ]
+
+
 def test_a_definition_is_one_part_however_often_it_is_used() -> None:
     assert CRM.count("{$use: who}") == 2
     assert missed(CRM).count("branch: then: ${ event.first }") == 1
