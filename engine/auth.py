@@ -41,6 +41,7 @@ WAIT_STEP_S = 0.2
 SECRET_WORDS = ("token", "secret", "password", "key", "session", "value", "signature")
 CONSENTED, DISCOVERED = "#consented", "#discovered"  # beside what a log-in saved: no name begins so
 MOMENTS = {"s": "epoch", "ms": "epoch_ms"}  # what the units of a span mean where a moment is told
+# what a log-in's reply says where neither auth nor connector reads it (RFC 6749, section 5.2)
 OAUTH_ERRORS = types.Replies(code="${ response.body.error }", message="${ response.body.error_description }")
 
 
@@ -98,7 +99,8 @@ class Consent:
         self.signatures = auth.early(compiler.uses[before:])
         at = (*place, "redirect_uri")
         self.redirect_uri = compiler.text(spec.redirect_uri, names, at, "must") if spec.redirect_uri else None
-        step = types.Step(request=spec.request, replies=OAUTH_ERRORS)
+        told = auth.spec.token.replies if auth.spec.token is not None else None
+        step = types.Step(request=spec.request, replies=None if told else OAUTH_ERRORS)
         self.step = TokenStep(auth, "consent", step, place, names)
         self.save = compile_tree(compiler, spec.save or save, names | REPLY, (*place, "save"))
 
@@ -126,6 +128,7 @@ class Auth:
         self.levels = [
             Level(compiler, token.replies if token else None, AUTH | REPLY | WAIT, (*place, "token", "replies")),
             Level(compiler, connector.replies, BOUND | REPLY | WAIT, ("replies",)),
+            Level(compiler, OAUTH_ERRORS if token else None, REPLY, (*place, "token", "replies")),
         ]
         self.base_url = compiler.text(spec.base_url, ADDRESS, (*place, "base_url"), "must") if spec.base_url else None
         self.http_base_url = compiler.text(connector.http.base_url, ADDRESS, ("http", "base_url"), "must")
@@ -159,6 +162,14 @@ class Auth:
     @property
     def can_renew(self) -> bool:
         return self.request is not None or self.renewal is not None
+
+    @property
+    def is_precious(self) -> bool:
+        """Would a log-in besides the stored token spend what can't be had again: a refresh token, a consent?"""
+        request = self.spec.token.request if self.spec.token is not None else None
+        body = (request.form or request.json or {}) if request is not None else {}
+        refreshes = isinstance(body, dict) and body.get("grant_type") == "refresh_token"
+        return self.consent is not None or refreshes
 
     def early(self, uses: list[Use]) -> set[str]:
         """The signatures that these expressions read; one over the finished request is not there yet."""
@@ -259,9 +270,11 @@ class Auth:
         return self.consent is not None and (self.request is None or bool(self.request.secrets - wire.secrets.keys()))
 
     def ask_for_consent(self, wire: Wire, failed: AuthFailed | None = None) -> str:
-        which = "" if self.name == "default" else f" --auth {self.name}"
         why = f"{failed.outcome.reason}; agree anew" if failed is not None else "nobody has agreed yet"
-        return f"{why}: run `connect login {wire.connector} {wire.client}{which}`"
+        return f"{why}: run `{self.log_in_command(wire.connector, wire.client)}`"
+
+    def log_in_command(self, connector: str, client: str) -> str:
+        return f"connect login {connector} {client}{'' if self.name == 'default' else f' --auth {self.name}'}"
 
     def discovered(self, wire: Wire, row: TokenRow, how: str) -> TokenRow:
         """The token with what its first look around yields; it was stored before, so that nothing is lost by then."""

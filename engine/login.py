@@ -14,17 +14,20 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
-from engine.auth import AuthFailed
+from engine.auth import CONSENTED, AuthFailed
 from engine.bodies import pairs
 from engine.errors import BadValue, ConnectError, UsageError
 from engine.placing import unquoted
+from engine.program import Program
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from engine.auth import Auth
-    from engine.program import Program
+    from engine.ports import Store
     from engine.records import TokenRow
+    from engine.spec.findings import Finding
+    from engine.spec.project import Project
     from engine.wire import Wire
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -71,6 +74,34 @@ def consenting(program: Program, named: str | None) -> Auth:
         hint = f"; --auth {others[0]} does" if others else ""
         raise UsageError(f"{program.name} logs in with its secrets; no person needs to agree{hint}")
     return auth
+
+
+def lacking(project: Project, store: Store) -> list[Finding]:
+    """The clients for which a person still has to agree, each at its place."""
+    from engine.spec.check.files import client_piece
+
+    found = []
+    connectors, clients, _ = project.all()
+    for path in project.client_files().values():
+        piece = client_piece(project, path)
+        client = clients.get(piece.value.client) if piece.value is not None else None
+        if client is None or not client.active or piece.located is None:
+            continue
+        for name, binding in client.connectors.items():
+            if name not in connectors or not binding.active:
+                continue
+            auth = Program(connectors[name], client, binding).auth
+            given = binding.secrets.keys()
+            if auth.consent is None or (auth.request is not None and not auth.request.secrets - given):
+                continue
+            row = store.token(name, client.client, auth.name)
+            if row is None or CONSENTED not in row.values:
+                lacked = sorted(auth.request.secrets - given) if auth.request is not None else []
+                other = f", or give the secret {lacked[0]}" if lacked else ""
+                hint = f"run `{auth.log_in_command(name, client.client)}`{other}"
+                place = ("connectors", name)
+                found.append(piece.located.finding(place, "no-consent", "nobody has agreed yet", hint, on_key=True))
+    return found
 
 
 def redirect_of(auth: Auth, wire: Wire) -> str | None:

@@ -14,8 +14,10 @@ from engine.alerts import LogAlerts
 from engine.clock import VirtualClock
 from engine.errors import Refused
 from engine.explaining import Explainer, Field, Origin, Read, Told, Watch
+from engine.expressions import Compiler
 from engine.intake import Receiver, parse
-from engine.program import Program, patched
+from engine.names import CLIENT
+from engine.program import Program, patched, with_defaults
 from engine.records import Fault
 from engine.reporting import Reporter
 from engine.sandbox import Sandbox
@@ -160,10 +162,11 @@ class Single:
         masker: Masker,
         alerts: Alerts | None = None,
         new_id: Callable[[], str] | None = None,
+        store: MemoryStore | None = None,
     ) -> None:
         self.program, self.clock, self.masker = program, clock, masker
         self.recorder = Recorder(transport)
-        self.store = MemoryStore(new_id=new_id) if new_id is not None else MemoryStore()
+        self.store = store or (MemoryStore(new_id=new_id) if new_id is not None else MemoryStore())
         telemetry: Telemetry = self.recorder
         self.worker = Worker(
             World(
@@ -329,10 +332,13 @@ def commands(
 def stand_in_secrets(connector: types.Connector, binding: types.Binding) -> dict[str, str]:
     """Those the sandbox takes, for all that the client names or has to name; nothing is resolved."""
     known = connector.sandbox.secrets if connector.sandbox is not None else {}
+    scope = {"settings": with_defaults(connector.settings, binding.settings), "client": {}, "tables": connector.tables}
     wanted = {
         name: f"preview-{name}"
         for name, field in connector.secrets.items()
-        if name in binding.secrets or not (field.optional or field.when is not None)
+        if name in binding.secrets
+        or not (field.optional or field.when is not None)
+        or (field.when is not None and Compiler().condition(field.when, CLIENT, ("secrets", name, "when"))(scope))
     }
     return {name: known.get(name, invented) for name, invented in wanted.items()}
 

@@ -64,11 +64,13 @@ def command(
         raise UsageError("--make belongs to --provision")
     project = options.open_project(directory)
     from engine.runtime import Engine
-    from engine.stores.memory import MemoryStore
+    from engine.stores.lent import LentTokens
 
-    engine = Engine(project, MemoryStore(), via=options.checked_via(via, project))
+    store = LentTokens()
+    engine = Engine(project, store, via=options.checked_via(via, project))
     click.get_current_context().call_on_close(engine.close)
     program = engine.program(name, client)
+    options.lend_tokens(store, program, store_url, project)
     if provision:
         return provisioned(engine, program, make=make, as_json=as_json)
     found = checks(program, wire := wire_of(engine, program)) or [log_in(program, wire)]
@@ -133,7 +135,7 @@ def log_in(program: Program, wire: Wire) -> Checked:
     if token is None:
         text = f"all there; {program.connector.name} has no check, so nothing was asked"
         return Checked("secrets", True, None, text)
-    return Checked("log-in", True, 200, "a new token")
+    return Checked("log-in", True, 200, "a token that lives" if program.auth.is_precious else "a new token")
 
 
 def is_paused(store_url: str | None, directory: Path, connector: str, client: str) -> bool:

@@ -18,10 +18,12 @@ if TYPE_CHECKING:
     from starlette.routing import BaseRoute
 
     from engine.ports import Alerts, Secrets, Store, Telemetry
+    from engine.program import Program
     from engine.runtime import Engine
     from engine.sending import Masker
     from engine.spec.project import Project
     from engine.spec.types import Client
+    from engine.stores.lent import LentTokens
     from engine.telemetry import Telemetry as Logging
 
 Command = TypeVar("Command", bound="Callable[..., Any]")
@@ -122,6 +124,12 @@ def open_shared_store(given: str | None, project: Project) -> Store:
     if address.startswith("sqlite:///") and not (project.directory / address.removeprefix("sqlite:///")).exists():
         return MemoryStore()
     return open_store(given, project)
+
+
+def lend_tokens(store: LentTokens, program: Program, given: str | None, project: Project) -> None:
+    """The stored tokens, where a log-in of its own would spend a refresh token that others still need."""
+    if program.auth.is_precious and not store_address(given, project).startswith("memory:"):
+        store.lender = open_store(given, project)
 
 
 def client_of(project: Project, connector: str, given: str | None) -> str:

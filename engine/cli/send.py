@@ -20,9 +20,12 @@ POLLS_S = 600.0  # for what a vendor works on in the background
 @click.argument("file", metavar="EVENT.json", type=click.Path(path_type=Path))
 @click.option("--client", metavar="NAME", help="The client; may be left out where only one has the connector.")
 @options.via
+@options.store
 @options.as_json
 @options.project
-def command(name: str, file: Path, client: str | None, via: str | None, as_json: bool, directory: Path) -> int:
+def command(
+    name: str, file: Path, client: str | None, via: str | None, store_url: str | None, as_json: bool, directory: Path
+) -> int:
     """
     Deliver one event now, for real.
 
@@ -34,15 +37,18 @@ def command(name: str, file: Path, client: str | None, via: str | None, as_json:
     body = options.read_events(file)
     from engine.preview import Single, accepted, at_once
     from engine.runtime import Engine
-    from engine.stores.memory import MemoryStore
+    from engine.stores.lent import LentTokens
 
-    engine = Engine(project, MemoryStore(), via=options.checked_via(via, project))
+    store = LentTokens()
+    engine = Engine(project, store, via=options.checked_via(via, project))
     click.get_current_context().call_on_close(engine.close)
-    engine.program(name, who)
+    options.lend_tokens(store, engine.program(name, who), store_url, project)
     program = at_once(project.connector(name), project.client(who))
     events = accepted(program, body, engine.clock.now())
     world = engine.worker.world
-    single = Single(program, engine.credentials(program), world.transport, engine.clock, masker=engine.masker)
+    single = Single(
+        program, engine.credentials(program), world.transport, engine.clock, masker=engine.masker, store=store
+    )
     single.put(events)
     single.run(longest_s=POLLS_S, again=False)
     endings = single.endings()

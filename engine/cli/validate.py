@@ -58,7 +58,8 @@ def command(
 
     def look() -> list[Finding]:
         resolve = options.secrets_of(project) if resolve_secrets else None
-        return check(project, paths, strict=strict, resolve=resolve, remember=not no_cache, processes=_processors())
+        found = check(project, paths, strict=strict, resolve=resolve, remember=not no_cache, processes=_processors())
+        return found + _consents(project, paths) if resolve_secrets and not errors_in(found) else found
 
     found = look()
     if show:
@@ -74,6 +75,22 @@ def command(
     if said := report(found, form, files=files, tty=tty, width=output.width()):
         click.echo(said)
     return 1 if errors_in(found) else 0
+
+
+def _consents(project: Project, paths: tuple[Path, ...]) -> list[Finding]:
+    """Clients for whom a person still has to agree, by what the project's store has; of the files asked for."""
+    from engine.login import lacking
+    from engine.spec.check.files import chosen
+
+    address = project.settings.store
+    if address.startswith("memory:"):
+        return []
+    files = {piece.file for piece in chosen(project, paths)}
+    store = options.open_shared_store(None, project)
+    try:
+        return [finding for finding in lacking(project, store) if finding.file in files]
+    finally:
+        store.close()
 
 
 def _processors() -> int:
