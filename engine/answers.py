@@ -11,7 +11,7 @@ from urllib.parse import parse_qsl
 import msgspec
 
 if TYPE_CHECKING:
-    from engine.records import Answered, Fault, Lane, Received, Stored
+    from engine.records import Answered, Fault, Lane, Received, Stored, Told
 
 Headers = tuple[tuple[bytes, bytes], ...]
 
@@ -46,7 +46,9 @@ def accepted(received: Received, stored: Sequence[Stored]) -> Answer:
 def answered(answer: Answered) -> Answer:
     """What the CRM said about the one event of a `direct` caller."""
     if answer.status >= 400:
-        failed = problem(answer.status, detail=answer.reason, outcome=answer.outcome, id=answer.event_id)
+        told = _outcome(answer)
+        told.pop("reason", None)  # it is the detail
+        failed = problem(answer.status, detail=answer.reason, **told)
         return msgspec.structs.replace(failed, why="")  # it was taken in; the CRM did not take it
     return Answer(answer.status, encode(_outcome(answer)))
 
@@ -75,7 +77,7 @@ def problem(
     detail: str = "",
     faults: Sequence[Fault] = (),
     headers: Headers = (),
-    **more: str,
+    **more: Any,
 ) -> Answer:
     """An `application/problem+json` (RFC 9457); without a detail the faults are it."""
     title = title or _TITLES.get(status) or HTTPStatus(status).phrase
@@ -141,9 +143,19 @@ def write_key(headers: dict[bytes, bytes], query: bytes) -> str | None:
     return None
 
 
-def _outcome(answer: Answered) -> dict[str, str]:
-    reason = {"reason": answer.reason} if answer.reason else {}
-    return {"outcome": answer.outcome, "id": answer.event_id, **reason}
+def _outcome(answer: Answered) -> dict[str, Any]:
+    """Of several actions each is told besides, in the same words."""
+    actions = {name: {"outcome": each.outcome, **_why(each)} for name, each in answer.actions.items()}
+    return {
+        "outcome": answer.outcome,
+        "id": answer.event_id,
+        **_why(answer),
+        **({"actions": actions} if actions else {}),
+    }
+
+
+def _why(told: Answered | Told) -> dict[str, str]:
+    return {"reason": told.reason} if told.reason else {}
 
 
 def _summary(faults: Sequence[Fault]) -> str:

@@ -1,4 +1,4 @@
-"""One delivery walked while its caller waits, and the answer that the caller gets."""
+"""One event walked while its caller waits, action after action, and the answer that the caller gets."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from engine.errors import ConnectError, LeaseLost
-from engine.records import Delivery, LaneChange, Outcome, OutcomeKind, Settled, Trace
+from engine.records import Answered, Delivery, LaneChange, Outcome, OutcomeKind, Settled, Skipped, Stored, Told, Trace
 from engine.retrying import DEFER_S
 from engine.spec import units
 from engine.walk import Ended, Walk
@@ -17,6 +17,81 @@ if TYPE_CHECKING:
     from engine.program import Action, Program
     from engine.reporting import Reporter
     from engine.walk import World
+
+
+Held = dict[tuple[str, str, str], float]  # (connector, client, action) -> until when that action stands still
+
+
+class Caller:
+    """One who waits while their event is walked, action after action."""
+
+    def __init__(self, world: World, reporter: Reporter, program: Program, held: Held) -> None:
+        """`held` is shared with the lanes."""
+        self.world, self.reporter, self.program, self.held = world, reporter, program, held
+        self.spec = program.connector.receive.answer
+        self.direct = {name for name, action in program.actions.items() if action.mode == "direct"}
+        self.told: dict[str, Told] = {}
+        self.skipped: dict[str, str] = {}  # by action, why: what it waited for was rejected
+
+    def walk(self, stored: Stored, hold_s: float) -> Answered:
+        """
+        The answer for them. `hold_s`: how long a delivery that is tried again is held for them.
+
+        Of an event that was accepted before, what was rejected is tried again: nothing else of it can be lost or sent
+        twice, and whoever was told 4xx or 5xx has no other way than to send it again.
+        """
+        deliveries = stored.deliveries
+        if stored.duplicate:
+            deliveries = self.rejected_before(stored.event_id, hold_s)
+            if not deliveries:
+                return Answered(self.spec.skip, "skipped", stored.event_id, "this id was accepted before")
+        if not deliveries:
+            return Answered(self.spec.skip, "skipped", stored.event_id, "no action wants this event")
+        # Those wait for their batch, not for the caller.
+        self.leave([each for each in deliveries if each.action not in self.direct])
+        ends_at = self.world.clock.now() + units.duration(self.spec.within)
+        held_until = min(each.due_at for each in deliveries)  # that of one which waits for another is not known yet
+        for delivery in deliveries:
+            if delivery.action in self.direct:
+                self.told[delivery.action] = self.one(delivery, held_until, ends_at)
+            else:
+                self.told[delivery.action] = Told(202, "waiting", "it goes out with its batch")
+        return self.answer(stored.event_id)
+
+    def rejected_before(self, event_id: str, hold_s: float) -> tuple[Delivery, ...]:
+        program, now = self.program, self.world.clock.now()
+        lane = (program.connector.name, program.client.client)
+        return tuple(self.world.store.revive(*lane, event_id, self.direct, now=now, hold_s=hold_s))
+
+    def leave(self, deliveries: list[Delivery]) -> None:
+        """To the lane, at once or as soon as what they wait for has ended."""
+        if deliveries:
+            later = [Settled(each.seq, "later", due_at=each.received_at) for each in deliveries]
+            self.world.store.settle(None, later, now=self.world.clock.now())
+
+    def one(self, delivery: Delivery, held_until: float, ends_at: float) -> Told:
+        if delivery.action in self.skipped:
+            return Told(self.spec.skip, "skipped", self.skipped[delivery.action])
+        for name in self.program.actions[delivery.action].spec.after:
+            if name in self.told and self.told[name].outcome == "waiting":
+                self.leave([delivery])
+                return Told(202, "waiting", f"{name} waits")
+        if delivery.due_at == math.inf:
+            delivery = msgspec.structs.replace(delivery, due_at=held_until)
+        walked = Direct(self.world, self.reporter, self.program, delivery, self.held, ends_at)
+        status, outcome, reason = walked.answer()
+        self.skipped |= {each.action: each.reason for each in walked.skipped}
+        return Told(status, outcome, reason)
+
+    def answer(self, event_id: str) -> Answered:
+        """The worst of what became of the direct actions; never 4xx or 5xx while any goes on."""
+        direct = [told for action, told in self.told.items() if action in self.direct]
+        waiting = [told for told in self.told.values() if told.outcome == "waiting"]
+        worst = max([told for told in direct if told in waiting] or direct or waiting, key=lambda told: told.status)
+        if worst.status >= 400 and waiting:
+            worst = waiting[0]
+        actions = self.told if len(self.told) > 1 else {}
+        return Answered(worst.status, worst.outcome, event_id, worst.reason, actions)
 
 
 class Direct:
@@ -28,13 +103,16 @@ class Direct:
         reporter: Reporter,
         program: Program,
         delivery: Delivery,
-        held: dict[tuple[str, str, str], float],
+        held: Held,
+        ends_at: float,
     ) -> None:
-        """`held`: (connector, client, action) -> until when that action stands still; shared with the lanes."""
+        """`ends_at`: no further try after that."""
         self.world, self.reporter, self.program, self.delivery, self.held = world, reporter, program, delivery, held
+        self.ends_at = ends_at
         self.spec = program.connector.receive.answer
         self.lane = (program.connector.name, program.client.client)
         self.batch: str | None = None  # where it goes on from, if it got half way
+        self.skipped: list[Skipped] = []  # what waited for it
 
     def answer(self) -> tuple[int, str, str]:
         """(status, outcome, reason)."""
@@ -68,7 +146,6 @@ class Direct:
 
     def tries(self, walk: Walk, action: Action) -> tuple[int, str, str]:
         clock = self.world.clock
-        ends_at = clock.now() + units.duration(self.spec.within)
         for tried in range(1, self.spec.tries + 1):
             one = next(iter(walk.fresh(action, [self.delivery], None)))[0]
             self.batch = one.progress.batch if one.progress is not None else None
@@ -77,7 +154,7 @@ class Direct:
             wait = one.outcome.wait_s if one.outcome.wait_s is not None else self.program.backoff.wait_s(tried)
             if tried == self.spec.tries:
                 break
-            if clock.now() + wait >= ends_at:
+            if clock.now() + wait >= self.ends_at:
                 attempts = 0 if one.outcome.outage else tried
                 return self.later(202, one.outcome.reason, clock.now() + wait, attempts=attempts)
             clock.sleep(wait)
@@ -143,9 +220,10 @@ class Direct:
         return status, "rejected", reason
 
     def settle(self, row: Settled) -> None:
-        self.world.store.settle(None, [row], now=self.world.clock.now())
+        self.skipped = self.world.store.settle(None, [row], now=self.world.clock.now())
         ended = Ended(self.delivery, Outcome(OutcomeKind.DELIVERED), None, None)
         self.reporter.settled(self.program, [ended], [row], None)
+        self.reporter.followed(self.program, self.skipped)
 
     def change(self, change: LaneChange) -> None:
         self.world.store.change_lane(*self.lane, change, now=self.world.clock.now())

@@ -231,6 +231,14 @@ class Received(msgspec.Struct, frozen=True):
     listed: bool = False  # the body was a list
 
 
+class Told(msgspec.Struct, frozen=True):
+    """What a caller of a `direct` connector is told about one action."""
+
+    status: int
+    outcome: str  # delivered | waiting | rejected | skipped
+    reason: str = ""
+
+
 class Answered(msgspec.Struct, frozen=True):
     """What a caller of a `direct` connector is told about one event."""
 
@@ -238,3 +246,4 @@ class Answered(msgspec.Struct, frozen=True):
     outcome: str  # delivered | waiting | rejected | skipped
     event_id: str
     reason: str = ""
+    actions: dict[str, Told] = {}  # where there are several: what became of each

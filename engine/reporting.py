@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from engine.program import Program
-    from engine.records import LaneChange, Settled
+    from engine.records import LaneChange, Settled, Skipped
     from engine.walk import Ended, World
 
 
@@ -42,6 +42,15 @@ class Reporter:
         elif change is not None and change.not_before is not None:
             telemetry.event(
                 "throttled", connector=connector, client=client, why=change.reason or "", until=change.not_before
+            )
+
+    def followed(self, program: Program, skipped: Sequence[Skipped]) -> None:
+        """What the store skipped by itself: those that waited for one that was rejected."""
+        connector, client = program.connector.name, program.client.client
+        for action, why in dict.fromkeys((each.action, each.reason) for each in skipped):
+            count = sum((each.action, each.reason) == (action, why) for each in skipped)
+            self.world.telemetry.event(
+                "skipped", connector=connector, client=client, action=action, count=count, why=why
             )
 
     def failed(self, connector: str, client: str, why: str) -> None:

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import msgspec
@@ -333,6 +334,7 @@ class Walks:
     ) -> None:
         self._front, self._pool, self._telemetry, self._clock = front, pool, telemetry, clock
         self._slots = asyncio.Semaphore(workers)
+        self._under_way: dict[tuple[str, str, str], asyncio.Task[Answered]] = {}  # by connector, client, event
 
     async def walk(
         self, connector: str, events: Sequence[Accepted], stored: Sequence[Stored], ends_at: float
@@ -341,19 +343,27 @@ class Walks:
         latest: dict[tuple[str, str, str], asyncio.Task[Answered]] = {}
         tasks = []
         for event, put in zip(events, stored, strict=True):
+            name = (connector, event.client, put.event_id)
+            if put.duplicate and name in self._under_way:  # sent again before its answer: there is one for both
+                tasks.append(self._under_way[name])
+                continue
             keys = [(event.client, each.action, each.key) for each in put.deliveries if each.key is not None]
             before = {latest[key] for key in keys if key in latest}
             task = asyncio.create_task(self._in_turn(before, connector, event.client, put, ends_at))
             latest |= dict.fromkeys(keys, task)
             tasks.append(task)
+            self._under_way[name] = task
+            task.add_done_callback(partial(self._answered, name))
         return list(await asyncio.gather(*tasks))
+
+    def _answered(self, name: tuple[str, str, str], task: asyncio.Task[Answered]) -> None:
+        if self._under_way.get(name) is task:
+            del self._under_way[name]
 
     async def _in_turn(
         self, before: set[asyncio.Task[Answered]], connector: str, client: str, stored: Stored, ends_at: float
     ) -> Answered:
-        if stored.duplicate:
-            return Answered(200, "skipped", stored.event_id, "this id was accepted before")
-        if not stored.deliveries:
+        if not stored.deliveries and not stored.duplicate:
             return Answered(200, "skipped", stored.event_id, "no action wants this event")
         earlier = [await task for task in before]
         if any(answer.outcome == "waiting" for answer in earlier):

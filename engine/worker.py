@@ -11,10 +11,10 @@ import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
-from engine.direct import Direct
+from engine.direct import Caller
 from engine.errors import LeaseLost, SecretUnavailable, StoreUnavailable, told
 from engine.owners import is_gone, new_owner
-from engine.records import Answered, LaneChange, Lease, OutcomeKind, Settled, Stored
+from engine.records import Answered, LaneChange, Lease, OutcomeKind, Stored
 from engine.reporting import Reporter
 from engine.settling import Verdicts
 from engine.spec import units
@@ -135,26 +135,7 @@ class Worker:
 
     def walk_now(self, program: Program, stored: Stored) -> Answered:
         """The walk at once, for one event of a `direct` connector; the answer for its caller."""
-        if stored.duplicate:
-            return Answered(200, "duplicate", stored.event_id)
-        direct = {name for name, action in program.actions.items() if action.mode == "direct"}
-        buffered = [each for each in stored.deliveries if each.action not in direct]
-        if buffered:  # those wait for their batch, not for the caller
-            later = [Settled(each.seq, "later", due_at=each.received_at) for each in buffered]
-            self.world.store.settle(None, later, now=self.world.clock.now())
-        answers = [
-            Direct(self.world, self.reporter, program, delivery, self.held).answer()
-            for delivery in stored.deliveries
-            if delivery.action in direct
-        ]
-        if buffered and not answers:
-            return Answered(202, "waiting", stored.event_id)
-        if not answers:
-            return Answered(
-                program.connector.receive.answer.skip, "skipped", stored.event_id, "no action wants this event"
-            )
-        status, outcome, reason = max(answers, key=lambda answer: answer[0])
-        return Answered(status, outcome, stored.event_id, reason)
+        return Caller(self.world, self.reporter, program, self.held).walk(stored, self.hold_s(program.connector))
 
 
 class Turn:
@@ -271,7 +252,7 @@ class Turn:
         now = self.world.clock.now()
         rows, change, actions = verdicts.of(ended, now)
         self.keep_alive()
-        self.world.store.settle(self.lease, rows, now=now, change=change)
+        skipped = self.world.store.settle(self.lease, rows, now=now, change=change)
         self.settled = True
         if held_keys is not None:
             pairs = zip(ended, rows, strict=True)
@@ -281,6 +262,7 @@ class Turn:
         for action, until in actions.items():
             self.worker.held[self.lease.connector, self.lease.client, action] = until
         self.worker.reporter.settled(program, ended, rows, change)
+        self.worker.reporter.followed(program, skipped)
         if float("inf") in actions.values():
             reason = next(one.outcome.reason for one in ended if one.outcome.kind is OutcomeKind.PAUSE)
             self.worker.reporter.paused(self.lease.connector, self.lease.client, reason, ", ".join(actions))

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-from conftest import START, Shop, Vendor, reply
+from conftest import START, Shop, Vendor, balanced, reply
 
-from engine.records import Answered
+from engine.records import Answered, Told
 from engine.stores.memory import MemoryStore
 from engine.stores.sqlite import SqliteStore
 
@@ -103,3 +103,136 @@ def test_an_action_that_is_gone_by_the_time_of_the_walk_waits_for_its_return() -
     del shop.programs["abc"].actions["note"]
     assert shop.worker.walk_now(shop.programs["abc"], stored).status == 202
     assert shop.sums() == {"waiting": 1}
+
+
+# Several actions, and those that wait for each other
+
+CHAIN = (
+    RECEIVE
+    + """
+actions:
+  note:
+    after: deal
+    when: ${ event.note }
+    record: {id: "${ event.id }"}
+    request: {path: /notes, json: "${ record }"}
+  deal:
+    after: contact
+    record: {id: "${ event.id }"}
+    request: {path: /deals, json: "${ record }"}
+  contact:
+    record: {id: "${ event.id }"}
+    request: {path: /contacts, json: "${ record }"}
+"""
+)
+CONTACT, DEAL, NOTE_AFTER = "POST /v1/contacts", "POST /v1/deals", "POST /v1/notes"
+
+
+def paths(answers: dict[str, Answer]) -> Vendor:
+    """Answers by the last part of the path; all else is delivered."""
+    return Vendor(answer=lambda request: answers.get(request.url.rsplit("/", 1)[1], reply(200, {})))
+
+
+def test_a_caller_s_actions_are_walked_in_the_order_in_which_they_wait_for_each_other(store: Store) -> None:
+    shop = Shop(CHAIN, vendor=Vendor(), store=store)
+    each = {"contact": Told(200, "delivered"), "deal": Told(200, "delivered"), "note": Told(200, "delivered")}
+    assert shop.post({"id": "1", "note": True}) == [Answered(200, "delivered", "1", actions=each)]
+    assert (shop.vendor.lines, shop.sums()) == ([CONTACT, DEAL, NOTE_AFTER], {"delivered": 3})
+
+
+def test_what_waits_for_a_rejected_action_is_not_sent_and_the_caller_is_told_why(store: Store) -> None:
+    shop = Shop(CHAIN, vendor=paths({"contacts": reply(422, {})}), store=store)
+    each = {
+        "contact": Told(422, "rejected", "HTTP 422"),
+        "deal": Told(200, "skipped", "contact was rejected"),
+        "note": Told(200, "skipped", "contact was rejected"),
+    }
+    assert shop.post({"id": "1", "note": True}) == [Answered(422, "rejected", "1", "HTTP 422", each)]
+    assert (shop.vendor.lines, shop.sums()) == ([CONTACT], {"rejected": 1, "skipped": 2})
+    assert shop.counts("skipped") == {"deal": 1, "note": 1}
+
+
+def test_what_goes_on_past_a_rejected_action_is_sent_for_the_caller(store: Store) -> None:
+    text = CHAIN.replace("after: contact", "after: contact\n    if_rejected: continue")
+    shop = Shop(text, vendor=paths({"contacts": reply(422, {})}), store=store)
+    assert [(told.status, told.outcome) for told in shop.post({"id": "1"})] == [(422, "rejected")]
+    assert (shop.vendor.lines, shop.sums()) == ([CONTACT, DEAL], {"rejected": 1, "delivered": 1})
+
+
+def test_what_waits_for_one_that_waits_goes_on_behind_it_from_the_buffer(store: Store) -> None:
+    answers: dict[str, Answer] = {"contacts": reply(429, {}, retry_after="40")}
+    shop = Shop(CHAIN, vendor=paths(answers), store=store)
+    each = {"contact": Told(202, "waiting", "HTTP 429"), "deal": Told(202, "waiting", "contact waits")}
+    assert shop.post({"id": "1"}) == [Answered(202, "waiting", "1", "HTTP 429", each)]
+    assert (shop.vendor.lines, shop.sums()) == ([CONTACT], {"waiting": 2})
+    del answers["contacts"]
+    shop.drain(45)  # and not only when the hold of the caller is over
+    assert (shop.vendor.lines, shop.sums()) == ([CONTACT, CONTACT, DEAL], {"delivered": 2})
+
+
+def test_a_direct_action_waits_for_a_buffered_one_and_its_caller_is_told_so(store: Store) -> None:
+    text = CHAIN.replace("  contact:\n", "  contact:\n    mode: buffered\n    batch: {wait: 10m}\n").replace(
+        '/contacts, json: "${ record }"', '/contacts, json: "${ batch.records }"'
+    )
+    shop = Shop(text, vendor=Vendor(), store=store)
+    assert [(told.status, told.outcome, told.reason) for told in shop.post({"id": "1"})] == [
+        (202, "waiting", "contact waits")
+    ]
+    assert shop.vendor.lines == []
+    shop.drain(601)
+    assert (shop.vendor.lines, shop.sums()) == ([CONTACT, DEAL], {"delivered": 2})
+
+
+def test_a_buffered_action_that_waits_for_a_direct_one_goes_out_with_its_batch(store: Store) -> None:
+    text = CHAIN.replace("  deal:\n", "  deal:\n    mode: buffered\n    batch: {wait: 10m}\n")
+    shop = Shop(text.replace('/deals, json: "${ record }"', '/deals, json: "${ batch.records }"'), store=store)
+    (told,) = shop.post({"id": "1"})
+    assert (told.status, told.outcome, told.actions["deal"].outcome) == (200, "delivered", "waiting")
+    shop.drain(601)
+    assert (shop.vendor.lines, shop.sums()) == ([CONTACT, DEAL], {"delivered": 2})
+
+
+@pytest.mark.parametrize("mode", ["direct", "buffered"])
+def test_no_caller_is_told_4xx_while_another_action_goes_on(mode: str, store: Store) -> None:
+    text = CHAIN.replace("    after: contact\n", f"    mode: {mode}\n")
+    shop = Shop(text, vendor=paths({"contacts": reply(422, {}), "deals": reply(503)}), store=store)
+    (told,) = shop.post({"id": "1"})
+    assert (told.status, told.outcome) == (202, "waiting")
+    assert {name: each.outcome for name, each in told.actions.items()} == {"deal": "waiting", "contact": "rejected"}
+    balanced(store)
+
+
+# The same id again
+
+ONCE = RECEIVE.replace("mode: direct", "mode: direct, dedupe: 24h")
+
+
+def test_what_was_rejected_is_tried_again_when_its_caller_sends_the_id_again(store: Store) -> None:
+    answers: dict[str, Answer] = {"deals": reply(422, {})}
+    shop = Shop(ONCE + CHAIN.removeprefix(RECEIVE), vendor=paths(answers), store=store)
+    event = {"id": "1", "note": True}
+    assert [told.status for told in shop.post(event, event)] == [422, 422]
+    assert (shop.vendor.lines, shop.sums()) == ([CONTACT, DEAL, DEAL], {"delivered": 1, "rejected": 1, "skipped": 1})
+    answers.clear()
+    each = {"deal": Told(200, "delivered"), "note": Told(200, "delivered")}
+    assert shop.post(event) == [Answered(200, "delivered", "1", actions=each)]
+    assert shop.post(event) == [Answered(200, "skipped", "1", "this id was accepted before")]
+    assert (shop.vendor.lines[3:], shop.sums()) == ([DEAL, NOTE_AFTER], {"delivered": 3})
+    assert shop.dead() == []
+
+
+def test_a_caller_who_sends_an_id_again_while_the_lane_is_paused_is_told_503_again(store: Store) -> None:
+    shop = Shop(ONCE + "replies: {outcomes: [{status: 403, then: pause}]}", vendor=Vendor(reply(403, {})), store=store)
+    assert [told.status for told in shop.post({"id": "1"}, {"id": "1"})] == [503, 503]
+    assert (len(shop.vendor.asked), shop.sums(), len(shop.dead())) == (1, {"rejected": 1}, 1)
+
+
+def test_what_is_tried_again_for_a_caller_is_not_taken_by_a_lane_meanwhile(store: Store) -> None:
+    def slow(_: Prepared) -> Reply:
+        shop.clock.sleep(1)
+        shop.drain()
+        return reply(422, {})
+
+    shop = Shop(ONCE, vendor=Vendor(answer=slow), store=store)
+    assert [told.status for told in shop.post({"id": "1"}, {"id": "1"})] == [422, 422]
+    assert (len(shop.vendor.asked), shop.sums()) == (2, {"rejected": 1})

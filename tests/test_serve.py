@@ -106,6 +106,8 @@ class Shop:
 
     def walk_now(self, connector: str, client: str, stored: Stored, now: float) -> Answered:
         del connector, client, now
+        if stored.duplicate:
+            return Answered(200, "skipped", stored.event_id, "this id was accepted before")
         [delivery] = stored.deliveries
         self.walked.append(delivery.event_id)
         self.answering.wait(5)

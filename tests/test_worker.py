@@ -9,7 +9,7 @@ from conftest import REFUSED, START, TIMED_OUT, Shop, Vendor, balanced, reply
 
 from engine.clock import VirtualClock
 from engine.errors import StoreUnavailable
-from engine.records import Answered, LaneChange, Skipped
+from engine.records import Answered, LaneChange, Skipped, Told
 from engine.stores.memory import MemoryStore
 from engine.stores.sqlite import SqliteStore
 
@@ -717,7 +717,8 @@ def test_a_throttle_is_told_to_later_callers_and_they_are_delivered_afterwards()
 
 def test_the_same_id_is_delivered_once() -> None:
     shop = direct(reply(200, {}))
-    assert [told.outcome for told in shop.post({"id": "1"}, {"id": "1"})] == ["delivered", "duplicate"]
+    told = shop.post({"id": "1"}, {"id": "1"})
+    assert told == [Answered(200, "delivered", "1"), Answered(200, "skipped", "1", "this id was accepted before")]
     assert (len(shop.vendor.asked), shop.sums()) == (1, {"delivered": 1})
     shop.clock.sleep(86_401)
     assert [told.outcome for told in shop.post({"id": "1"})] == ["delivered"]
@@ -743,7 +744,8 @@ def test_an_older_one_of_the_same_key_that_waits_is_not_overtaken_by_a_caller() 
 
 def test_several_actions_of_a_direct_connector_answer_with_the_worst() -> None:
     shop = Shop((DIRECT % "") + TWO, vendor=by_path(notes=reply(200, {}), tasks=reply(422, {})))
-    assert shop.post({"id": "1", "task": True}) == [Answered(422, "rejected", "1", "HTTP 422")]
+    each = {"note": Told(200, "delivered"), "task": Told(422, "rejected", "HTTP 422")}
+    assert shop.post({"id": "1", "task": True}) == [Answered(422, "rejected", "1", "HTTP 422", each)]
     assert shop.sums() == {"delivered": 1, "rejected": 1}
 
 
