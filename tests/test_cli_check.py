@@ -361,6 +361,31 @@ def test_what_is_no_list_and_what_can_not_be_built_is_told_of_that_thing_alone(h
     assert crm.asked == []
 
 
+def test_a_request_may_go_with_another_log_in_whose_secret_only_provisioning_needs(home: Path, via: str) -> None:
+    changed(
+        home,
+        "secrets: {token: {title: Token}}",
+        "secrets: {token: {title: Token}, admin: {title: Key, optional: true}}",
+    )
+    changed(
+        home,
+        'auth: {type: bearer, token: "${ secrets.token }"}',
+        'auths: {usual: {type: bearer, token: "${ secrets.token }"},'
+        ' admin: {type: bearer, token: "${ secrets.admin }"}}',
+    )
+    changed(home, 'path: "/lists/{{ settings.list }}"', 'path: "/lists/{{ settings.list }}", auth: admin')
+    changed(home, "token: 'env:ABC_TOKEN'", "token: 'env:ABC_TOKEN', admin: 'env:ABC_ADMIN'", "clients/abc.yaml")
+    ended = connect(
+        *("check", "acme", "abc", "--provision", "--json", "--via", via),
+        project=home,
+        ABC_TOKEN=TOKEN,
+        ABC_ADMIN="key-of-an-admin-eu1",
+    )
+    assert ended.json["provision"][3]["reason"] == "HTTP 401 Bearer *** is wrong"
+    without = checked(home, via)
+    assert (without.code, "ABC_ADMIN" in without.err) == (1, True)
+
+
 def test_without_provision_there_is_nothing_to_do(home: Path, crm: Crm, via: str) -> None:
     text = (home / "connectors/acme.yaml").read_text()
     before, _, after = text.partition("provision:\n")

@@ -20,6 +20,7 @@ from engine.spec.check.compiled import guarded
 from engine.spec.check.limits import PER_S, zone_faults
 from engine.spec.check.names import Names
 from engine.spec.check.places import Sheet
+from engine.spec.check.requests import all_requests
 from engine.spec.check.rules import all_auths
 from engine.spec.check.settings import values_faults
 from engine.spec.findings import did_you_mean
@@ -168,10 +169,11 @@ class _Bound:
     # --- settings and secrets ---
 
     def auths_used(self, enabled: list[types.Action]) -> set[str]:
-        """The way to log in that serves this client, and those that its actions name."""
+        """The way to log in that serves this client, and those that its actions and the checks name."""
         auths = self.connector.auths
         serving = next((name for name, auth in auths.items() if self.applies(auth.when)), next(iter(auths), ""))
         asked = [request.auth for action in enabled for request in _requests_of(action)]
+        asked += [check.request.auth for check in self.connector.checks.values()]
         return {serving, *(action.auth for action in enabled if action.auth), *(name for name in asked if name)}
 
     def missing_settings(self, read: list[Use]) -> Iterator[Problem]:
@@ -204,9 +206,15 @@ class _Bound:
                 if name not in self.facts.gone:
                     says = f"{connector.name} has no such secret"
                     yield Problem(place, "unknown-secret", says, _meant(name, connector.secrets))
-            elif name not in reached and "*" not in reached and not self.facts.gone:
+            elif name not in reached | self.for_provision() and "*" not in reached and not self.facts.gone:
                 says = "nothing that is switched on reads it"
                 yield Problem(place, "unused-secret", says, "take it out, or switch on what needs it", "warning")
+
+    def for_provision(self) -> set[str]:
+        """Secrets of ways to log in that `provision` names: a client may have them, and can do without."""
+        named = {request.auth for place, request in all_requests(self.connector) if place[0] == "provision"}
+        uses = [use for use in self.facts.uses if use.place[0] == "auths" and use.place[1] in named]
+        return self.facts.reached("secrets", uses)
 
     def applies(self, when: Any) -> bool:
         if when is None:
