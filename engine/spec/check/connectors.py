@@ -15,6 +15,7 @@ from engine.sandbox import path_pattern
 from engine.spec import types, units
 from engine.spec.check.compiled import ANYONE, compiled, guarded
 from engine.spec.check.limits import limit_faults
+from engine.spec.check.literals import literal_faults
 from engine.spec.check.names import Names
 from engine.spec.check.places import Sheet, node_at
 from engine.spec.check.provisions import provision_faults
@@ -101,6 +102,7 @@ def connector_problems(facts: Facts) -> Iterator[Problem]:
     yield from limit_faults(connector)
     yield from provision_faults(connector)
     yield from scalar_faults(located)
+    yield from literal_faults(located, facts.names)
     yield from defaults_faults(connector)
     for name, action in connector.actions.items():
         yield from _batch_faults(action.batch, ("actions", name, "batch"))
