@@ -140,6 +140,7 @@ def test_a_hole_of_a_url_is_filled_for_its_part(text: str, helper: str) -> None:
         ("<?xml a='?>", "html"),
         ("</ a>", "html"),
         ("<b a='>\"'>", "html"),
+        ("<b a='b'>", "html"),
         ("<b a=>", "html"),
         ("<b a = b>", "html"),
         ('<b a="', "html"),

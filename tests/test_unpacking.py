@@ -135,6 +135,7 @@ GOOD_TAR = tar(("a", b"x" * 600), ("b", b"y"))
         (zipped(("a", b"x"))[:-5], ["zip"], "zip: BadZipFile"),
         (b"", ["tar"], "tar: not an archive, or one that is cut off"),
         (b"x" * 512, ["tar"], "tar: not an archive, or one that is cut off"),
+        (b"z" + GOOD_TAR[1:], ["tar"], "tar: not an archive, or one that is cut off"),
         (GOOD_TAR[:700], ["tar"], "tar: a file that is not whole"),
         (GOOD_TAR[:1536], ["tar"], "tar: not an archive, or one that is cut off"),
         (tar(("a", b""), kind=tarfile.GNUTYPE_SPARSE), ["tar"], "tar: a file that is not whole"),
