@@ -20,9 +20,9 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
-from engine import listening
+from engine import answers, listening
 from engine.errors import Refused, StoreUnavailable, UsageError
-from engine.records import Accepted, Answered, Delivery, Draft, Fault, Lane, Received, Settled, Stored
+from engine.records import Accepted, Answered, Delivery, Draft, Fault, Lane, Received, Settled, Stored, Told
 from engine.serve import Limits, Puts, serve
 from engine.stores.memory import MemoryStore
 
@@ -224,7 +224,7 @@ def house(shared: House) -> House:
     return shared
 
 
-def problem(status: int, title: str, detail: str, faults: list[Any] | None = None, **more: str) -> dict[str, Any]:
+def problem(status: int, title: str, detail: str, faults: list[Any] | None = None, **more: Any) -> dict[str, Any]:
     shape = {"type": "about:blank", "title": title, "status": status, "detail": detail, "faults": faults or []}
     return {**shape, **more}
 
@@ -733,6 +733,24 @@ def test_a_direct_duplicate_is_not_carried_twice(house: House) -> None:
         (200, {"outcome": "skipped", "id": "d-twice", "reason": "this id was accepted before"}),
     ]
     assert house.shop.walked == ["d-twice"]
+
+
+def test_an_id_that_is_sent_again_before_its_answer_has_the_same_answer(house: House) -> None:
+    reply = house.http.post("/leads", json=[{"id": "d-same", "do": "reject"}] * 2)
+    told = {"status": 422, "outcome": "rejected", "id": "d-same", "reason": "email is not one"}
+    assert reply.json() == {"results": [{"index": 0, **told}, {"index": 1, **told}]}
+    assert house.shop.walked == ["d-same"]
+
+
+def test_a_caller_is_told_what_became_of_each_of_several_actions() -> None:
+    actions = {"note": Told(200, "delivered"), "deal": Told(422, "rejected", "no price")}
+    rejected = answers.answered(Answered(422, "rejected", "e1", "no price", actions))
+    each = {"note": {"outcome": "delivered"}, "deal": {"outcome": "rejected", "reason": "no price"}}
+    assert json.loads(rejected.body) == problem(
+        422, "Unprocessable Content", "no price", outcome="rejected", id="e1", actions=each
+    )
+    waiting = answers.answered(Answered(202, "waiting", "e1", "HTTP 503", actions))
+    assert json.loads(waiting.body) == {"outcome": "waiting", "id": "e1", "reason": "HTTP 503", "actions": each}
 
 
 def test_a_direct_list_is_answered_event_by_event(house: House) -> None:
