@@ -27,7 +27,7 @@ LAYERS = (
     # adapters
     "telemetry", "alerts", "secrets", "stores",
     # what runs a spec without its vendor
-    "sandbox", "examples", "explaining", "curl", "preview", "differences", "planning", "versions", "spec.check", "coverage",
+    "sandbox", "examples", "explaining", "curl", "preview", "differences", "planning", "versions", "pages", "spec.check", "coverage",
     # what writes a new spec
     "openapi", "scaffold",
     # wiring

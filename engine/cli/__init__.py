@@ -35,6 +35,7 @@ COMMANDS = {
     "new": ("new", "Write a new connector."),
     "sandbox": ("sandbox", "Simulated CRMs on a port of this machine."),
     "demo": ("demo", "The whole thing on sample traffic."),
+    "docs": ("docs", "Write the pages of connectors."),
     "schema": ("schema", "Print a JSON Schema, for editors."),
     "key": ("key", "Print a new key for CONNECT_KEY."),
 }

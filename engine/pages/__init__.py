@@ -1,0 +1,66 @@
+"""
+A connector -> its page: flow, set-up, settings, mapping, payloads, limits, errors, provisioning, what to do in trouble.
+
+What no spec can say stands beside it in a file of notes: what comes before its first heading follows the description,
+a section "Set-up" comes before the settings, and the other sections come after the errors.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from engine.pages.actions import fields, mapping, tables
+from engine.pages.client import settings
+from engine.pages.failing import errors, provisioning, trouble
+from engine.pages.flow import chart
+from engine.pages.markdown import block
+from engine.pages.pace import sending
+from engine.pages.payloads import payloads
+
+if TYPE_CHECKING:
+    from engine.spec import types
+
+WRITTEN = "<!-- Written by `connect docs`; change the connector, or the notes beside this page. -->"
+
+
+def page(connector: types.Connector, *, source: str, notes: str = "", language: str = "../language.md") -> str:
+    """The whole page; `source` is the link to the connector's file, `notes` the text of its notes."""
+    before, sections = split(notes)
+    set_up = sections.pop("Set-up", "")
+    parts = [
+        f"# {connector.title}",
+        WRITTEN,
+        "\n".join([connector.description, f"The connector is [`{source.rpartition('/')[2]}`]({source})."]).strip(),
+        before,
+        links(connector),
+        f"## Flow\n\n{block('mermaid', chart(connector))}",
+        f"## Set-up\n\n{set_up}" if set_up else "",
+        settings(connector, shown="\nclient:" in notes),
+        *(mapping(name, action) for name, action in connector.actions.items()),
+        fields(connector),
+        tables(connector),
+        payloads(connector),
+        sending(connector, language),
+        errors(connector, language),
+        provisioning(connector),
+        *(f"## {title}\n\n{text}" for title, text in sections.items()),
+        trouble(connector),
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def split(notes: str) -> tuple[str, dict[str, str]]:
+    """What comes before the first `##`, and the sections by their headings; a `#` of the notes is left out."""
+    body = re.sub(r"\A# .*\n", "", notes.strip())
+    first, *rest = re.split(r"^## ", body, flags=re.MULTILINE)
+    sections = {}
+    for text in rest:
+        title, _, under = text.partition("\n")
+        sections[title.strip()] = under.strip()
+    return first.strip(), sections
+
+
+def links(connector: types.Connector) -> str:
+    named = [f"[{name}]({url})" for name, url in connector.links.items()]
+    return f"The vendor's pages: {', '.join(named)}." if named else ""
