@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help setup demo test check format bench clean
+.PHONY: help setup demo test authserver check format bench clean
 
 help: ## what there is
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
@@ -21,8 +21,18 @@ $(READY): pyproject.toml constraints.txt
 demo: $(READY) ## simulated CRMs, 1,000 events, one table
 	@$(BIN)/connect demo
 
-test: $(READY) ## all tests
+test: $(READY) authserver ## all tests
 	@$(BIN)/python -m pytest -n 2
+
+authserver: .cache/authserver/.ready ## an authorization server for some of the tests, where node is there
+
+.cache/authserver/.ready: tests/authserver/package.json tests/authserver/package-lock.json
+	@mkdir -p .cache/authserver
+	@cp tests/authserver/package.json tests/authserver/package-lock.json .cache/authserver
+	@if command -v npm > /dev/null; then \
+	  (cd .cache/authserver && npm ci --ignore-scripts --no-audit --no-fund --silent && touch .ready) \
+	    || echo "oidc-provider could not be installed; the tests that need it are left out"; \
+	else echo "node is not here; the tests that need it are left out"; fi
 
 check: $(READY) ## format, lint, types, and the project's own YAML
 	@$(BIN)/ruff format --check .
@@ -38,4 +48,4 @@ bench: $(READY) ## figures: mapping, durable intake, drain
 	@$(BIN)/python -m bench
 
 clean: ## away with what was made
-	@rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis dist
+	@rm -rf $(VENV) .cache .pytest_cache .mypy_cache .ruff_cache .hypothesis dist

@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+import http.client
+import json
 import multiprocessing
+import shutil
+import subprocess
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import pytest
 from authlib_server import APP, APP_SECRET, TOKEN_URL, USER, OAuthServer
+from command import ROOT
 from conftest import Heard, Shop, program_from
+from joserfc.jwk import RSAKey
 from test_signing import pem, private
 
+from engine import login
 from engine.clock import SystemClock, VirtualClock
 from engine.secrets import fingerprint
 from engine.sending import HttpTransport, Masker
 from engine.stores.sqlite import SqliteStore
+from engine.walk import Walk
 from engine.wire import Wire
 
 if TYPE_CHECKING:
@@ -298,3 +307,165 @@ def test_a_refresh_token_that_comes_twice_ends_its_family(oauth: OAuthServer, tr
     other.post({"id": "1"})
     other.drain()
     assert (oauth.reused, other.lane().state, oauth.alive) == (1, "paused", set())
+
+
+# --- oidc-provider, a certified server ---
+
+AUTHSERVER = ROOT / "tests/authserver"
+INSTALLED = ROOT / ".cache/authserver"
+
+
+def why_not() -> str:
+    """Why the server of the npm registry can't be started here; empty if it can."""
+    if shutil.which("node") is None:
+        return "node is not here"
+    if not (INSTALLED / "node_modules/oidc-provider").is_dir():
+        return "oidc-provider is not installed in .cache/authserver; `make authserver` does it"
+    return ""
+
+
+needs_node = pytest.mark.skipif(bool(why_not()), reason=why_not())
+
+
+class OidcProvider:
+    def __init__(self, lifetime_s: int) -> None:
+        shutil.copy(AUTHSERVER / "server.mjs", INSTALLED)
+        jwk = RSAKey.import_key(pem("rsa")).as_dict(private=False)
+        given = json.dumps({"publicJwk": {**jwk, "kid": "k-1"}, "lifetime": lifetime_s})
+        self.process = subprocess.Popen(
+            ["node", "server.mjs", given],
+            cwd=INSTALLED,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        assert line.startswith("port "), line
+        self.port = int(line.split()[1])
+        self.url = f"http://127.0.0.1:{self.port}"
+
+    def get(self, path: str, cookies: dict[str, str] | None = None) -> tuple[str, str]:
+        """(where it leads, what it says); cookies are kept as a browser would."""
+        jar = cookies if cookies is not None else {}
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
+        try:
+            headers = {"Host": "api.crm.example", "Cookie": "; ".join(f"{name}={value}" for name, value in jar.items())}
+            connection.request("GET", path, headers=headers)
+            response = connection.getresponse()
+            for set_cookie in response.headers.get_all("Set-Cookie") or []:
+                name, _, value = set_cookie.partition(";")[0].partition("=")
+                jar[name] = value
+            return response.getheader("Location", ""), response.read().decode()
+        finally:
+            connection.close()
+
+    def agree(self, page: str) -> str:
+        """A browser follows the page until it leads back to us."""
+        cookies: dict[str, str] = {}
+        leads_to, said = page, ""
+        for _ in range(10):
+            parts = urlsplit(leads_to)
+            leads_to, said = self.get(f"{parts.path}?{parts.query}" if parts.query else parts.path, cookies)
+            if leads_to.startswith("http://127.0.0.1:"):
+                return leads_to
+        raise AssertionError(f"the page leads nowhere: {said[:500]}")
+
+    def granted(self) -> list[str]:
+        found: list[str] = json.loads(self.get("/granted")[1])
+        return found
+
+    def close(self) -> None:
+        self.process.communicate(timeout=10)  # it ends with its standard input
+
+
+@pytest.fixture
+def oidc() -> Iterator[OidcProvider]:
+    server = OidcProvider(lifetime_s=3600)
+    yield server
+    server.close()
+
+
+def oidc_shop(server: OidcProvider, auth: str, **secrets: str) -> tuple[Shop, HttpTransport]:
+    transport = HttpTransport(server.url)
+    text = written(auth).replace('"${ secrets.client_id }"', secrets.pop("app"))
+    crm = Shop(text, vendor=transport, secrets={**SECRETS, **secrets}, clock=VirtualClock(time.time()))
+    return crm, transport
+
+
+@needs_node
+@pytest.mark.parametrize(
+    ("app", "how"),
+    [
+        ("basic", SECRET + "  client_auth: basic\n"),
+        ("post", SECRET + "  client_auth: form\n"),
+        ("signs", KEY + "  client_auth: private_key_jwt\n  audience: https://api.crm.example\n  key_id: k-1\n"),
+        (
+            "signs",
+            KEY + "  client_auth: private_key_jwt\n  audience: https://api.crm.example\n  algorithm: PS256\n",
+        ),
+    ],
+)
+def test_a_certified_server_takes_every_way_in_which_an_app_names_itself(
+    app: str, how: str, oidc: OidcProvider
+) -> None:
+    crm, transport = oidc_shop(oidc, CREDENTIALS + how, app=app, client_secret=f"s3cret-of-{app}")
+    try:
+        row = delivered(crm)
+    finally:
+        transport.close()
+    assert (oidc.granted(), row.expires_at) == (["client_credentials"], pytest.approx(time.time() + 3600, abs=30))
+
+
+@needs_node
+@pytest.mark.parametrize("app", ["basic", "public"])
+def test_a_consent_at_a_certified_server_is_renewed_by_rotation(app: str, oidc: OidcProvider) -> None:
+    how = f"{SECRET}  client_auth: basic\n" if app == "basic" else "  client_auth: none\n"
+    auth = f"""  type: oauth2_refresh_token
+  authorize_url: https://api.crm.example/auth
+  authorize_query: {{prompt: consent}}
+  scope: openid offline_access notes
+{how}"""
+    crm, transport = oidc_shop(oidc, auth, app=app, client_secret="s3cret-of-basic")
+    wire, way = Walk(crm.worker.world, crm.programs["abc"], keep_alive=lambda: None).wire, crm.programs["abc"].auth
+    try:
+        page = login.asked(way, wire, "http://127.0.0.1:8400/callback")
+        answer = login.answer_in(oidc.agree(page.url), page)
+        login.exchanged(way, wire, page, answer, kept=True)
+        first = delivered(crm)
+        crm.clock.sleep(3590)
+        second = delivered(crm, "2")
+        with pytest.raises(login.LoginFailed, match="a code serves once"):
+            login.exchanged(way, wire, page, answer, kept=True)
+        crm.clock.sleep(3590)
+        crm.post({"id": "3"})
+        crm.drain()
+    finally:
+        transport.close()
+    assert first.values["refresh_token"] != second.values["refresh_token"]
+    granted = oidc.granted()
+    assert granted[:2] == ["authorization_code", "refresh_token"]
+    assert granted[2].startswith(("invalid_grant", "revoked"))
+    # the server took back all that came of a code that was used twice, so that a person has to agree again
+    assert (crm.sums(), crm.lane().state) == ({"delivered": 2, "waiting": 1}, "paused")
+    assert str(crm.lane().reason).endswith("agree anew: run `connect login crm abc`")
+
+
+@needs_node
+def test_a_code_is_worth_nothing_without_the_verifier_at_a_certified_server(oidc: OidcProvider) -> None:
+    auth = f"""  type: oauth2_refresh_token
+  authorize_url: https://api.crm.example/auth
+  scope: openid offline_access
+{SECRET}  client_auth: basic
+"""
+    crm, transport = oidc_shop(oidc, auth, app="basic", client_secret="s3cret-of-basic")
+    wire, way = Walk(crm.worker.world, crm.programs["abc"], keep_alive=lambda: None).wire, crm.programs["abc"].auth
+    try:
+        page = login.asked(way, wire, "http://127.0.0.1:8400/callback")
+        answer = login.answer_in(oidc.agree(page.url), page)
+        with pytest.raises(login.LoginFailed, match="invalid_grant"):
+            login.exchanged(way, wire, page._replace(verifier="v" * 43), answer, kept=True)
+    finally:
+        transport.close()
+    assert crm.store.token("crm", "abc", "default") is None
