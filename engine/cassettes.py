@@ -343,71 +343,66 @@ def record(
     """
     today = datetime.fromtimestamp(clock.now(), UTC).date()
     if account is not None:
-        hosts: list[str] = []
-        found = film(connector, example, HttpTransport(), clock=clock, account=account, hosts=hosts)
-        return found(f"VENDOR: {', '.join(hosts) or connector.title}, {today}")
+
+        def vendor(hosts: str) -> str:
+            return f"VENDOR: {hosts or connector.title}, {today}"
+
+        return film(connector, example, HttpTransport(), vendor, clock=clock, account=account)
     virtual = VirtualClock()
     if via is not None:
-        return film(connector, example, HttpTransport(via), clock=virtual)(f"SIMULATED: {via} for the vendor, {today}")
+        simulated = f"SIMULATED: {via} for the vendor, {today}"
+        return film(connector, example, HttpTransport(via), lambda _: simulated, clock=virtual)
     if connector.sandbox is None:
         raise UsageError(f"{connector.name} has no sandbox; give --via URL, or --vendor --client NAME")
     count = itertools.count(1)
     sandbox = Sandbox(connector, new_id=lambda: f"{next(count)}")
     sandbox.require_sound()
+    simulated = f"SIMULATED: the sandbox of connector {connector.name}, {today}"
     with served(sandbox, virtual.now) as address:
-        found = film(connector, example, HttpTransport(address), clock=virtual)
-    return found(f"SIMULATED: the sandbox of connector {connector.name}, {today}")
+        return film(connector, example, HttpTransport(address), lambda _: simulated, clock=virtual)
 
 
 def film(
     connector: types.Connector,
     example: types.Example,
     transport: HttpTransport,
+    source: Callable[[str], str],
     *,
     clock: Clock,
     account: Account | None = None,
-    hosts: list[str] | None = None,
-) -> Callable[[str], Recorded]:
-    """Run and record; what it gives makes the cassette of the name of its source."""
+) -> Recorded:
+    """Run and record; `source` makes the first line of the hosts that were spoken to."""
     tap, masker, reel = Tap(transport), Keeping(), Reel()
     trial = trial_of(connector, example, tap, clock, masker, account)
     if account is not None:
         require_long(trial.secrets)
-    lead = lead_s(trial.program)
-    started_at = float(int(clock.now())) - (lead if account is not None else 0.0)
+    lead = lead_s(trial.program) if account is not None else 0.0
+    started_at = float(int(clock.now() - lead))
     try:
         with tape(reel, record=True):
             play(trial, tap, started_at, VENDOR_WAIT_S if account is not None else SIMULATED_WAIT_S)
     finally:
         transport.close()
-    if hosts is not None:
-        hosts += dict.fromkeys(str(urlsplit(request.url).hostname) for request in tap.sent)
     if len(tap.sent) != len(reel.responses):
         raise Unlike(f"{len(tap.sent)} requests were sent and {len(reel.responses)} recorded")
-
-    def written(source: str) -> Recorded:
-        header = Header(
-            recorded_from=source,
-            connector=connector.name,
-            example=example.name,
-            started_at=started_at,
-            outcomes=kinds(trial),
-            answered=trial.answered,
-            client=account.client.client if account is not None else None,
-        )
-        scrubber = Scrubber(masker, trial.program)
-        text = spelled(
-            header,
-            [scrubber.request(request) for request in tap.sent],
-            [
-                scrubber.reply(reply, log_in=request.purpose == "auth")
-                for request, reply in zip(tap.sent, reel.responses, strict=True)
-            ],
-        )
-        scrubber.require_clean(text, trial.secrets)
-        return Recorded(text, header, len(tap.sent))
-
-    return written
+    scrubber = Scrubber(masker, trial.program)
+    requests = [scrubber.request(request) for request in tap.sent]
+    replies = [
+        scrubber.reply(reply, log_in=request.purpose == "auth")
+        for request, reply in zip(tap.sent, reel.responses, strict=True)
+    ]
+    header = Header(
+        recorded_from=source(", ".join(dict.fromkeys(urlsplit(request.url).netloc for request in requests))),
+        connector=connector.name,
+        example=example.name,
+        started_at=started_at,
+        outcomes=kinds(trial),
+        answered=trial.answered,
+        client=account.client.client if account is not None else None,
+    )
+    text = spelled(header, requests, replies)
+    scrubber.require_clean(text, trial.secrets)
+    return Recorded(text, header, len(requests))
 
 
 def require_long(secrets: Mapping[str, str]) -> None:

@@ -288,11 +288,41 @@ def test_signatures_and_what_changes_with_them_are_kept_out_and_make_no_differen
     account = Account(client, lambda _: {"key": "the real key of the client's account", "app": "app-1"})
     with served(Sandbox(connector), TODAY.now) as address:
         transport, clock = HttpTransport(address), VirtualClock(TODAY.now() + 77)
-        text = film(connector, connector.examples[0], transport, clock=clock, account=account)("VENDOR: x, 2026").text
+        text = film(connector, connector.examples[0], transport, str, clock=clock, account=account).text
     login, note = yaml.safe_load(text)["interactions"]
     assert login["request"]["body"] == "assertion=scrubbed&nonce=scrubbed&app=scrubbed"
     assert note["request"]["uri"] == "https://api.crm.example/v1/notes?at=scrubbed&nonce=scrubbed&sig=scrubbed"
     assert note["response"]["body"]["string"] == '{"sent":"scrubbed"}'
+    file = files_of(tmp_path, connector)[0]
+    keep(file, text)
+    replay(connector, connector.examples[0], file, client=lambda _: client)
+
+
+def test_an_address_that_a_key_hides_is_kept_without_that_part(tmp_path: Path) -> None:
+    from conftest import client_from
+
+    connector = connector_from("""
+hosts: ['*.crm.example']
+secrets: {key: {title: Key}}
+receive: {client: "${ event.client }"}
+derive: {center: "${ last(split(secrets.key, '-')) }"}
+auth: {type: bearer, token: "${ secrets.key }"}
+http: {base_url: 'https://{{ derived.center }}.crm.example/v1'}
+actions:
+  note: {record: {id: "${ event.id }"}, request: {path: /notes, json: "${ record }"}}
+examples:
+  - {name: hidden, events: [{client: shop, id: '1'}], outcomes: {note: [delivered]}}
+sandbox:
+  secrets: {key: made-up-us10}
+  routes: [{path: "/{rest*}", reply: {body: {}}}]
+""")
+    client = client_from("{client: loja, connectors: {crm: {secrets: {key: 'env:K'}}}}")
+    account = Account(client, lambda _: {"key": "the-real-one-us21"})
+    with served(Sandbox(connector), TODAY.now) as address:
+        transport, clock = HttpTransport(address), VirtualClock(TODAY.now())
+        text = film(connector, connector.examples[0], transport, str, clock=clock, account=account).text
+    assert text.startswith("recorded_from: scrubbed.crm.example\n")
+    assert "us21" not in text
     file = files_of(tmp_path, connector)[0]
     keep(file, text)
     replay(connector, connector.examples[0], file, client=lambda _: client)
@@ -407,8 +437,8 @@ def from_vendor(connector: types.Connector, client: types.Client) -> str:
     account = Account(client, lambda _: {"user": SECRET, "password": PASSWORD, "app": KEY})
     with served(Sandbox(connector), TODAY.now) as address:
         clock = VirtualClock(TODAY.now())
-        done = film(connector, connector.examples[0], HttpTransport(address), clock=clock, account=account)
-    return done("VENDOR: api.crm.example, 2026-09-21").text
+        transport, example = HttpTransport(address), connector.examples[0]
+        return film(connector, example, transport, "VENDOR: {}".format, clock=clock, account=account).text
 
 
 def test_a_client_s_account_is_used_with_its_settings_and_played_without_its_secrets(tmp_path: Path) -> None:
@@ -419,6 +449,7 @@ def test_a_client_s_account_is_used_with_its_settings_and_played_without_its_sec
     assert [secret for secret in (SECRET, PASSWORD, KEY) for one in texts(yaml.safe_load(text)) if secret in one] == []
     head = text.partition("version:")[0]
     assert "client: loja\n" in head
+    assert head.startswith("recorded_from: 'VENDOR: api.crm.example'\n")
     assert "uri: https://api.crm.example/v1/notes/REAL?app=scrubbed\n" in text
     others = WITH_LIST.replace(json.dumps(SECRET), "someone").replace(json.dumps(PASSWORD), "other-word")
     connector = connector_from(others)  # at replay only made-up secrets are known
