@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import random
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -840,3 +842,93 @@ def test_a_client_that_is_gone_pauses_its_lane_and_holds_nobody_else() -> None:
     del shop.programs["abc"]
     shop.worker.run(until_empty=True)
     assert (shop.sums("abc"), shop.lane("abc").state, shop.sums("xyz")) == ({"waiting": 1}, "paused", {"delivered": 1})
+
+
+# --- actions after others of the same event ---
+
+AFTER = """
+http: {base_url: https://api.crm.example/v1, retry: {attempts: 2, initial: 10s, jitter: none}}
+key: ${ event.email }
+actions:
+  note:
+    after: [contact, deal]
+    if_rejected: continue
+    record: {id: "${ event.id }"}
+    request: {path: /notes, json: "${ record }"}
+  deal:
+    after: contact
+    when: ${ event.deal }
+    record: {id: "${ event.id }"}
+    request: {path: /deals, json: "${ record }"}
+  contact:
+    record: {id: "${ event.id }"}
+    batch: {records: 3, wait: 10m}
+    request: {path: /contacts, json: "${ batch.records }"}
+    results: {at: "${ response.body }", ok: "${ result.ok }"}
+"""
+OK = reply(200, [{"ok": True}] * 3)
+
+
+def test_actions_go_out_as_soon_as_those_before_them_have_ended(store: Store) -> None:
+    shop = Shop(AFTER, store=store, vendor=Vendor(OK))
+    shop.post(*({"id": str(at), "deal": True} for at in range(3)))
+    shop.drain()
+    assert shop.vendor.lines == ["POST /v1/contacts", *["POST /v1/deals", "POST /v1/notes"] * 3]
+    assert (shop.sums(), shop.store.next_due(now=shop.clock.now())) == ({"delivered": 9}, None)
+
+
+def test_what_waits_for_a_batch_is_waiting_and_costs_no_turn(store: Store) -> None:
+    shop = Shop(AFTER, store=store, vendor=Vendor(OK))
+    shop.post({"id": "1", "deal": True})
+    assert shop.worker.drain() == 0
+    lane = shop.lane()
+    assert (lane.state, lane.waiting, lane.oldest_at) == ("waiting", 3, START)
+    assert shop.store.next_due(now=shop.clock.now()) == START + 600
+
+
+def test_one_record_of_a_batch_that_is_refused_takes_its_own_along_and_no_other(store: Store) -> None:
+    told = reply(200, [{"ok": True}, {"ok": False}, {"ok": True}])
+    shop = Shop(AFTER, store=store, vendor=Vendor(told, reply(200)))
+    shop.post(*({"id": str(at), "deal": True} for at in range(3)))
+    shop.drain()
+    assert [body["id"] for body in shop.vendor.bodies[1:]] == ["0", "0", "2", "1", "2"]  # deal, note, deal, note, note
+    assert (shop.sums(), list(shop.reasons())) == ({"delivered": 7, "rejected": 1, "skipped": 1}, ["1"])
+    (skipped,) = shop.heard.named("skipped")
+    assert (skipped["action"], skipped["count"], skipped["why"]) == ("deal", 1, "contact was rejected")
+
+
+def test_what_was_skipped_is_sent_after_all_when_the_dead_letter_is_tried_again(store: Store) -> None:
+    shop = Shop(AFTER, store=store, vendor=Vendor(reply(200, [{"ok": False}]), reply(200), reply(200, [{"ok": True}])))
+    shop.post({"id": "1", "deal": True})
+    shop.drain(600)
+    assert shop.sums() == {"delivered": 1, "rejected": 1, "skipped": 1}
+    shop.store.requeue([dead.id for dead in shop.dead()], now=shop.clock.now())
+    shop.drain(600)
+    assert (shop.vendor.lines[2:], shop.sums()) == (["POST /v1/contacts", "POST /v1/deals"], {"delivered": 3})
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_whatever_the_vendor_says_nothing_overtakes_what_it_waits_for_and_nothing_is_left(
+    store: Store, seed: int
+) -> None:
+    chance = random.Random(seed)
+    good: set[tuple[str, str]] = set()  # (path, id) that the vendor took
+
+    def answer(request: Prepared) -> Reply:
+        path, body = request.url.rsplit("/", 1)[1], json.loads(request.content or b"null")
+        ids = [each["id"] for each in body] if isinstance(body, list) else [body["id"]]
+        if path == "deals":
+            assert ("contacts", ids[0]) in good
+        if chance.random() < 0.3:
+            return reply(chance.choice([422, 429, 503]), {})
+        ok = [chance.random() < 0.7 for _ in ids]
+        good.update((path, each) for each, fine in zip(ids, ok, strict=True) if fine)
+        return reply(200, [{"ok": fine} for fine in ok]) if path == "contacts" else reply(200, {})
+
+    shop = Shop(AFTER, store=store, vendor=Vendor(answer=answer))
+    for at in range(40):
+        shop.post({"id": str(at), "deal": chance.random() < 0.7, "email": chance.choice(["ana", "bia", None])})
+        shop.drain(chance.choice([0, 30, 600]))
+    shop.drain(86_400)
+    assert "waiting" not in shop.sums()
+    assert store.next_due(now=shop.clock.now()) is None
