@@ -258,6 +258,25 @@ def test_one_period_ends_where_the_next_begins(now: float, per: str) -> None:
         assert period_of(per, zone, found.ends).begins == found.ends
 
 
+def test_a_day_whose_midnight_comes_twice_begins_with_the_first() -> None:
+    havana = ZoneInfo("America/Havana")  # on 2026-11-01 one o'clock became midnight again
+    day = Period(at("2026-11-01 04:00"), at("2026-11-02 05:00"))
+    assert [period_of("day", havana, at(f"2026-11-01 {time}")) for time in ("04:30", "05:30", "23:00")] == [day] * 3
+
+
+@pytest.mark.parametrize(
+    ("per", "zone", "days"),
+    [
+        ("day", "Europe/Berlin", ("2026-10-24", "2026-10-25", "2026-10-26")),
+        ("month", "UTC", ("2026-11-30", "2026-12-01")),
+    ],
+)
+def test_a_longer_day_or_month_owes_nothing_to_the_one_before(per: str, zone: str, days: tuple[str, ...]) -> None:
+    client = Client(gate(f"{{calls: {{budget: 1, per: {per}, timezone: {zone}}}}}"), MemoryStore())
+    assert [client.enters(at(f"{day} 00:00", zone)) for day in days] == [[]] * len(days)
+    assert client.enters(at(f"{days[-1]} 00:00", zone)) != []
+
+
 def test_the_hour_that_the_clocks_show_twice_is_two_hours() -> None:
     client = Client(gate("{hourly: {budget: 1, per: hour, timezone: Europe/Berlin}}"), MemoryStore())
     twice = at("2026-10-25 02:30", "Europe/Berlin")
