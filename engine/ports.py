@@ -182,6 +182,8 @@ class Limits(Protocol):
         """
         0.0 and one use recorded, if fewer than `count` were recorded within the last `per_s` seconds;
         else the seconds until there is room, and nothing recorded. No window of `per_s` ever holds more than `count`.
+
+        What was used at one `now` leaves together and is kept as one; a budget gives its period's beginning as `now`.
         """
 
     def acquire(self, name: str, *, slots: int, owner: str, ttl_s: float, now: float) -> bool:
