@@ -52,7 +52,7 @@ def checked_name(name: str) -> str:
 
 def checked_base_url(url: str) -> str:
     """https, a host name, a path at most; without the / at its end."""
-    parts = urlsplit(url.strip()) if re.fullmatch(r"[!-~]+", url.strip()) else urlsplit("")
+    parts = urlsplit(url.strip() if re.fullmatch(r"[!-Z^-~]+", url.strip()) else "")  # no blank, no [ ]
     host = parts.hostname or ""
     wrong = ""
     if parts.scheme != "https":

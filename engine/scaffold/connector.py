@@ -11,7 +11,7 @@ from engine.errors import ConnectError
 from engine.scaffold.auths import sandbox_path
 from engine.scaffold.closest import sample_event
 from engine.scaffold.draft import DECIDE, Action, Draft, Tree
-from engine.scaffold.writing import Inline, Note, Noted, block, comment, one_line, plain
+from engine.scaffold.writing import Inline, Note, Noted, block, comment, literal, one_line, plain
 
 NOW = 1_769_596_245.0  # 2026-01-28 10:30:45 UTC
 BROWSING = "../schemas/events/browsing.schema.json"
@@ -336,7 +336,7 @@ def _sandbox(draft: Draft) -> list[str]:
     check_path = sandbox_path(draft.check.get("url") or base + draft.check["path"])
     routes: list[Tree] = [
         *draft.auth.routes,
-        {"method": "GET", "path": check_path, **token, "reply": Inline(body=_shown(draft.check_reply or {}))},
+        {"method": "GET", "path": check_path, **token, "reply": Inline(body=literal(_shown(draft.check_reply or {})))},
     ]
     for action in draft.actions:
         routes += _routes(action, base + sandbox_path(action.path), token)
@@ -351,8 +351,8 @@ def _sandbox(draft: Draft) -> list[str]:
 
 def _routes(action: Action, path: str, token: Tree) -> list[Tree]:
     where = {"method": action.method, "path": path}
-    throttled = {} if action.throttled.value is None else {"body": _shown(action.throttled.value)}
-    refused = {} if action.rejected.value is None else {"body": _shown(action.rejected.value)}
+    throttled = {} if action.throttled.value is None else {"body": literal(_shown(action.throttled.value))}
+    refused = {} if action.rejected.value is None else {"body": literal(_shown(action.rejected.value))}
     seen = "find_all(request.text, '[a-z]*{}@[a-z.]+')[0]"
 
     def first(word: str, most: int) -> str:
@@ -376,16 +376,18 @@ def _routes(action: Action, path: str, token: Tree) -> list[Tree]:
 
 def _good(action: Action) -> Tree:
     if action.results is None:
-        return _reply(action, 1, partial=False)
+        reply = _reply(action, 1, partial=False)
+        return Inline({**reply, "body": literal(reply["body"])}) if "body" in reply else reply
     key = next((name for name, value in (action.around or {}).items() if value == "${ batch.records }"), "")
     each = {
         "$each": f"${{ request.json.{key} }}" if key else "${ request.json }",
         "as": "one",
         "do": {
             "$if": "${ contains(json(one), 'bounced@') }",
-            "then": _shown(action.failure),
-            "else": _shown(action.result),
+            "then": literal(_shown(action.failure)),
+            "else": literal(_shown(action.result)),
         },
     }
-    body = {**(action.success.value or {}), action.results_in: each} if action.results_in else each
+    others = {name: literal(_shown(value)) for name, value in (action.success.value or {}).items()}
+    body = {**others, action.results_in: each} if action.results_in else each
     return {"status": action.success.status, "body": body}

@@ -18,7 +18,7 @@ from engine.openapi import Body as Described
 from engine.scaffold.auths import auth_of
 from engine.scaffold.closest import closest, is_products, is_text, snake, words
 from engine.scaffold.draft import DECIDE, Action, Auth, Body, Draft, Tree
-from engine.scaffold.writing import Inline, Note, Noted, one_line
+from engine.scaffold.writing import Inline, Note, Noted, literal, one_line, plain
 
 EVENT_TYPES = ("product_view", "purchase", "cart_abandoned", "signup", "search", "lead")
 MAX_OPTIONAL = 40  # names of further fields in a comment
@@ -120,7 +120,8 @@ class _Making:
         notes = [f"{DECIDE} the document has other addresses, too: {', '.join(others)}"] if others else []
         made_up = f"https://api.{self.name.strip('-')}.example"
         if not good:
-            path = urlsplit(servers[0].url).path if servers and "{" not in servers[0].url else ""
+            path = "/" + servers[0].url.partition("://")[2].partition("/")[2] if servers else ""
+            path = servers[0].url if servers and servers[0].url.startswith("/") else path
             said = f" (it says {one_line(servers[0].url, 60)})" if servers else ""
             note = f"{DECIDE} the vendor's address; the document has none that can be used{said}, so it is made up"
             url = made_up + (path.rstrip("/") if re.fullmatch(r"(/[\w.~-]+)*/?", path) else "")
@@ -229,7 +230,8 @@ class _Making:
 
     def _oauth(self, scheme: Scheme, base: _Base, notes: list[str]) -> Auth:
         fixed = base.url if "{" not in base.url.partition("://")[2].partition("/")[0] else f"https://{base.hosts[0]}"
-        url = urljoin(f"{fixed}/", scheme.token_url) if scheme.token_url else ""
+        told = scheme.token_url if re.fullmatch(r"[!-Z^-~]*", scheme.token_url) else ""
+        url = urljoin(f"{fixed}/", told) if told else ""
         if not re.fullmatch(r"https://([a-z0-9-]+\.)+[a-z0-9-]+(/[A-Za-z0-9._~@:+-]*)*", url):
             said = f" (it says {one_line(url, 80)})" if url else ""
             notes.append(f"{DECIDE} the address that gives the token; the document has none that can be used{said}")
@@ -290,11 +292,9 @@ class _Making:
             text = Noted("{{ event.eventType }}: {{ event.product.name }}", f"{DECIDE} the text")
             place.making.paths |= {"eventType", "product.name"}
             return {"record": {"text": text}}
-        if shape.kind != "object" or not shape.parts:
-            note = f"{DECIDE} the body; the document does not say what stands in it"
-            place.making.paths.add("eventType")
-            return {"record": {Note(note): None, "email": "${ fields.email }", "activity": "${ event.eventType }"}}
         record, required = place.record(shape)
+        if content == "form":
+            record = {key: _in_form(value) for key, value in record.items()}
         return {"record": record, "required": required}
 
     def _batch(self, listed: _List, shape: Shape, records: int | None, place: _Place) -> dict[str, Any]:
@@ -357,6 +357,10 @@ class _Place:
 
     def record(self, shape: Shape) -> tuple[Tree, tuple[str, ...]]:
         """The tree, and its keys that must be there because the vendor asks for them and the event may lack them."""
+        if shape.kind != "object" or not shape.parts:
+            note = f"{DECIDE} the fields; the document does not say what stands here"
+            self.making.paths.add("eventType")
+            return {Note(note): None, "email": "${ fields.email }", "activity": "${ event.eventType }"}, ()
         tree = self.tree(shape, (), "event.product")
         needed = {part.name for part in shape.needed}
         from_event = tuple(name for name, value in tree.items() if name in needed and _reads_event(value))
@@ -426,12 +430,12 @@ class _Place:
         """A value that can be sent, and the question that it stands for."""
         if shape.kind == "object":
             made = sample(shape, whole=False)
-            return Noted(_all_inline(made if isinstance(made, dict) else {}), f"{DECIDE} what stands in it?")
+            return Noted(literal(_all_inline(made if isinstance(made, dict) else {})), f"{DECIDE} what stands in it?")
         if shape.kind == "array":
             made = sample(shape, whole=False)
-            return Noted(_all_inline(made if isinstance(made, list) else []), f"{DECIDE} what stands in it?")
+            return Noted(literal(_all_inline(made if isinstance(made, list) else [])), f"{DECIDE} what stands in it?")
         if len(shape.enum) == 1:
-            return shape.enum[0]
+            return literal(shape.enum[0])
         if shape.enum:
             return self._of_enum(names, shape, item)
         if shape.kind == "boolean":
@@ -454,7 +458,7 @@ class _Place:
             self.making.tables[table] = Noted(entries, f"{DECIDE} the vendor has: {said}")
             first = str(shape.enum[0]).replace("\\", "").replace("'", "")
             return f"${{ get(tables.{table}, event.eventType, '{first}') }}"
-        return Noted(shape.enum[0], f"{DECIDE} one of: {said}")
+        return Noted(literal(shape.enum[0]), f"{DECIDE} one of: {said}")
 
     def _of_text(self, shape: Shape) -> Any:
         hole = "{{ event.eventType }}: {{ event.product.name"
@@ -563,7 +567,7 @@ def _expectation(good: Described, action: dict[str, Any], status: int) -> dict[s
         return {**found, "success": Body(status, _without(value, found["results_in"]))}
     note = f"{DECIDE} what only a good reply has"
     for path in _likely(good.shape, value):
-        if _at(value, path) is not None:
+        if _at(value, path) not in (None, False, "", [], {}):
             expect = f"${{ present({_access(('response', 'body', *path))}) }}"
             return {"expect": expect, "expect_note": note, "success": Body(status, value)}
     return {
@@ -787,6 +791,16 @@ def _reads_event(value: Any) -> bool:
     return isinstance(value, str) and ("event." in value or "fields." in value)
 
 
+def _in_form(value: Any) -> Any:
+    """A form holds texts: what is more than that goes in as JSON."""
+    if isinstance(value, Noted):
+        return Noted(_in_form(value.value), value.note)
+    nested = isinstance(value, dict) or (
+        isinstance(value, list) and any(isinstance(plain(each), dict | list) for each in value)
+    )
+    return {"$json": value} if nested else value
+
+
 def _all_inline(value: Any) -> Any:
     if isinstance(value, dict):
         return Inline({key: _all_inline(child) for key, child in value.items()})
@@ -822,7 +836,7 @@ def _remote(server: Server) -> bool:
     host = rest.partition("/")[0].partition(":")[0]
     if scheme not in ("https", "http") or not host or not re.fullmatch(r"[!-~]+", server.url) or "@" in host:
         return False
-    if re.search(r"[?#\\]", rest):
+    if not re.fullmatch(r"(/([\w.~-]|\{[^{}]+\})+)*/?", rest[len(rest.partition("/")[0]) :]):
         return False
     return "{" in host or _HOST.match(host.lower()) is not None
 

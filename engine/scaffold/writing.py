@@ -15,6 +15,7 @@ _REST = r"[^\n\t\"`\\#:{}\[\]]"
 _PLAIN = re.compile(rf"(?:[A-Za-zÀ-ÿ/$]|\.\./){_REST}*(?::(?=\S){_REST}*)*\Z")
 _UNIT = re.compile(r"[0-9]+(?:/[0-9]+)?(?:ms|[smhd]|[KM]i?B)\Z")
 _WORDS = {"true", "false", "null", "yes", "no", "on", "off", "y", "n"}
+_BEYOND = re.compile("[^\x20-\x7e\xa0-\u2027\u202a-\ud7ff\ue000-\ufefe\uff00-\ufffd\U00010000-\U0010ffff]")
 _UNPRINTABLE = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
@@ -46,6 +47,22 @@ def plain(value: Any) -> Any:
         case list():
             return [plain(child) for child in value]
     return value
+
+
+def literal(value: Any) -> Any:
+    """The same value where the language evaluates what it finds: marked as a literal, if anything in it looks alive."""
+    return Inline({"$literal": value}) if _alive(plain(value)) else value
+
+
+def _alive(value: Any) -> bool:
+    match value:
+        case Mapping():
+            return any(str(key).startswith("$") or _alive(child) for key, child in value.items())
+        case list():
+            return any(map(_alive, value))
+        case str():
+            return any(sign in value for sign in ("${", "{{", "{%", "{#"))
+    return False
 
 
 def one_line(text: str, most: int = 200) -> str:
@@ -153,15 +170,19 @@ def _scalar(value: Any, *, flow: bool = False) -> str:
 
 
 def _text(text: str, *, flow: bool = False) -> str:
-    if text.startswith("${") and not flow and not re.search(r": | #|[\n\t]", text):
+    if _UNPRINTABLE.search(text) or re.search("[\n\r\t\x85\u2028\u2029]", text):
+        return _double(text)
+    if text.startswith("${") and not flow and not re.search(": | #", text):
         return text
     if "{{" in text or "${" in text or "{%" in text:
-        return f"'{text}'" if "'" not in text and '"' in text else json.dumps(text, ensure_ascii=False)
+        return f"'{text}'" if "'" not in text and '"' in text else _double(text)
     ends_well = text == text.strip() and not text.endswith(":")
-    if _UNIT.match(text) or (
-        _PLAIN.match(text) and ends_well and text.lower() not in _WORDS and not (flow and re.search("[:,]", text))
-    ):
+    fits = ends_well and text.lower() not in _WORDS and " #" not in text and not (flow and re.search("[:,]", text))
+    if _UNIT.match(text) or (_PLAIN.match(text) and fits):
         return text
-    if _UNPRINTABLE.search(text) or re.search("[\n\r\t\x85\u2028\u2029]", text):
-        return json.dumps(text)
     return "'" + text.replace("'", "''") + "'"
+
+
+def _double(text: str) -> str:
+    """JSON's escapes are YAML's, too, but for pairs of surrogates."""
+    return _BEYOND.sub(lambda found: f"\\U{ord(found[0]):08x}", json.dumps(text, ensure_ascii=False))
