@@ -89,6 +89,9 @@ def record(line: str) -> str:
         ("b: True", "b: true"),
         ("b: ~", "b: null"),
         # the notation of the place
+        ("b: fields.email", 'b: "${ fields.email }"'),
+        ("b: $event.email", 'b: "${ event.email }"'),
+        ('b: "$(event.email)"', 'b: "${ event.email }"'),
         ('b: "{{ event.email }}"', 'b: "${ event.email }"'),
         ("b: '{{ event.items[0].id }}'", "b: '${ event.items[0].id }'"),
         ("b: Dear ${ event.email }", "b: Dear {{ event.email }}"),

@@ -151,6 +151,9 @@ def _edits(finding: Finding, source: Source) -> list[Edit]:
             token = _token(line, column)
             bare = token.strip("\"'")
             return [Edit(finding.line, column, token, f'"${{ {bare} }}"')] if re.fullmatch(_PATH, bare) else []
+        case "literal" if said := re.fullmatch(r"write \$\{ (.+) \}", finding.hint):
+            token = _token(line, column)
+            return [Edit(finding.line, column, token, f'"${{ {said[1]} }}"')] if said[1] in token else []
         case "hole" | "mixed" | "not-path":
             return _rewritten(finding, line)
         case "unit":

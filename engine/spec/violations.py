@@ -26,6 +26,7 @@ _PATH = r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*|\[\d+\])+"
 _OF_ABSENCE = re.compile(r": needs |\Aneeds |: stands beside ")
 # What other tools call it, and what it is called here, if that is a key of the place.
 _SYNONYMS = {
+    "client": ("name",),
     "json": ("body", "data", "payload"),
     "body": ("json", "data"),
     "query": ("params", "parameters", "query_params"),

@@ -132,6 +132,8 @@ class _Check:
         value, located, gone = piece.value, piece.located, set[str]()
         if value is None:
             value, located, gone = self.salvaged(piece)
+        if any(each.message.startswith("ingest.") for each in piece.findings):
+            gone.add("keys")  # what was cut there may have been one
         if value is not None and located is not None:
             file = ClientFile(value, located, piece.indent)
             self.sheet(piece, client_sheet(file, self.facts_of, self.known, resolve=self.resolve, gone=gone))
@@ -194,7 +196,15 @@ class _Check:
 
     def sheet(self, piece: Piece, sheet: Sheet) -> None:
         said = {(each.line, each.column, each.rule) for each in piece.findings}
-        self.keep(piece, [each for each in sheet.findings() if (each.line, each.column, each.rule) not in said])
+        cut = {(each.line, each.column) for each in piece.findings if each.rule == "unclosed"}  # no more is known of it
+        self.keep(
+            piece,
+            [
+                each
+                for each in sheet.findings()
+                if (each.line, each.column, each.rule) not in said and (each.line, each.column) not in cut
+            ],
+        )
 
     def keep(self, piece: Piece, findings: Sequence[Finding]) -> None:
         shift = piece.indent
