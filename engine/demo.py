@@ -20,13 +20,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from engine.errors import UsageError
+from engine.program import Program
 from engine.sandbox import Sandbox, application
 from engine.spec.project import Project
+from engine.spec.types import Binding, Client
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-PER_CLIENT = {"responsys": 225, "rdstation": 50, "salesforce": 225}
+PER_CLIENT = {
+    "responsys": 150, "rdstation": 50, "salesforce": 150,
+    "hubspot": 200, "mailchimp": 50, "activecampaign": 20, "pipedrive": 30,
+}  # fmt: skip
+ACTIONS = {"hubspot": 2, "activecampaign": 2}  # how many actions want each event; of the others it is one
 SENDERS = 16
 OUTAGE_S = 2.0
 LONGEST_S = 26.0
@@ -38,8 +44,23 @@ CLIENTS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "loja-norte": ("rdstation", "Loja Norte", {"match": "GA4.222222222.333333333"}),
     "loja-def": ("salesforce", "Loja DEF", {"settings": {"domain": "loja-def.my.salesforce.com"}}),
     "loja-leste": ("salesforce", "Loja Leste", {"settings": {"domain": "loja-leste.my.salesforce.com"}}),
+    "loja-oeste": ("hubspot", "Loja Oeste", {"settings": {"login": "oauth", "hub_id": "4567890"}}),
+    "loja-rio": ("mailchimp", "Loja Rio", {"settings": {"list_id": "a1b2c3d4e5"}}),
+    "loja-praia": (
+        "activecampaign",
+        "Loja Praia",
+        {"settings": {"account": "acme.api-us1.com", "actid": "610000123", "fields": {"name": "7", "price": "8"}}},
+    ),
+    "loja-serra": ("pipedrive", "Loja Serra", {"settings": {"lead_events": []}}),
 }
-BATCHES = {"responsys": {"trigger_event": 50}, "salesforce": {"create_task": 100}}
+CHANGES: dict[str, dict[str, Any]] = {  # small batches, so that a demo is over soon
+    "responsys": {"trigger_event": {"batch": {"records": 50, "wait": "1s"}}},
+    "salesforce": {"create_task": {"batch": {"records": 100, "wait": "1s"}}},
+    "hubspot": {
+        "upsert_contact": {"batch": {"records": 50, "wait": "1s"}},
+        "send_event": {"active": True, "batch": {"wait": "1s"}},
+    },
+}
 PRODUCTS = [
     ("PROD-12345", "Smartphone XYZ", "1299.90"),
     ("PROD-789", "Notebook ABC", "2999.90"),
@@ -52,6 +73,10 @@ TROUBLE = {  # the last word before the @ is what a sandbox listens to
     "responsys": ["unknown", "bounced", "locked", "poison", "expired", "double"],
     "rdstation": ["bounced", "keen", "limited", "outage", "poison"],
     "salesforce": ["unknown", "bounced", "locked", "poison", "expired", "lead"],
+    "hubspot": ["unknown", "bounced", "locked", "poison", "expired"],
+    "mailchimp": ["unknown", "bounced", "locked", "poison", "limited"],
+    "activecampaign": ["unknown", "bounced", "locked", "poison", "expired"],
+    "pipedrive": ["unknown", "bounced", "locked", "poison", "limited"],
 }
 
 
@@ -71,7 +96,7 @@ class Row(NamedTuple):
 
     client: str
     connector: str
-    accepted: int
+    accepted: int  # deliveries of the events that were accepted
     delivered: int
     rejected: int
     skipped: int
@@ -92,15 +117,16 @@ def clients_in(folder: Path) -> dict[str, str]:
         prefix = name.upper().replace("-", "_")
         secrets = {}
         sandbox = specs[connector].sandbox
+        needed = Program(specs[connector], Client(client=name, connectors={}), Binding(**binding)).secret_names
         for secret, value in (sandbox.secrets if sandbox is not None else {}).items():
+            if secret not in needed:
+                continue
             environment[f"{prefix}_{secret.upper()}"] = value
             secrets[secret] = f"env:{prefix}_{secret.upper()}"
         environment[f"{prefix}_WRITE_KEY"] = f"demo-write-key-{name}"
-        actions = {
-            action: {"batch": {"records": records, "wait": "1s"}}
-            for action, records in BATCHES.get(connector, {}).items()
-        }
-        bound: dict[str, Any] = {**binding, "secrets": secrets, **({"actions": actions} if actions else {})}
+        bound: dict[str, Any] = {**binding, "secrets": secrets}
+        if connector in CHANGES:
+            bound["actions"] = CHANGES[connector]
         client = {
             "client": name,
             "title": title,
@@ -297,7 +323,8 @@ class Demo:
             rows.append(
                 Row(
                     lane["client"], lane["connector"],
-                    sum(posted.accepted for posted in self.posted if posted.client == lane["client"]),
+                    ACTIONS.get(lane["connector"], 1)
+                    * sum(posted.accepted for posted in self.posted if posted.client == lane["client"]),
                     lane["delivered"], lane["rejected"], lane["skipped"], lane["waiting"],
                     1000 * times[len(times) // 2] if times else 0.0,
                 )

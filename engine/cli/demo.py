@@ -48,7 +48,8 @@ def command(keep: bool) -> None:
         refused = Counter(posted.status for posted in run.posted if not posted.accepted)
         accepted = sum(posted.accepted for posted in run.posted)
         say(
-            f"{len(run.posted)} requests: {accepted} events accepted, {sum(refused.values())} refused at the door ("
+            f"{len(run.posted)} requests: {accepted} events accepted, which make {sum(row.accepted for row in rows)} deliveries; "
+            f"{sum(refused.values())} refused at the door ("
             + ", ".join(
                 f"{count}\N{NO-BREAK SPACE}×\N{NO-BREAK SPACE}{status}" for status, count in sorted(refused.items())
             )
@@ -75,7 +76,7 @@ def command(keep: bool) -> None:
             except KeyboardInterrupt:
                 click.echo("")
         held = all(row.holds for row in rows) and len(rows) == len(CLIENTS)
-        if not held or accepted != sum(row.accepted for row in rows):
+        if not held:
             click.echo(
                 "THE SUMS DO NOT HOLD: an event is missing; please report this with the folder " + str(folder), err=True
             )
@@ -97,9 +98,9 @@ def say(text: str) -> None:
 
 
 def table(rows: list[Row]) -> None:
-    """The one table: accepted = delivered + rejected + skipped + waiting, by client."""
+    """The one table, by client: the deliveries of accepted events = delivered + rejected + skipped + waiting."""
     head = (
-        f"{'client':<11}{'connector':<11}{'accepted':>8} = {'delivered':>9} + {'rejected':>8} + {'skipped':>7} + "
+        f"{'client':<11}{'connector':<15}{'accepted':>8} ={'delivered':>9} +{'rejected':>8} +{'skipped':>7} +"
         f"{'waiting':>7}{'answer':>7}"
     )
     click.echo(f"\n{head}\n{'-' * len(head)}")
@@ -114,7 +115,7 @@ def table(rows: list[Row]) -> None:
 def line(client: str, connector: str, counts: Sequence[int], answer: str) -> str:
     accepted, delivered, rejected, skipped, waiting = counts
     return (
-        f"{client:<11}{connector:<11}{accepted:>8} = {delivered:>9} + {rejected:>8} + {skipped:>7} + "
+        f"{client:<11}{connector:<15}{accepted:>8} ={delivered:>9} +{rejected:>8} +{skipped:>7} +"
         f"{waiting:>7}{answer:>7}"
     ).rstrip()
 
