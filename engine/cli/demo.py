@@ -48,7 +48,8 @@ def command(keep: bool) -> None:
         refused = Counter(posted.status for posted in run.posted if not posted.accepted)
         accepted = sum(posted.accepted for posted in run.posted)
         say(
-            f"{len(run.posted)} requests: {accepted} events accepted, which make {sum(row.accepted for row in rows)} deliveries; "
+            f"{len(run.posted)} requests: {accepted} events accepted, which make "
+            f"{sum(row.accepted for row in rows)} deliveries; "
             f"{sum(refused.values())} refused at the door ("
             + ", ".join(
                 f"{count}\N{NO-BREAK SPACE}×\N{NO-BREAK SPACE}{status}" for status, count in sorted(refused.items())
