@@ -14,25 +14,24 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
-from engine.batching import Batcher
+from engine import semantics
 from engine.emitting import is_expression, is_template
 from engine.errors import BadValue
 from engine.expressions import Compiler
-from engine.lookups import Source
 from engine.mapping import NULL, case, compile_tree, encode_json, plain_null
-from engine.sending import NOTHING, Requester
 from engine.spec.types import Drop
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
-    from engine.batching import Ready, Unit
+    from engine.batching import Batcher, Ready, Unit
+    from engine.exchange import Call
     from engine.expressions import Path
+    from engine.lookups import Lookup, Source
     from engine.program import Program
-    from engine.sending import Placement, Prepared
+    from engine.sending import Prepared
     from engine.spec import types
     from engine.spec.located import Located
-    from engine.wire import Wire
 
 _PURE = re.compile(r"\s*\$\{\s*([A-Za-z_]\w*(?:\.[A-Za-z_]\w*|\[\d+\])*)\s*\}\s*\Z")
 _PART = re.compile(r"[A-Za-z_]\w*|\d+")
@@ -81,6 +80,7 @@ class Told(NamedTuple):
     place: Path
     spec: types.Request
     scope: Mapping[str, Any]
+    prepared: Prepared | None = None
     following: bool = False  # a link to the next page, which the reply gave
 
 
@@ -99,54 +99,63 @@ class Watch:
                 ("on_failure", action.steps.on_failure, spec.on_failure),
             ):
                 for title, step in compiled.items():
-                    place: Path = ("actions", name, key, title, "request")
-                    step.call.requester = _Heard(step.call.requester, self, name, place, steps[title].request)
+                    self.hear(step.call, Told(name, ("actions", name, key, title, "request"), steps[title].request, {}))
             for title, lookup in action.lookups.items():
-                for source_title, source in lookup.sources.items():
-                    at: Path = ("actions", name, "lookups", title)
-                    at = (*at, "sources", source_title) if lookup.spec.sources else at
-                    call = source.call
-                    call.requester = _Heard(call.requester, self, name, (*at, "request"), source.spec.request)
-                    lookup.sources[source_title] = _HeardSource(source, self, title, source_title)
-            action.batcher = _HeardBatcher(action.batcher, self)
+                self.hear_lookup(name, title, lookup)
+            self.hear_units(action.batcher)
 
+    def told(self, request: Prepared) -> Told | None:
+        """How a request that was sent had been filled; a signature may have been added to it since."""
+        found = self.latest
+        if found is None or found.prepared is None or found.prepared.content != request.content:
+            return None
+        return found if spec_path(found.prepared) == spec_path(request) else None
 
-class _Heard(Requester):
-    def __init__(self, inner: Requester, watch: Watch, action: str, place: Path, spec: types.Request) -> None:
-        vars(self).update(vars(inner))
-        self.watch, self.told = watch, Told(action, place, spec, {})
+    def hear(self, call: Call, told: Told) -> None:
+        prepare, follow = call.requester.prepare, call.requester.follow
 
-    def prepare(self, scope: Mapping[str, Any], base_url: str, placed: Placement = NOTHING) -> Prepared:
-        self.watch.latest = self.told._replace(scope=scope)
-        return super().prepare(scope, base_url, placed)
+        def prepared(scope: Mapping[str, Any], *more: Any) -> Prepared:
+            request = prepare(scope, *more)
+            self.latest = told._replace(scope=scope, prepared=request)
+            return request
 
-    def follow(self, url: str, base_url: str, headers: dict[str, str], placed: Placement = NOTHING) -> Prepared:
-        self.watch.latest = self.told._replace(following=True)
-        return super().follow(url, base_url, headers, placed)
+        def followed(*link: Any) -> Prepared:
+            request = follow(*link)
+            self.latest = told._replace(prepared=request, following=True)
+            return request
 
+        vars(call.requester).update(prepare=prepared, follow=followed)
 
-class _HeardSource(Source):
-    def __init__(self, inner: Source, watch: Watch, lookup: str, name: str) -> None:
-        vars(self).update(vars(inner))
-        self.watch, self.lookup, self.name = watch, lookup, name
+    def hear_lookup(self, action: str, name: str, lookup: Lookup) -> None:
+        place: Path = ("actions", action, "lookups", name)
+        for title, source in lookup.sources.items():
+            at = (*place, "sources", title) if lookup.spec.sources else place
+            self.hear_source(action, name, title, source, at)
+        if lookup.create is not None:
+            self.hear_source(action, name, "", lookup.create, (*place, "create"))
 
-    def ask(self, wire: Wire, scope: dict[str, Any], keys: list[str], failures: int) -> dict[str, list[Any]]:
-        found = super().ask(wire, scope, keys, failures)
-        for rows in found.values():
-            for row in rows:
-                self.watch.sources[self.lookup, id(row)] = (self.name, row)
-        return found
+    def hear_source(self, action: str, lookup: str, title: str, source: Source, place: Path) -> None:
+        self.hear(source.call, Told(action, (*place, "request"), source.spec.request, {}))
+        ask = source.ask
 
+        def asked(*more: Any) -> dict[str, list[Any]]:
+            found = ask(*more)
+            for rows in found.values():
+                for row in rows:
+                    self.sources[lookup, id(row)] = (title, row)
+            return found
 
-class _HeardBatcher(Batcher):
-    def __init__(self, inner: Batcher, watch: Watch) -> None:
-        vars(self).update(vars(inner))
-        self.watch = watch
+        vars(source).update(ask=asked)
 
-    def units(self, ready: Sequence[Ready]) -> list[Unit]:
-        made = super().units(ready)
-        self.watch.units += made
-        return made
+    def hear_units(self, batcher: Batcher) -> None:
+        units = batcher.units
+
+        def made(ready: Sequence[Ready]) -> list[Unit]:
+            found = units(ready)
+            self.units += found
+            return found
+
+        vars(batcher).update(units=made)
 
 
 # --- explaining ---
@@ -191,6 +200,8 @@ class Explainer:
         if isinstance(args := self.args_of(told), dict) and args:
             trees = Trees(Drop())
             known["args"] = trees.trace(args, (*told.place[:-1], "args"), dict(scope), known)
+        if isinstance(scope.get("record"), dict) and "batch" in scope:  # of a step for each record
+            known["record"] = self.record(told.action, scope["record"])
         if "batch" not in scope:
             return {**self.row(told.action, dict(scope)), **known} if "event" in scope else known
         batch = scope["batch"]
@@ -207,6 +218,9 @@ class Explainer:
         match told.place[2:]:
             case ("lookups", str(lookup), "sources", str(source), "request"):
                 return {**spec.lookups[lookup].args, **spec.lookups[lookup].sources[source].args}
+            case ("lookups", str(lookup), "create", "request"):
+                create = spec.lookups[lookup].create
+                return {**spec.lookups[lookup].args, **(create.args if create is not None else {})}
             case ("steps", str(step), "request"):
                 return spec.steps[step].args
         return None
@@ -393,6 +407,17 @@ class Trees:
         if whole.origin is None or not isinstance(whole.value, dict):
             return whole
         return Traced(whole.value, None, {key: Traced(value, whole.origin) for key, value in whole.value.items()})
+
+    def on_rename(
+        self, node: dict[str, Any], place: Path, scope: dict[str, Any], known: Mapping[str, Traced]
+    ) -> Traced:
+        inner = children(self.trace(node["$rename"], (*place, "$rename"), scope, known))
+        names = plain_null(self.computed(node["by"], (*place, "by"), scope)[0])
+        if not isinstance(names, dict):
+            return self.whole(node, place, scope, known)
+        return self.mapping(
+            {semantics.plain(names[key]): part for key, part in inner.items() if names.get(key) is not None}
+        )
 
     def on_entries(
         self, node: dict[str, Any], place: Path, scope: dict[str, Any], known: Mapping[str, Traced]

@@ -75,7 +75,7 @@ class Recorder:
             status = facts["status"]
             assert isinstance(status, int)
             request = self._latest.request
-            told = self.watch.latest if self.watch is not None and request.purpose != "auth" else None
+            told = self.watch.told(request) if self.watch is not None and request.purpose != "auth" else None
             self.sent.append(Sent(str(facts["action"]), str(facts["step"]), request, status, told))
 
 
@@ -103,7 +103,7 @@ def at_once(
     """The client's program, in which no batch waits for others to join it."""
     binding = client.connectors[connector.name]
     actions = {
-        name: msgspec.structs.replace(action, batch=msgspec.structs.replace(action.batch, wait="0s"))
+        name: msgspec.structs.replace(action, batch=msgspec.structs.replace(action.batch, wait="0s", window=None))
         if action.batch is not None
         else action
         for name, action in patched(connector, binding).items()

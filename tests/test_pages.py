@@ -238,7 +238,7 @@ def test_the_chart_leads_from_the_event_by_every_stage_to_its_hosts() -> None:
 
 LABEL = r'"(?:[^"<>`&]|<br/>)*"'
 BOX = rf"\w+(?:\[{LABEL}\]|\(\[{LABEL}\]\)|\{{\{{{LABEL}\}}\}}|\[/{LABEL}/\]|\[\({LABEL}\)\])?"
-LINE = re.compile(rf"  {BOX}(?: (?:-->|-\.->) {BOX})?")
+LINE = re.compile(rf"  {BOX}(?: (?:-->|-\.->|-\. first \.->) {BOX})?")
 
 
 @pytest.mark.parametrize("name", sorted(PROJECT.connector_files()))

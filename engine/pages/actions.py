@@ -22,6 +22,9 @@ def mapping(name: str, action: types.Action) -> str:
     about = [sentence(action.title, action.description)]
     about += ["It is off until a client file says `active: true`."] if not action.active else []
     about += [f"It takes events where {code(flow(action.when))}."] if action.when is not None else []
+    if action.after:
+        word = "goes on without it" if action.if_rejected == "continue" else "is skipped, too"
+        about.append(f"It comes after {listed([code(one) for one in action.after])}; where that is rejected it {word}.")
     found.append(" ".join(text if text.endswith(".") else f"{text}." for text in about if text))
     if action.lookups:
         found.append(table(["look-up", "by", "asked", "kept", "not found"], list(looked_up(action))))
@@ -49,6 +52,9 @@ def looked_up(action: types.Action) -> Iterator[list[str]]:
     for name, lookup in action.lookups.items():
         by = lookup.keys if lookup.keys is not None else lookup.key
         asked = [f"{code(address(source.request))} ({code(title)})" for title, source in lookup.sources.items()]
+        if lookup.create is not None:
+            when = f" where {code(flow(lookup.create.when))}" if lookup.create.when is not None else ""
+            asked.append(f"made by {code(address(lookup.create.request))}{when}")
         asked += [code(address(lookup.request))] if lookup.request is not None else []
         kept = lookup.cache if lookup.cache != "0s" else ""
         absent = {"reject": "dead letter, without an alarm", "skip": "skipped", "continue": "it goes on without"}
@@ -70,6 +76,11 @@ def requests(action: types.Action) -> Iterator[list[str]]:
         for name, step in steps.items():
             request = step.request
             notes = [f"where {code(flow(step.when))}"] if step.when is not None else []
+            if step.each is not None:
+                notes.append("for each record" if step.each == "records" else f"for each of {code(flow(step.each))}")
+            if step.once_per is not None:
+                key, within = code(flow(step.once_per.key)), step.once_per.within
+                notes.append(f"the same for one {key} is sent once within {within}")
             if step.poll is not None:
                 every = (
                     step.poll.every

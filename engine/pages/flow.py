@@ -21,6 +21,7 @@ def chart(connector: types.Connector) -> str:
     hosts = {host: f"host{at}" for at, host in enumerate(connector.hosts)}
     for at, (name, action) in enumerate(connector.actions.items()):
         lines += of_action(f"a{at}", name, action, connector, hosts)
+        lines += [f"  a{list(connector.actions).index(one)} -. first .-> a{at}" for one in action.after]
     lines += [f'  {node}[("{label(host)}")]' for host, node in hosts.items()]
     return "\n".join(lines)
 
@@ -41,13 +42,15 @@ def of_action(
     for at, (title, lookup) in enumerate(action.lookups.items()):
         names = [source for source in lookup.sources if source != "request"]
         told = [f"in {', then '.join(names)}"] if names else []
+        told += ["made where it is not there"] if lookup.create is not None else []
         told += [f"kept for {lookup.cache}"] if lookup.cache != "0s" else []
         told += [{"reject": "not found: dead letter", "skip": "not found: skipped"}.get(lookup.when_absent, "")]
         add(f"{node}l{at}", f'{{{{"{label(f"look-up {title}", *told)}"}}}}')
     if action.batch is not None:
         batch = action.batch
         told = [f"at most {batch.records} records, {batch.bytes}"]
-        told += [f"waits up to {batch.wait}"] if batch.wait != "0s" else []
+        told += [f"waits up to {batch.wait}"] if batch.wait != "0s" and batch.window is None else []
+        told += [f"of {batch.window} together"] if batch.window is not None else []
         told += [f"apart by {short(batch.group_by)}"] if batch.group_by is not None else []
         told += [f"one record for each {short(batch.fold.by)}"] if batch.fold is not None else []
         add(f"{node}b", f'[/"{label("batch", *told)}"/]')
@@ -59,6 +62,7 @@ def of_action(
             f"{request.method} {short(request.path or request.url or '')}",
         ]
         told += [f"when {short(step.when)}"] if step.when is not None else []
+        told += ["for each record"] if step.each == "records" else []
         told += [f"again until {short(step.poll.until)}"] if step.poll is not None else []
         add(f"{node}s{at}", f'["{label(*told)}"]')
         leads_to[last] = reached(request, connector, hosts)

@@ -100,6 +100,10 @@ def on_rest(node: dict[str, Any], target: str, notes: Notes) -> Iterator[Row]:
     yield Row(below(target, "*"), code(flow(node["$rest"])), (*told, *notes))
 
 
+def on_rename(node: dict[str, Any], target: str, notes: Notes) -> Iterator[Row]:
+    yield from named({"$entries": node["$rename"], "by": node.get("by")}, below(target, "*"), "", notes)
+
+
 def on_entries(node: dict[str, Any], target: str, notes: Notes) -> Iterator[Row]:
     yield from named(
         node, f"{target}[]", f"as {code(str(node.get('key', 'key')))}, {code(str(node.get('value', 'value')))}", notes
@@ -167,7 +171,8 @@ def on_with(node: dict[str, Any], target: str, notes: Notes) -> Iterator[Row]:
 
 
 DIRECTIVES = {
-    "$if": on_if, "$switch": on_switch, "$each": on_each, "$merge": on_merge, "$rest": on_rest, "$entries": on_entries,
+    "$if": on_if, "$switch": on_switch, "$each": on_each, "$merge": on_merge, "$rest": on_rest, "$rename": on_rename,
+    "$entries": on_entries,
     "$object": on_object, "$lines": on_lines, "$all": on_all, "$keep": on_keep, "$drop": on_drop, "$json": on_json,
     "$literal": on_literal, "$with": on_with,
 }  # fmt: skip

@@ -144,8 +144,9 @@ def limit(one: types.Limit) -> str:
         found.append(f"{code(flow(one.rate))} requests")
     if one.concurrency is not None:
         found.append(f"{code(flow(one.concurrency))} at the same time")
-    if (budget := getattr(one, "budget", None)) is not None:
-        found.append(f"a budget of {code(flow(budget))} a {getattr(one, 'per', 'day')}")
+    if one.budget is not None:
+        zone = f" in {one.timezone}" if one.per != "hour" else ""
+        found.append(f"a budget of {code(flow(one.budget))} {'an' if one.per == 'hour' else 'a'} {one.per}{zone}")
     found.append(
         {"client": "each client", "credentials": "all with the same credentials", "host": "all clients"}[one.of]
     )
@@ -173,8 +174,8 @@ def rules_of(connector: types.Connector) -> Iterator[tuple[str, types.OutcomeRul
     yield from new("", connector.replies)
     for name, action in connector.actions.items():
         for title, lookup in action.lookups.items():
-            for source in lookup.sources.values():
-                yield from new(f"look-up {code(title)}", source.replies)
+            for part in (*lookup.sources.values(), lookup.create):
+                yield from new(f"look-up {code(title)}", part.replies if part is not None else None)
         yield from new(code(name), action.replies)
         for title, step in action.steps.items():
             where = code(name) if title == "request" else f"{code(name)}, step {code(title)}"
