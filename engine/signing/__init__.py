@@ -92,9 +92,15 @@ def key_faults(spec: types.Signer, place: Path) -> list[Problem]:
             if spec.passphrase is not None:
                 fault("passphrase", f"the secret of {algorithm} has no passphrase", "take it out")
         case types.Jwt(algorithm=algorithm) if spec.key_as in ("text", "hex"):
-            fault("key_as", f"{algorithm} is signed with a private key, which is no {spec.key_as}", "pem, or base64")
+            fault(
+                "key_as",
+                f"{algorithm} is signed with a private key, which is no {spec.key_as}",
+                "write pem, or base64 of it",
+            )
         case types.Hmac(key_as=written) if written is not None and written not in BYTES:
-            fault("key_as", "an HMAC is keyed with a shared secret, not with a private key", "text, hex, base64")
+            fault(
+                "key_as", "an HMAC is keyed with a shared secret, not with a private key", "write text, hex or base64"
+            )
         case types.OAuth1(algorithm="RSA-SHA1", key=None):
             fault("algorithm", "RSA-SHA1 is signed with a private key", "write `key: ${ secrets.NAME }`")
         case types.OAuth1() if spec.algorithm != "RSA-SHA1" and spec.key is not None:
@@ -106,7 +112,7 @@ def key_faults(spec: types.Signer, place: Path) -> list[Problem]:
                 (*place, "key"),
                 "secret-literal",
                 "a private key stands in the file",
-                "a secret of the client: ${ secrets.NAME }",
+                "write `key: ${ secrets.NAME }`",
             )
         )
     return found
