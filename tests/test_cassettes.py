@@ -550,7 +550,8 @@ def test_examples_of_one_name_have_cassettes_of_their_own_and_others_are_strange
     files = files_of(tmp_path, connector)
     assert [file.name for file in files] == ["one-note.yaml", "one-note-2.yaml"]
     for file in (*files, files[0].with_name("old.yaml")):
-        keep(file, "x: 1\n")
+        keep(file, "recorded_from: x\n")
+    keep(files[0].with_name("other.yaml"), "x: 1\n")
     assert strangers(tmp_path, connector) == [files[0].with_name("old.yaml")]
 
 
@@ -590,6 +591,20 @@ def test_the_command_records_and_replays_and_says_how_to_record_again(home: Path
         '"OTHER", the cassette says "CONVERSION"; if that is as it should be, record it again: '
         "connect test --record rdstation"
     )
+
+
+def test_recording_all_of_a_connector_removes_cassettes_of_no_example(home: Path) -> None:
+    folder = home / "tests" / "cassettes" / "rdstation"
+    folder.mkdir(parents=True)
+    (folder / "old.yaml").write_text("recorded_from: x\n")
+    (folder / "mine.yaml").write_text("x: 1\n")
+    named = connect("test", "--record", "rdstation", "-k", "a product view becomes", project=home)
+    stays = "tests/cassettes/rdstation/old.yaml: no example of rdstation has this cassette;"
+    assert named.out.splitlines()[-2:] == [stays, "  delete it"]
+    whole = connect("test", "--record", "rdstation", project=home)
+    assert whole.out.splitlines()[-2:] == [stays, "  removed"]
+    assert not (folder / "old.yaml").exists()
+    assert (folder / "mine.yaml").exists()
 
 
 @pytest.mark.parametrize(

@@ -98,14 +98,15 @@ def command(
             ran.append(run(loaded, at, example, attempt or plainly(watched.get(loaded.path))))
             step(example.name)
     reached = [one.reached() for one in watched.values()]
+    strange = strangers(project, found, remove=record and not part) if record or replay else []
     if junit is not None:
         write_junit(junit, ran)
     if as_json:
         output.print_json(as_data(ran, reached if covers else None, record=record))
     else:
         print_results(ran, reached, record=record)
-        if record or replay:
-            print_strangers(project, found)
+        for said in strange:
+            click.echo(output.wrapped(said, below="  "))
     failed = any(not one.passed for one in ran)
     low = [one for one in reached if least is not None and one.percent < least]
     if low and not as_json:
@@ -279,14 +280,19 @@ def print_coverage(reached: Reached) -> None:
     click.echo(f"{reached.connector}: {reached.percent}% ({came} of {reached.total} parts)")
 
 
-def print_strangers(project: Project, found: list[Loaded[Connector]]) -> None:
+def strangers(project: Project, found: list[Loaded[Connector]], *, remove: bool) -> list[str]:
+    """Cassettes of no example: named, and removed where all of a connector have been recorded anew."""
     from engine import cassettes
 
+    told = []
     for loaded in found:
         assert loaded.value is not None
         for file in cassettes.strangers(project.directory, loaded.value):
-            said = f"{shown(file, project)}: no example of {loaded.value.name} has this cassette; delete it"
-            click.echo(output.wrapped(said, below="  "))
+            if remove:
+                file.unlink(missing_ok=True)
+            what = "removed" if remove else "delete it"
+            told.append(f"{shown(file, project)}: no example of {loaded.value.name} has this cassette; {what}")
+    return told
 
 
 def as_data(ran: list[Ran], reached: list[Reached] | None, *, record: bool) -> dict[str, Any]:
