@@ -118,7 +118,8 @@ def via(crm: Crm) -> Iterator[str]:
         def do_GET(self) -> None:
             raw = self.rfile.read(int(self.headers.get("content-length") or 0))
             token = self.headers.get("authorization", "")
-            status, body = crm.answer(self.command, self.path, token, json.loads(raw or b"null"))
+            sent = json.loads(raw) if self.headers.get("content-type") == "application/json" else None
+            status, body = crm.answer(self.command, self.path, token, sent)
             content = json.dumps(body).encode()
             self.send_response(status)
             self.send_header("content-type", "application/json")
@@ -384,6 +385,25 @@ def test_a_request_may_go_with_another_log_in_whose_secret_only_provisioning_nee
     assert ended.json["provision"][3]["reason"] == "HTTP 401 Bearer *** is wrong"
     without = checked(home, via)
     assert (without.code, "ABC_ADMIN" in without.err) == (1, True)
+
+
+def test_a_stored_token_serves_for_provisioning_though_that_needs_more_secrets(home: Path, crm: Crm, via: str) -> None:
+    changed(
+        home,
+        'auth: {type: bearer, token: "${ secrets.token }"}',
+        "auths: {usual: {type: oauth2_refresh_token, token_url: https://api.acme.example/token,"
+        ' refresh_token: "${ secrets.refresh }"}, admin: {type: bearer, token: "${ secrets.token }"}}',
+    )
+    changed(home, "secrets: {", "secrets: {refresh: {title: Refresh token}, ")
+    changed(home, 'derive: {region: "${ last(split(secrets.token', 'derive: {region: "${ last(split(secrets.refresh')
+    changed(home, 'path: "/lists/{{ settings.list }}"', 'path: "/lists/{{ settings.list }}", auth: admin')
+    changed(home, "secrets: {", "secrets: {refresh: 'env:ABC_REFRESH', ", "clients/abc.yaml")
+    crm.answers["POST /token"] = [(200, {"access_token": TOKEN, "expires_in": 3600}), (400, {"error": "spent"})]
+    for more in ((), ("--provision",), ("--provision",), ()):
+        args = ("check", "acme", "abc", "--via", via, *more)
+        ended = connect(*args, project=home, ABC_TOKEN=TOKEN, ABC_REFRESH="spent-when-it-is-used")
+        assert "spent" not in ended.out
+    assert crm.asked == ["POST /token", *LOOKED, *LOOKED]
 
 
 def test_without_provision_there_is_nothing_to_do(home: Path, crm: Crm, via: str) -> None:

@@ -156,11 +156,15 @@ SEEN = {"manual": "please see to it"}  # of the states, where the word itself wo
 
 
 def provisioned(engine: Engine, program: Program, *, make: bool, as_json: bool) -> int:
+    from engine.program import Program
     from engine.provisioning import Provisioning, settings_of
 
-    provisioning = Provisioning(program)
-    program.require_sound(f"connectors/{program.connector.name}.yaml")
-    things = provisioning.run(wire_of(engine, program), make=make)  # the wire last: it asks for the secrets of all
+    asking = Program(program.connector, program.client, program.binding)  # it may need more secrets than what serves
+    provisioning = Provisioning(asking)
+    asking.require_sound(f"connectors/{program.connector.name}.yaml")
+    wire = wire_of(engine, asking)
+    wire.fingerprint = engine.credentials(program).fingerprint  # stored tokens are bound to it
+    things = provisioning.run(wire, make=make)
     settings = settings_of(things, program.settings)
     complete = all(thing.state not in ("missing", "failed") for thing in things)
     if as_json:
