@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import stat
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from engine.spec.findings import Finding
 from engine.spec.fix import Edit, Fixed, Source, edits_for, fixed, written
 from engine.spec.project import Project
 from tests.command import connect
+from tests.test_mistakes import MISTAKES, Mistake, lay_out
 
 HEAD = """# the vendor calls it Acme
 connect: 1
@@ -303,3 +305,42 @@ def test_a_diff_shows_no_secret(folder: Path) -> None:
         "-    settings: {domian: x}",
         "+    settings: {domain: x}",
     ]
+
+
+# --- all mistakes that are collected ---
+
+
+# What is right, but not as it was in the good file: the mended line.
+ANOTHER_WAY = {
+    "a match that is a number": '    match: "12345"',
+    "an action that is misspelt": "      note: {active: true}",
+    "no for false": "      note: {active: false, batch: {records: 50}}",
+    "an expression in a text": "      path: /notes/{{ settings.list }}",
+    "dedup for dedupe": "  dedupe: 24h",
+    "structure for structures": "  structures: {address: {a: 1}}",
+    "a filter that is misspelt": '      text: "Viewed {{ event.product.name | upper }}"',
+    "a path in save": '    save: {id: "${ response.body.id }"}',
+    "rejected for reject": "    - {code: LOCKED, then: reject}",
+    "yes for true": "    active: true",
+    "true in quotes": "    active: true",
+    "a condition without its braces": '    when: "${ event.eventType }"',
+    "a text that begins with braces": '      text: "${ event.product.name }"',
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES, ids=lambda mistake: f"{mistake.theme}: {mistake.title}")
+def test_no_mistake_is_made_worse_and_what_is_mended_is_right(mistake: Mistake, tmp_path: Path) -> None:
+    lay_out(tmp_path)
+    good = (tmp_path / mistake.file).read_text()
+    text = f"\n{good}".replace(f"\n{mistake.good}\n", f"\n{mistake.bad}\n")[1:]
+    after, left = mended(tmp_path, text, mistake.file)
+    assert len(left) <= len(mistake.findings)
+    if mistake.title in ANOTHER_WAY:
+        assert ANOTHER_WAY[mistake.title] in after.split("\n")
+    elif after != text:
+        assert (only_letters(after), left) == (only_letters(good), [])
+
+
+def only_letters(text: str) -> str:
+    """Without quotes and blanks, which may be others than they were."""
+    return re.sub(r"[\s\"']", "", text)

@@ -52,14 +52,18 @@ def mistakes() -> list[Mistake]:
 MISTAKES = mistakes()
 
 
+def lay_out(folder: Path) -> None:
+    """A project of the two good files."""
+    for name, home in (("acme", "connectors"), ("shop", "clients")):
+        (folder / home).mkdir()
+        shutil.copy(HOME / f"{name}.yaml", folder / home)
+    (folder / "schemas").symlink_to(bundled("schemas"))
+
+
 @pytest.fixture(autouse=True)
-def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    for name, folder in (("acme", "connectors"), ("shop", "clients")):
-        (tmp_path / folder).mkdir()
-        shutil.copy(HOME / f"{name}.yaml", tmp_path / folder)
-    (tmp_path / "schemas").symlink_to(bundled("schemas"))
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lay_out(tmp_path)
     monkeypatch.chdir(tmp_path)
-    return tmp_path
 
 
 def said(finding: Finding, file: str) -> str:
