@@ -24,7 +24,18 @@ if TYPE_CHECKING:
     from engine.emitting import Path, Run
     from engine.spec.located import Located, Node
 
-ASIDE = {"checks", "definitions", "examples", "links", "receive", "sandbox", "secrets", "settings", "tables"}
+ASIDE = {
+    "checks",
+    "definitions",
+    "examples",
+    "links",
+    "provision",
+    "receive",
+    "sandbox",
+    "secrets",
+    "settings",
+    "tables",
+}
 CONDITIONS = ("status", "code", "message", "content_type", "header", "when")
 
 

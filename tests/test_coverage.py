@@ -231,6 +231,22 @@ examples:
     assert missed(auth) == ["step: request: {path: /notes", "outcome: {status: 403, then: pa"]
 
 
+def test_what_no_event_goes_through_is_not_counted() -> None:
+    more = """\
+checks:
+  ping: {request: {method: GET, path: /me}, replies: {outcomes: [{status: 403, then: pause}]}}
+provision:
+  fields:
+    make:
+      request: {path: /fields, json: {$if: "${ settings.own }", then: {a: 1}}}
+      replies: {outcomes: [{status: 409, then: delivered}]}
+settings: {properties: {own: {type: string}}}
+sandbox:
+  routes: [{path: /me, reply: {body: {$if: "${ request.query.x }", then: {outcomes: []}, else: {}}}}]
+"""
+    assert measured(CRM + more).total == measured(CRM).total
+
+
 def test_a_connector_without_parts_to_miss_is_covered_whole() -> None:
     assert Reached("crm", 0, []).percent == 100
 
