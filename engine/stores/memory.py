@@ -67,8 +67,6 @@ class Wait(NamedTuple):
 
 def waits_of(event: Accepted, first: int) -> dict[int, Wait]:
     """Which deliveries of an event wait for which, where that of its first draft has the seq `first`."""
-    if not any(draft.after for draft in event.drafts):
-        return {}
     seqs = {draft.action: seq for seq, draft in enumerate(event.drafts, first)}
     waits = {}
     for seq, draft in enumerate(event.drafts, first):

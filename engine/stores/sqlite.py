@@ -27,7 +27,7 @@ from urllib.parse import quote
 
 import msgspec
 
-from engine.errors import LeaseLost, StoreUnavailable
+from engine.errors import LeaseLost, StoreUnavailable, TokenUnreadable
 from engine.records import Dead, Delivery, Lane, Lease, Progress, Settled, Skipped, Stored, TokenRow, Trace
 from engine.stores.memory import (
     Wait,
@@ -477,7 +477,7 @@ class SqliteStore:
         try:
             return _decode_values(saved if self._cipher is None else self._cipher.decrypt(saved))
         except Exception as error:  # a cipher has its own exceptions
-            raise StoreUnavailable(
+            raise TokenUnreadable(
                 f"{self._path}: the token {name} can't be decrypted; is the key the one it was saved with?"
             ) from error
 
@@ -869,11 +869,13 @@ def _drafted(arrivals: Sequence[_Arrival], fresh: Sequence[bool]) -> tuple[list[
     drafted: list[tuple[int, Delivery]] = []
     waits: dict[int, Wait] = {}
     for (lane, event, put), first in zip(arrivals, fresh, strict=True):
-        if first:
-            waits |= waits_of(event, len(drafted))
+        at, waiting = len(drafted), False
         for draft in event.drafts if first else ():
             named = (put.new_id(), event.event_id, draft.action, draft.key)
             drafted.append((lane, Delivery(0, *named, event.body, event.received_at, put.due_at)))
+            waiting = waiting or draft.after != ()
+        if waiting:
+            waits |= waits_of(event, at)
     return drafted, waits
 
 
