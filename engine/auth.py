@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from engine.emitting import Problem
-from engine.errors import BadValue, EgressRefused
+from engine.errors import BadValue, EgressRefused, TokenUnreadable
 from engine.limits import Gate
 from engine.mapping import compile_tree
 from engine.names import ADDRESS, AUTH, BOUND, CLIENT, CONSENT, REPLY, SIGNED, WAIT
@@ -198,12 +198,12 @@ class Auth:
         deadline = wire.clock.now() + LOCK_TTL_S
         lock = f"token:{wire.connector}:{wire.client}:{self.name}"
         while True:
-            row = wire.store.token(wire.connector, wire.client, self.name)
+            row = self.stored(wire)
             if row is not None and self.serves(row, wire, stale):
                 break
             if wire.store.lock(lock, owner=wire.owner, ttl_s=LOCK_TTL_S, now=wire.clock.now()):
                 try:
-                    row = wire.store.token(wire.connector, wire.client, self.name)
+                    row = self.stored(wire)
                     if row is None or not self.serves(row, wire, stale):
                         row = self.obtain(wire, row, stale)
                 finally:
@@ -217,6 +217,16 @@ class Auth:
         self.cached = row
         self.hide(wire, row.values)
         return row
+
+    def stored(self, wire: Wire) -> TokenRow | None:
+        """What the store has; where it can't be decrypted, a log-in is made anew, unless that would spend more."""
+        try:
+            return wire.store.token(wire.connector, wire.client, self.name)
+        except TokenUnreadable:
+            if not self.is_precious:
+                return None
+            says = "the stored token can't be read; is CONNECT_KEY the key that it was saved with?"
+            raise AuthFailed(Outcome(OutcomeKind.PAUSE, says)) from None
 
     def serves(self, row: TokenRow, wire: Wire, stale: float | None) -> bool:
         if row.fingerprint != wire.fingerprint or (stale is not None and row.obtained_at <= stale):

@@ -6,6 +6,7 @@ The tree of exceptions; each knows the exit code a command ends with.
     ├── UsageError                 2  the command line or the project is used wrongly
     ├── SecretUnavailable          1  a secret reference that yields nothing
     ├── StoreUnavailable           3  the buffer can't be read or written
+    │   └── TokenUnreadable           a stored token, for the key is another
     ├── LeaseLost                  3  a lane was settled by one who no longer holds it
     ├── Refused                    1  an event that intake does not accept
     └── RecordError                1  one record can't be built, looked up or sent
@@ -64,6 +65,10 @@ class SecretUnavailable(ConnectError):
 
 class StoreUnavailable(ConnectError):
     """The store can't be reached, read or written; no driver's own error leaves an adapter."""
+
+
+class TokenUnreadable(StoreUnavailable):
+    """A stored token that the key at hand does not decrypt."""
 
 
 class LeaseLost(ConnectError):

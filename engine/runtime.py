@@ -12,7 +12,7 @@ import re2
 
 from engine.alerts import LogAlerts
 from engine.clock import SystemClock
-from engine.errors import Refused, SecretUnavailable, SpecErrors, UsageError, told
+from engine.errors import Refused, SecretUnavailable, SpecErrors, TokenUnreadable, UsageError, told
 from engine.intake import Receiver
 from engine.program import Program
 from engine.records import Answered, Fault, LaneChange, TokenRow
@@ -316,7 +316,10 @@ class Engine:
             if lane.state != "paused" or (lane.reason or "").startswith(BY_HAND):
                 continue
             print_ = self.configuration(lane.connector, lane.client)
-            row = self.store.token(lane.connector, lane.client, PAUSED_WITH)
+            try:
+                row = self.store.token(lane.connector, lane.client, PAUSED_WITH)
+            except TokenUnreadable:
+                row = None
             reason = row.values.get("reason") if row is not None else None
             changed = row is not None and row.values.get("print") != print_
             if row is None or changed or reason != lane.reason:

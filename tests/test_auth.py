@@ -630,6 +630,8 @@ def logged_in(expires: str, body: dict[str, Any]) -> TokenRow:
         ('{in: "${ response.body.end }"}', 900, 900),
         ('{in: "${ response.body.end }"}', "900", 900),
         ('{in: "${ response.body.end }", unit: ms}', 900_000, 900),
+        ('{at: "${ response.body.end }"}', START + 900, 900),
+        ('{at: "${ response.body.end }", unit: ms}', (START + 900) * 1000, 900),
         ('{at: "${ response.body.end }", unit: epoch}', START + 900, 900),
         ('{at: "${ response.body.end }", unit: epoch_ms}', (START + 900) * 1000, 900),
         ('{at: "${ response.body.end }", unit: date}', "2026-01-28T10:45:45Z", 900),
@@ -677,6 +679,63 @@ def test_the_end_of_a_jwt_is_read_from_it() -> None:
     assert jwt_expiry(f"x.{body}.y") == 1_800_000_000
     for nonsense in ("", "a.b", "a.!!.c", "x.e30.y", "x.W10.y", "x.MQ.y", None, 5, "x.eyJleHAiOiAiYSJ9.y"):
         assert jwt_expiry(nonsense) is None
+
+
+def test_a_jwt_tells_its_own_end() -> None:
+    from base64 import urlsafe_b64encode
+
+    body = urlsafe_b64encode(json.dumps({"exp": START + 900}).encode()).decode().rstrip("=")
+    row = logged_in("{jwt: true}", {"token": f"x.{body}.y", "base": "https://x"})
+    assert row.expires_at == START + 900
+
+
+@pytest.mark.parametrize("auth", ["key", "refresh_token"])
+def test_with_another_key_a_client_logs_in_anew_unless_that_would_spend_its_refresh_token(
+    auth: str, oauth: OAuthServer, transport: HttpTransport, tmp_path: Path
+) -> None:
+    from cryptography.fernet import Fernet
+
+    oauth.refresh = {"first"}
+    text = REFRESH if auth == "refresh_token" else CREDENTIALS
+    for number in range(2):
+        cipher = Fernet(Fernet.generate_key())
+        crm = shop(text, transport, SqliteStore(tmp_path / "connect.db", cipher=cipher), refresh_token="first")
+        crm.post({"id": str(number)})
+        crm.drain()
+        sums, reason = crm.sums(), crm.lane().reason
+        crm.store.close()
+    if auth == "key":
+        assert (sums, oauth.asked) == ({"delivered": 2}, ["client_credentials"] * 2)
+    else:
+        assert (sums, oauth.asked) == ({"delivered": 1, "waiting": 1}, ["refresh_token"])
+        assert reason == "the stored token can't be read; is CONNECT_KEY the key that it was saved with?"
+
+
+COOKIE = """
+secrets: {user: {title: User}}
+auth:
+  type: login
+  request: {url: 'https://api.crm.example/in', json: {user: "${ secrets.user }"}, expect: "${ response.cookies.sid }"}
+  save: {value: "${ response.cookies.sid }"}
+  expires: {unknown: true}
+  place: {cookies: {sid: "${ token.value }", lang: en}}
+"""
+
+
+def test_a_session_may_be_a_cookie() -> None:
+    cookies = "theme=dark; Expires=Wed, 21 Oct 2026 07:28:00 GMT; Path=/, sid=s-1234; HttpOnly; Secure"
+    vendor = Vendor(reply(200, {}, set_cookie=cookies), reply(401, {}), reply(200, {}, set_cookie="sid=s-5678"))
+    vendor.answers.append(reply(200, {"ok": True}))
+    crm = Shop(COOKIE, vendor=vendor, secrets={"user": "me"})
+    crm.post({"id": "1"})
+    crm.drain()
+    assert crm.sums() == {"delivered": 1}
+    assert [request.headers.get("Cookie") for request in vendor.asked] == [
+        None,
+        "sid=s-1234; lang=en",
+        None,
+        "sid=s-5678; lang=en",
+    ]
 
 
 def test_an_auth_failure_says_what_it_means_for_the_lane(oauth: OAuthServer, transport: HttpTransport) -> None:
