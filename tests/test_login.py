@@ -18,6 +18,7 @@ from conftest import Shop, Vendor, reply
 from engine import login
 from engine.errors import UsageError
 from engine.sending import HttpTransport
+from engine.stores.sqlite import SqliteStore
 from engine.walk import Walk
 
 if TYPE_CHECKING:
@@ -151,6 +152,26 @@ def test_who_agreed_once_is_logged_in_for_all_processes(oauth: OAuthServer, proj
     assert oauth.reused == 0
 
 
+def test_a_lane_that_waited_for_consent_goes_on(oauth: OAuthServer, project_from: Callable[..., Path]) -> None:
+    project = project_from(crm=SPEC, abc=CLIENT)
+    before = Shop(SPEC, store=SqliteStore(project / "connect.db"), vendor=Vendor(), secrets=dict(SECRETS))
+    before.post({"id": "1"}, {"id": "2"})
+    before.drain()
+    assert before.lane().state == "paused"
+    before.store.close()
+    with logging_in(project, "--port", "0", "--via", oauth.url) as process:
+        get(agree(oauth, shown_page(process)))
+        out, _ = process.communicate(timeout=30)
+    assert out.splitlines()[-1] == "its lane goes on; 2 waiting"
+    ended = connect("deliver", project=project, **ENV, CONNECT_VIA=oauth.url)
+    assert ended.code == 0, ended.err
+    after = SqliteStore(project / "connect.db")
+    lane = after.lane("crm", "abc")
+    after.close()
+    assert lane is not None
+    assert (lane.delivered, lane.waiting) == (2, 0)
+
+
 def test_a_token_is_encrypted_in_the_store(oauth: OAuthServer, project_from: Callable[..., Path]) -> None:
     from cryptography.fernet import Fernet
 
@@ -184,6 +205,40 @@ def test_a_connector_that_asks_nobody_says_so(project_from: Callable[..., Path])
     )
     ended = connect("login", "crm", "abc", project=project)
     assert (ended.code, ended.err) == (2, "connect: crm/abc logs in with its secrets; no person needs to agree\n")
+
+
+TWO_WAYS = """
+settings: {properties: {log_in: {type: string, default: token}}}
+secrets: {key: {title: Key}, client_id: {title: Client id}, refresh_token: {title: Refresh token}}
+auths:
+  token: {when: "${ settings.log_in == 'token' }", type: bearer, token: "${ secrets.key }"}
+  oauth:
+    type: oauth2_refresh_token
+    client_auth: none
+    token_url: https://api.crm.example/token
+    authorize_url: https://api.crm.example/authorize
+    scope: notes.write
+    client_id: "${ secrets.client_id }"
+    refresh_token: "${ secrets.refresh_token }"
+"""
+
+
+def test_of_several_ways_to_log_in_one_that_asks_is_named(oauth: OAuthServer, transport: HttpTransport) -> None:
+    client = "{client: abc, connectors: {crm: {settings: {log_in: oauth}}}}"
+    program = Shop(TWO_WAYS, secrets={"key": "k-1234"}).programs["abc"]
+    with pytest.raises(UsageError, match=r"no person needs to agree; --auth oauth does$"):
+        login.consenting(program, None)
+    with pytest.raises(UsageError, match=r"crm has no auth ouath; there are token, oauth$"):
+        login.consenting(program, "ouath")
+    assert login.consenting(program, "oauth").name == "oauth"
+    shop = Shop(TWO_WAYS, client, vendor=transport, secrets={"client_id": APP})
+    shop.post({"id": "1"})
+    shop.drain()
+    assert shop.lane().reason == "nobody has agreed yet: run `connect login crm abc --auth oauth`"
+    exchanged(oauth, shop)
+    row = shop.store.token("crm", "abc", "oauth")
+    assert row is not None
+    assert row.values["refresh_token"] == "refresh-token-1"
 
 
 def test_a_store_that_is_lost_with_the_process_keeps_no_log_in(project_from: Callable[..., Path]) -> None:
