@@ -13,21 +13,21 @@ from engine.cli import output
 from engine.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping
 
     from engine.openapi import Api, Operation
     from engine.scaffold.draft import Draft
 
-AUTHS = (
-    "none",
-    "basic",
-    "bearer",
-    "api_key",
-    "oauth2_client_credentials",
-    "oauth2_password",
-    "oauth2_refresh_token",
-    "login",
-)
+AUTHS = {
+    "none": "it asks for nothing",
+    "basic": "user name and password with each request",
+    "bearer": "a token in the header Authorization",
+    "api_key": "a key in another header, the query or a cookie",
+    "oauth2_client_credentials": "the app's id and secret are exchanged for a token",
+    "oauth2_password": "likewise, with a person's user name and password",
+    "oauth2_refresh_token": "a person agreed once; the refresh token is kept",
+    "login": "any other request that gives a token",
+}
 
 
 class Wanted(NamedTuple):
@@ -51,7 +51,7 @@ class Wanted(NamedTuple):
 @click.argument("name", required=False)
 @click.option("--title", metavar="TEXT", help="The vendor's name.  [default: made of NAME]")
 @click.option("--base-url", metavar="URL", help="What all paths stand behind.")
-@click.option("--auth", type=click.Choice(AUTHS), metavar="KIND", help=f"How to log in: {', '.join(AUTHS)}.")
+@click.option("--auth", type=click.Choice(list(AUTHS)), metavar="KIND", help=f"How to log in: {', '.join(AUTHS)}.")
 @click.option("--key-name", metavar="NAME", help="api_key: what the header, parameter or cookie is called.")
 @click.option("--key-in", type=click.Choice(["header", "query", "cookie"]), help="api_key: where it stands.")
 @click.option("--token-url", metavar="URL", help="oauth2_…, login: where the token is got.")
@@ -92,7 +92,7 @@ def command(document: Path | None, operations: tuple[str, ...], directory: Path,
         draft = _read(ask, name, wanted, document, operations)
     else:
         draft = _asked(ask, name, wanted)
-    client = _client(ask, wanted.client, name)
+    client = _client(wanted.client, name)
     _written(draft, client, wanted.client is not None, directory, force)
     return 0
 
@@ -118,19 +118,22 @@ class Asking:
             except UsageError as error:
                 click.echo(output.wrapped(f"  {error}", below="  "), err=True)
 
-    def choice(self, question: str, choices: Sequence[str], default: str) -> str:
+    def choice(self, question: str, meanings: Mapping[str, str], default: str) -> str:
+        """One of the words, which may be given by its number."""
+        choices = list(meanings)
         if not self.terminal:
             return default
         self.greet()
-        for number, each in enumerate(choices, 1):
-            click.echo(f"  {number} {each}", err=True)
+        wide = max(map(len, choices))
+        for number, (each, says) in enumerate(meanings.items(), 1):
+            click.echo(f"  {number}  {each:<{wide}}  {says}".rstrip(), err=True)
 
         def chosen(given: str) -> str:
             if given.isdecimal() and 0 < int(given) <= len(choices):
                 return choices[int(given) - 1]
             if given in choices:
                 return given
-            raise UsageError(f"a number from 1 to {len(choices)}, or one of the words")
+            raise UsageError(f"a number from 1 to {len(choices)}, or one of the words in front")
 
         return self.text(question, default, chosen)
 
@@ -142,7 +145,7 @@ class Asking:
 
     def greet(self) -> None:
         if not self.begun:
-            click.echo("Enter takes what stands in [ ]; Ctrl-C writes nothing.\n", err=True)
+            click.echo("A few questions. Enter takes what stands in [ ]; Ctrl-C writes nothing.\n", err=True)
             self.begun = True
 
 
@@ -189,7 +192,7 @@ def _spelled(name: str) -> str:
     return " ".join(part.upper() if part in short else part.capitalize() for part in name.split("-") if part)
 
 
-def _client(ask: Asking, given: str | None, name: str) -> str:
+def _client(given: str | None, name: str) -> str:
     import re
 
     def checked(client: str) -> str:
@@ -197,7 +200,6 @@ def _client(ask: Asking, given: str | None, name: str) -> str:
             raise UsageError(f"{client[:80]!r} can't be a client's name; letters, digits, hyphens, dots and _")
         return client
 
-    del ask  # one question less: it can be renamed later
     return checked(given if given is not None else f"{name}-example")
 
 
@@ -251,7 +253,9 @@ def _details(ask: Asking, kind: str, wanted: Wanted, base_url: str) -> dict[str,
         if given is not None and not fits:
             raise UsageError(f"{flag} says nothing for --auth {kind}")
     if kind == "api_key":
-        where = wanted.key_in or ask.choice("Where does the key stand?", ("header", "query", "cookie"), "header")
+        where = wanted.key_in or ask.choice(
+            "Where does the key stand?", dict.fromkeys(("header", "query", "cookie"), ""), "header"
+        )
         default = "X-Api-Key" if where == "header" else "api_key"
         name = wanted.key_name
         key = checked_key_name(name) if name is not None else ask.text("What is it called?", default, checked_key_name)
@@ -321,11 +325,12 @@ def _choose(ask: Asking, api: Api) -> list[Operation]:
     if not ask.terminal:
         raise UsageError(f"{api.file}: name what to take with --operation; it has {listed(known)}")
     ask.greet()
-    room = output.width() - 6
     click.echo(f"{api.file} writes with:", err=True)
+    wide = min(max(len(one.path) for one in known), 40)
     for number, one in enumerate(known, 1):
-        what = f"{one.method:<5} {one.path}"
-        click.echo(f"  {number:>3} {output.shortened(f'{what}  {one.summary or one.id}', room)}", err=True)
+        room = output.width() - 15 - max(wide, len(one.path))
+        says = output.shortened(one.summary or one.id, room) if room > 8 else ""
+        click.echo(f"  {number:>3}  {one.method:<5} {one.path:<{wide}}  {says}".rstrip(), err=True)
     chosen: list[Operation] = []
 
     def checked(given: str) -> str:
@@ -425,11 +430,8 @@ def _next(name: str, client: str, directory: Path) -> None:
         ("connect serve", "takes events in and delivers them"),
         (f"connect send {name} events/{name}.json{whose}", "one event, for real"),
     ]
-    wide = max(len(step) for step, _ in steps if len(step) < 50)
+    wide = max(len(step) for step, _ in steps if len(step) < 30)
     click.echo("\nNext:")
     for step, says in steps:
         line = f"  {step:<{wide}}  # {says}" if says else f"  {step}"
-        if len(line) > output.width():
-            click.echo(f"  # {says}:")
-            line = f"  {step}"
-        click.echo(line)
+        click.echo(line if len(line) <= output.width() else f"  {step}")

@@ -117,6 +117,8 @@ def write(directory: Path, wanted: Mapping[str, str]) -> None:
             beside = path.with_name(f".{path.name}.new")
             beside.write_text(text, encoding="utf-8")
             beside.replace(path)
+        except (FileExistsError, NotADirectoryError):
+            raise UsageError(f"{path}: can't be written: a file stands where a folder is needed") from None
         except OSError as error:
             raise UsageError(f"{path}: can't be written: {(error.strerror or str(error)).lower()}") from None
 

@@ -306,9 +306,7 @@ class _Making:
             raise UsageError(f"--batch {records}: the document allows {listed.most} records in a request")
         found["records"] = records or most
         if listed.most is None and records is None:
-            found["notes"] = (
-                f"{DECIDE} how many records a request may carry; the document does not say, 100 is a guess",
-            )
+            found["batch_note"] = f"{DECIDE} the document does not say how many a request may carry; 100 is a guess"
         if listed.key:
             around: Tree = {}
             for part in shape.parts:
