@@ -79,13 +79,10 @@ class TokenRequest:
 
     def __init__(self, auth: Auth, steps: dict[str, types.Step], save: dict[str, Any], place: Path) -> None:
         single = list(steps) == ["request"]
-        before = len(auth.compiler.uses)
         self.steps = [
             TokenStep(auth, name, step, place if single else (*place, "steps", name)) for name, step in steps.items()
         ]
         self.save = compile_tree(auth.compiler, save, AUTH | REPLY | {"steps"}, (*place, "save"))
-        uses = auth.compiler.uses[before:]
-        self.secrets = {use.path[1] for use in uses if use.path[0] == "secrets" and len(use.path) > 1}
 
 
 class Consent:
@@ -122,7 +119,7 @@ class Auth:
         self.when = compiler.condition(spec.when, CLIENT, (*place, "when"))
         self.compiler, self.spec, self.name, self.http, self.hosts = compiler, spec, name, connector.http, hosts
         self.lane = lane
-        token = spec.token
+        token, before = spec.token, len(compiler.uses)
         self.signers = Signers(compiler, spec.sign, (*place, "sign"))
         self.certificates = Certificates(compiler, connector.http.tls, ("http", "tls"))
         self.levels = [
@@ -156,6 +153,7 @@ class Auth:
             key, spoken = ("in", expires.in_) if expires.in_ is not None else ("at", expires.at)
             at = (*place, "token", "expires", key)
             self.expires = compiler.value(spoken, AUTH | REPLY, at) if spoken is not None else None
+        self.granted = given_by_consent({place: spec}, compiler.uses[before:])
         self.url = self.placing.url
         self.cached: TokenRow | None = None
 
@@ -196,27 +194,31 @@ class Auth:
         if row is not None and self.serves(row, wire, stale):
             return row
         deadline = wire.clock.now() + LOCK_TTL_S
-        lock = f"token:{wire.connector}:{wire.client}:{self.name}"
         while True:
             row = self.stored(wire)
             if row is not None and self.serves(row, wire, stale):
                 break
-            if wire.store.lock(lock, owner=wire.owner, ttl_s=LOCK_TTL_S, now=wire.clock.now()):
+            if self.locked(wire):
                 try:
                     row = self.stored(wire)
                     if row is None or not self.serves(row, wire, stale):
                         row = self.obtain(wire, row, stale)
                 finally:
-                    wire.store.unlock(lock, owner=wire.owner)
+                    wire.store.unlock(self.lock(wire), owner=wire.owner)
                 break
             if wire.clock.now() > deadline:
-                raise AuthFailed(
-                    Outcome(OutcomeKind.RETRY, "another process did not finish its log-in", count=False, outage=True)
-                )
+                raise AuthFailed(again("another process did not finish its log-in"))
             wire.clock.sleep(WAIT_STEP_S)
         self.cached = row
         self.hide(wire, row.values)
         return row
+
+    def lock(self, wire: Wire) -> str:
+        return f"token:{wire.connector}:{wire.client}:{self.name}"
+
+    def locked(self, wire: Wire) -> bool:
+        """Nobody else logs in from now on for a while; who has it may ask again, which prolongs it."""
+        return wire.store.lock(self.lock(wire), owner=wire.owner, ttl_s=LOCK_TTL_S, now=wire.clock.now())
 
     def stored(self, wire: Wire) -> TokenRow | None:
         """What the store has; where it can't be decrypted, a log-in is made anew, unless that would spend more."""
@@ -262,9 +264,9 @@ class Auth:
                 wire.telemetry.event(
                     "token-refused", connector=wire.connector, client=wire.client, why=failed.outcome.reason
                 )
+        if failed is not None and failed.outcome.kind is not OutcomeKind.PAUSE and self.is_precious:
+            raise failed  # the newest refresh token may serve yet; an older one that comes again would end them all
         if self.lacks_consent(wire):
-            if failed is not None and failed.outcome.kind is not OutcomeKind.PAUSE:
-                raise failed
             raise AuthFailed(
                 Outcome(OutcomeKind.PAUSE, self.ask_for_consent(wire, failed)), failed.trace if failed else None
             )
@@ -277,7 +279,7 @@ class Auth:
 
     def lacks_consent(self, wire: Wire) -> bool:
         """Can only a person's consent yield the first token, since no secret stands for it?"""
-        return self.consent is not None and (self.request is None or bool(self.request.secrets - wire.secrets.keys()))
+        return self.consent is not None and (self.request is None or not self.granted <= wire.secrets.keys())
 
     def ask_for_consent(self, wire: Wire, failed: AuthFailed | None = None) -> str:
         why = f"{failed.outcome.reason}; agree anew" if failed is not None else "nobody has agreed yet"
@@ -337,9 +339,11 @@ class Auth:
         last: Reply | None = None
         self.hide(wire, old.values if old else {})
         try:
-            for step in wanted.steps:
+            for number, step in enumerate(wanted.steps):
                 if not step.when(scope):
                     continue
+                if number and not self.locked(wire):
+                    raise AuthFailed(again("another process has taken over the log-in, which took too long"))
                 now = wire.clock.now()
                 last, trace = self.send(wire, step, scope, how)
                 if kept := step.save({**scope, "response": last.scope}):
@@ -397,7 +401,11 @@ class Auth:
         saved = wanted.save(inside) or {}
         if not saved:
             raise AuthFailed(probed(Outcome(OutcomeKind.RETRY, f"HTTP {reply.status} without a token")))
-        values = {**(old.values if old else {}), **saved}
+        kept = dict(old.values) if old else {}
+        if wanted is self.request:  # what was found out belongs to the log-in before this one
+            kept.pop(DISCOVERED, None)
+            kept.pop(CONSENTED, None)
+        values = {**kept, **saved}
         row = TokenRow(
             values, obtained_at=now, expires_at=self.expiry(inside, saved, now), fingerprint=wire.fingerprint
         )
@@ -458,6 +466,10 @@ class Auth:
             return base, self.placing.fill(scope, self.certificates(scope), self.hide_signature(wire))
         except BadValue as error:
             raise AuthFailed(Outcome(OutcomeKind.PAUSE, f"auth: {unquoted(error)}")) from None
+
+
+def again(reason: str) -> Outcome:
+    return Outcome(OutcomeKind.RETRY, reason, count=False, outage=True)
 
 
 def given_by_consent(auths: Mapping[Path, types.Auth], uses: Iterable[Use]) -> set[str]:

@@ -14,7 +14,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
-from engine.auth import CONSENTED, AuthFailed
+from engine.auth import CONSENTED, LOCK_TTL_S, AuthFailed
 from engine.bodies import pairs
 from engine.errors import BadValue, ConnectError, UsageError
 from engine.placing import unquoted
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from engine.wire import Wire
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
-LOCK_TTL_S, LOCK_STEP_S = 60.0, 0.2
+LOCK_STEP_S = 0.2
 PAGE = "<!doctype html><meta charset=utf-8><title>connect login</title><p>{}</p>"
 
 
@@ -92,11 +92,11 @@ def lacking(project: Project, store: Store) -> list[Finding]:
                 continue
             auth = Program(connectors[name], client, binding).auth
             given = binding.secrets.keys()
-            if auth.consent is None or (auth.request is not None and not auth.request.secrets - given):
+            if auth.consent is None or (auth.request is not None and auth.granted <= given):
                 continue
             row = store.token(name, client.client, auth.name)
             if row is None or CONSENTED not in row.values:
-                lacked = sorted(auth.request.secrets - given) if auth.request is not None else []
+                lacked = sorted(auth.granted - given)
                 other = f", or give the secret {lacked[0]}" if lacked else ""
                 hint = f"run `{auth.log_in_command(name, client.client)}`{other}"
                 place = ("connectors", name)
@@ -232,9 +232,8 @@ def is_loopback(redirect_uri: str) -> bool:
 
 def exchanged(auth: Auth, wire: Wire, page: Asked, answer: Mapping[str, str], *, kept: bool) -> TokenRow:
     """The token for the code, in the store where `kept`; nobody renews an older one meanwhile. LoginFailed."""
-    lock = f"token:{wire.connector}:{wire.client}:{auth.name}"
     until = wire.clock.now() + LOCK_TTL_S
-    while not wire.store.lock(lock, owner=wire.owner, ttl_s=LOCK_TTL_S, now=wire.clock.now()):
+    while not auth.locked(wire):
         if wire.clock.now() > until:
             raise LoginFailed("another process is logging in and does not end; run it again")
         wire.clock.sleep(LOCK_STEP_S)
@@ -253,4 +252,4 @@ def exchanged(auth: Auth, wire: Wire, page: Asked, answer: Mapping[str, str], *,
             f"{failed.outcome.reason}; a code serves once and only for minutes, so run it again from the start"
         ) from None
     finally:
-        wire.store.unlock(lock, owner=wire.owner)
+        wire.store.unlock(auth.lock(wire), owner=wire.owner)

@@ -311,6 +311,22 @@ def test_a_rotated_refresh_token_serves_also_when_the_access_token_is_refused(
     assert crm.sums() == {"delivered": 2}
 
 
+def test_while_the_vendor_is_down_no_spent_refresh_token_is_tried_in_place_of_the_newest(
+    oauth: OAuthServer, transport: HttpTransport
+) -> None:
+    oauth.refresh = {"first"}
+    crm = shop(REFRESH, transport, refresh_token="first")
+    crm.post({"id": "1"})
+    crm.drain(3590)
+    oauth.down = True
+    crm.post({"id": "2"})
+    crm.drain(60)
+    oauth.down = False
+    crm.drain(3600)
+    assert [form["refresh_token"] for form in oauth.forms] == ["first", *["refresh-token-1"] * (len(oauth.forms) - 1)]
+    assert (len(oauth.forms) > 2, crm.sums()) == (True, {"delivered": 2})
+
+
 def test_a_rotated_token_is_stored_before_it_is_used(oauth: OAuthServer, transport: HttpTransport) -> None:
     class Watching(MemoryStore):
         saved: list[tuple[str, int]] = []  # noqa: RUF012

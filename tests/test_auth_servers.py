@@ -169,6 +169,21 @@ def test_a_new_log_in_is_followed_by_a_look_around_and_a_renewal_keeps_what_it_f
     ]
 
 
+def test_each_new_log_in_is_followed_by_a_look_around_of_its_own(oauth: OAuthServer, transport: HttpTransport) -> None:
+    text = written(f"""{CREDENTIALS}{SECRET}  discover:
+    me:
+      request:
+        {{method: GET, url: 'https://api.crm.example/me', headers: {{Authorization: "Bearer {{{{ token.value }}}}"}}}}
+      save: {{account: "${{ response.body.account }}"}}
+""")
+    crm = shop(text, transport)
+    delivered(crm)
+    oauth.end()
+    delivered(crm, "2")
+    steps = [facts["step"] for facts in crm.heard.named("exchange")]
+    assert steps == ["log-in", "log-in", "request", "request", "log-in", "log-in", "request"]
+
+
 def test_a_rotated_token_is_not_lost_where_the_look_around_fails(oauth: OAuthServer, transport: HttpTransport) -> None:
     oauth.issue("first")
     text = written(f"""  type: oauth2_refresh_token

@@ -451,6 +451,19 @@ def test_a_refresh_token_among_the_secrets_serves_without_consent(oauth: OAuthSe
     assert (shop.sums(), oauth.asked) == ({"delivered": 1}, ["refresh_token"])
 
 
+def test_an_optional_secret_that_is_not_there_is_no_lack_of_consent(
+    oauth: OAuthServer, transport: HttpTransport
+) -> None:
+    oauth.issue("given")
+    text = SPEC.replace(
+        "client_secret: {title: Client secret}", "client_secret: {title: Client secret, optional: true}"
+    )
+    shop = Shop(text, vendor=transport, secrets={"client_id": APP, "refresh_token": "given"})
+    shop.post({"id": "1"})
+    shop.drain()
+    assert (shop.sums(), shop.lane().reason) == ({"delivered": 1}, None)
+
+
 def test_a_client_may_leave_out_the_secret_that_a_consent_stands_for(project_from: Callable[..., Path]) -> None:
     project = project_from(crm=SPEC, abc=CLIENT)
     found = connect("validate", project=project, **ENV)
