@@ -360,7 +360,8 @@ def decoded(request: Prepared) -> Any:
         return None
     kind = next((value for name, value in request.headers.items() if name.lower() == "content-type"), "")
     reply = Reply(0, {}, request.content)
-    return reply.body if "json" in kind and reply.body is not None else reply.text
+    one = "json" in kind and "ndjson" not in kind
+    return reply.body if one and reply.body is not None else reply.text
 
 
 def skipped(program: Program, events: Sequence[Accepted], single: Single) -> list[tuple[str, str]]:
