@@ -835,3 +835,58 @@ def test_a_step_of_a_log_in_that_is_refused_pauses_the_lane() -> None:
     shop.post({"id": "1"})
     shop.drain()
     assert (shop.lane().state, shop.lane().reason) == ("paused", "the log-in was refused (HTTP 403): HTTP 403")
+
+
+XML = r"""
+secrets: {user: {title: User}, word: {title: Password}}
+auth:
+  token:
+    request:
+      url: https://api.crm.example/soap
+      headers: {Content-Type: text/xml; charset=utf-8, SOAPAction: login}
+      text: "<login><user>{{ secrets.user | html }}</user><word>{{ secrets.word | html }}</word></login>"
+      expect: ${ contains(response.text, '<sessionId>') }
+    save:
+      value: ${ regex_replace(response.text, '(?s).*<sessionId>([^<]*)</sessionId>.*', '\1') }
+  place: {headers: {X-Session: "${ token.value }"}}
+"""
+
+
+def test_a_log_in_may_speak_xml() -> None:
+    answer = reply(200, text="<r>\n<sessionId>s-1234</sessionId>\n<user>1</user></r>", content_type="text/xml")
+    crm = Shop(XML, vendor=Vendor(answer, reply(200, {})), secrets={"user": "ana&co", "word": "a<b"})
+    crm.post({"id": "1"})
+    crm.drain()
+    log_in, note = crm.vendor.asked
+    assert log_in.content == b"<login><user>ana&amp;co</user><word>a&lt;b</word></login>"
+    assert note.headers["X-Session"] == "s-1234"
+
+
+TWO_TOKENS = """
+secrets: {key: {title: Key}, user: {title: User}}
+auth:
+  token:
+    steps:
+      app:
+        request: {url: https://api.crm.example/app, json: {key: "${ secrets.key }"}}
+        save: {t: "${ response.body.t }"}
+      user:
+        request:
+          url: https://api.crm.example/user
+          headers: {X-App: "${ steps.app.t }"}
+          json: {user: "${ secrets.user }", id: "${ uuid5(nonce) }", at: "${ date(now, '%d/%m/%Y %H:%M') }"}
+    save: {app: "${ steps.app.t }", value: "${ response.body.t }"}
+    expires: {after: 1h}
+  place: {headers: {X-App: "${ token.app }", X-User: "${ token.value }"}}
+"""
+
+
+def test_a_log_in_may_yield_two_tokens() -> None:
+    vendor = Vendor(reply(200, {"t": "app-1234"}), reply(200, {"t": "user-1234"}), reply(200, {}))
+    crm = Shop(TWO_TOKENS, vendor=vendor, secrets={"key": "k-1234", "user": "u-1234"})
+    crm.post({"id": "1"})
+    crm.drain()
+    assert vendor.asked[1].headers["X-App"] == "app-1234"
+    assert vendor.bodies[1] == {"user": "u-1234", "id": vendor.bodies[1]["id"], "at": "28/01/2026 10:30"}
+    assert len(vendor.bodies[1]["id"]) == 36
+    assert (vendor.asked[2].headers["X-App"], vendor.asked[2].headers["X-User"]) == ("app-1234", "user-1234")

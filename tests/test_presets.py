@@ -111,6 +111,96 @@ def test_the_newest_refresh_token_renews_and_the_given_one_is_the_first_and_the_
     assert long["place"] == {"headers": {"Authorization": "OAuth {{ token.value }}"}}
 
 
+def test_where_a_person_agrees_the_code_is_exchanged_at_the_token_url() -> None:
+    long = expand(
+        {
+            "type": "oauth2_refresh_token",
+            "authorize_url": "https://app.example.com/oauth/authorize",
+            "authorize_query": {"optional_scope": "timeline"},
+            "scope": "contacts.write",
+            "token_url": URL,
+            "client_auth": "basic",
+            "client_id": "i",
+            "client_secret": "s",
+        }
+    )
+    assert "request" not in long["token"]
+    request = long["token"]["renew"]["request"]
+    assert request["form"] == {"grant_type": "refresh_token", "refresh_token": "{{ token.refresh_token }}"}
+    assert long["token"]["consent"] == {
+        "url": "https://app.example.com/oauth/authorize",
+        "query": {
+            "response_type": "code",
+            "client_id": "i",
+            "redirect_uri": "${ consent.redirect_uri }",
+            "scope": "contacts.write",
+            "state": "${ consent.state }",
+            "code_challenge": "${ consent.code_challenge }",
+            "code_challenge_method": "S256",
+            "optional_scope": "timeline",
+        },
+        "request": {
+            **request,
+            "form": {
+                "grant_type": "authorization_code",
+                "code": "${ consent.code }",
+                "redirect_uri": "${ consent.redirect_uri }",
+                "code_verifier": "${ consent.code_verifier }",
+            },
+        },
+    }
+
+
+def test_without_pkce_the_page_and_the_exchange_know_nothing_of_it() -> None:
+    given = {"type": "oauth2_refresh_token", "authorize_url": URL, "token_url": URL, "client_id": "i"}
+    with_it, without = (str(expand({**given, "pkce": pkce})) for pkce in (True, False))
+    assert ("code_verifier" in with_it, "code_verifier" in without, "code_challenge" in without) == (True, False, False)
+
+
+def test_an_app_that_signs_sends_a_fresh_assertion_and_no_secret() -> None:
+    long = expand(
+        {
+            "type": "oauth2_client_credentials",
+            "token_url": URL,
+            "client_id": "i",
+            "client_auth": "private_key_jwt",
+            "private_key": "{{ secrets.key }}",
+            "key_id": "k-1",
+            "sign": {"other": {"type": "hash", "algorithm": "md5", "text": "x"}},
+        }
+    )
+    assert long["sign"] == {
+        "other": {"type": "hash", "algorithm": "md5", "text": "x"},
+        "client": {
+            "type": "jwt",
+            "algorithm": "RS256",
+            "key": "{{ secrets.key }}",
+            "header": {"kid": "k-1"},
+            "claims": {"iss": "i", "sub": "i", "aud": URL, "jti": "${ nonce }"},
+            "lifetime": "5m",
+        },
+    }
+    assert long["token"]["request"]["form"] == {
+        "grant_type": "client_credentials",
+        "client_id": "i",
+        "client_assertion_type": "urn:ietf:params:oauth:client-assertion-type:jwt-bearer",
+        "client_assertion": "${ sign.client }",
+    }
+
+
+def test_an_assertion_is_the_grant_and_the_app_may_sign_as_well() -> None:
+    given = {"type": "oauth2_jwt_bearer", "token_url": URL, "private_key": "k", "claims": {"iss": "i"}}
+    long = expand(given)
+    assert long["sign"] == {
+        "assertion": {"type": "jwt", "algorithm": "RS256", "key": "k", "claims": {"iss": "i"}, "lifetime": "5m"}
+    }
+    assert long["token"]["request"]["form"] == {
+        "grant_type": "urn:ietf:params:oauth:grant-type:jwt-bearer",
+        "assertion": "${ sign.assertion }",
+    }
+    assert set(expand({**given, "client_id": "i", "client_auth": "private_key_jwt"})["sign"]) == {"assertion", "client"}
+
+
 def test_what_has_no_type_is_long_already() -> None:
     assert expand({"place": {"query": {"k": "v"}}}) == {"place": {"query": {"k": "v"}}}
 
