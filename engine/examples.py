@@ -247,12 +247,23 @@ def brief(value: Any) -> str:
     return text if len(text) <= 200 else f"{text[:200]}…"
 
 
+Programs = dict[bytes, Program]  # of one connector, by the client that they are for
+
+
 def run_example(
-    connector: types.Connector, example: types.Example, *, compiler: Callable[[], Compiler] = Compiler
+    connector: types.Connector,
+    example: types.Example,
+    *,
+    compiler: Callable[[], Compiler] = Compiler,
+    programs: Programs | None = None,
 ) -> Result:
-    """One example through intake, buffer, walk and settle; `compiler` makes the one that the program is compiled by."""
+    """
+    One example through intake, buffer, walk and settle; `compiler` makes the one that the program is compiled by.
+
+    Most examples of a connector are of one client: with `programs` its program is compiled once for all of them.
+    """
     try:
-        Run(connector, example, compiler=compiler()).check()
+        Run(connector, example, compiler=compiler(), programs=programs).check()
     except Unlike as error:
         return Result(connector.name, example.name, False, str(error))
     except ConnectError as error:
@@ -299,12 +310,20 @@ class Trial:
         masker: Masker,
         compiler: Compiler | None = None,
         nonce: Callable[[], str] | None = None,
+        programs: Programs | None = None,
     ) -> None:
         """Without `nonce` there are n1, n2, …, as there are deliveries d1, d2, … and batches b1, b2, …."""
         self.connector, self.example, self.client, self.clock = connector, example, client, clock
         binding = client.connectors[connector.name]
-        self.program = Program(connector, client, binding, jitter=lambda: 1.0, compiler=compiler)
-        self.program.require_sound(connector.name)
+        key = msgspec.json.encode(client)
+        program = None if programs is None else programs.get(key)
+        if program is None:
+            program = Program(connector, client, binding, jitter=lambda: 1.0, compiler=compiler)
+            program.require_sound(connector.name)
+            if programs is not None:
+                programs[key] = program
+        program.forget()
+        self.program = program
         deliveries, batches, nonces = itertools.count(1), itertools.count(1), itertools.count(1)
         self.store = Watched(new_id=lambda: f"d{next(deliveries)}")
         self.secrets = secrets(self.program)
@@ -390,7 +409,14 @@ class Trial:
 class Run(Trial):
     """An example against its own written exchange."""
 
-    def __init__(self, connector: types.Connector, example: types.Example, *, compiler: Compiler | None = None) -> None:
+    def __init__(
+        self,
+        connector: types.Connector,
+        example: types.Example,
+        *,
+        compiler: Compiler | None = None,
+        programs: Programs | None = None,
+    ) -> None:
         count = itertools.count(1)
         sandbox = Sandbox(connector, new_id=lambda: f"{next(count)}") if connector.sandbox is not None else None
         self.virtual = VirtualClock()
@@ -404,6 +430,7 @@ class Run(Trial):
             clock=self.virtual,
             masker=Masker(),
             compiler=compiler,
+            programs=programs,
         )
 
     def check(self) -> None:

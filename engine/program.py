@@ -302,6 +302,12 @@ class Program:
         self.used_auths.add(named)
         return self.auths[named]
 
+    def forget(self) -> None:
+        """As if it were new: without what its look-ups and log-ins keep in memory."""
+        self.cache.kept.clear()
+        for auth in self.auths.values():
+            auth.cached = None
+
     def require_sound(self, file: str) -> None:
         """SpecErrors unless everything compiled."""
         errors = [problem for problem in self.compiler.problems if problem.severity == "error"]

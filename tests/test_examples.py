@@ -9,7 +9,7 @@ import msgspec
 import pytest
 from conftest import connector_from
 
-from engine.examples import Result, run_example, unlike
+from engine.examples import Programs, Result, run_example, unlike
 from engine.spec.project import Project
 
 if TYPE_CHECKING:
@@ -128,3 +128,16 @@ def test_values_are_compared_with_their_types(listed: Any, found: Any, says: str
     from decimal import Decimal
 
     assert unlike("json", listed, Decimal("1.0") if isinstance(found, float) else found) == says
+
+
+@pytest.mark.parametrize("name", sorted(BUNDLED.connector_files()))
+def test_examples_that_share_a_program_do_not_know_of_each_other(name: str) -> None:
+    """In either order, and twice; also those that end otherwise than they say."""
+    connector = BUNDLED.connector(name)
+    wrong = [msgspec.structs.replace(each, name=f"not {each.name}", outcomes={}) for each in connector.examples]
+    examples = [*connector.examples, *wrong]
+    alone = {each.name: run_example(connector, each) for each in examples}
+    programs: Programs = {}
+    for each in [*examples, *reversed(examples)]:
+        assert run_example(connector, each, programs=programs) == alone[each.name]
+    assert 0 < len(programs) < len(examples)

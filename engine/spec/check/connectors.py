@@ -206,12 +206,13 @@ def _without_example(connector: types.Connector) -> Iterator[Problem]:
 
 
 def _failing(connector: types.Connector) -> Iterator[Problem]:
-    from engine.examples import run_example
+    from engine.examples import Programs, run_example
 
+    programs: Programs = {}
     for index, example in enumerate(connector.examples):
         place: Path = ("examples", index)
         try:
-            result = run_example(connector, example)
+            result = run_example(connector, example, programs=programs)
         except ConnectError as error:
             yield Problem(place, "example", f"{example.name}: {error}")
             continue
