@@ -147,6 +147,7 @@ GOOD_TAR = tar(("a", b"x" * 600), ("b", b"y"))
         (b'{"a": 1}\n{', ["ndjson"], "ndjson: DecodeError"),
         (b'a\n"' + b"x" * 140_000, ["csv"], "csv: Error"),
     ],
+    ids=lambda value: value if isinstance(value, str) else "",  # bytes have the time of day in them
 )
 def test_a_step_that_fails_says_which(content: bytes, steps: list[str], says: str) -> None:
     with pytest.raises(Unreadable) as raised:
