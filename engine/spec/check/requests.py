@@ -92,6 +92,11 @@ def request_faults(connector: Connector) -> Iterator[Problem]:
     for at, auth in all_auths(connector):
         if auth.base_url:
             yield from _address(auth.base_url, (*at, "base_url"), hosts)
+        if auth.token is not None and auth.token.consent is not None:
+            page = auth.token.consent.url
+            if not page.startswith(("https://", "${", "{{")):
+                says = "the page where a person agrees is not one of https"
+                yield Problem((*at, "token", "consent", "url"), "host", says, "it begins with https:// and a host")
         if auth.place.url:
             yield from _address(auth.place.url, (*at, "place", "url"), hosts)
         based = based and bool(auth.base_url or auth.place.url or connector.http.base_url)
