@@ -172,6 +172,20 @@ def test_a_lane_that_waited_for_consent_goes_on(oauth: OAuthServer, project_from
     assert (lane.delivered, lane.waiting) == (2, 0)
 
 
+def test_check_and_send_spend_no_refresh_token_that_others_need(
+    oauth: OAuthServer, project_from: Callable[..., Path]
+) -> None:
+    oauth.issue("given")
+    given = CLIENT.replace("client_id:", "refresh_token: 'env:REFRESH', client_id:")
+    project = project_from(crm=SPEC, abc=given)
+    (project / "event.json").write_text('{"client": "abc", "id": "1"}')
+    common: Any = {"project": project, **ENV, "REFRESH": "given", "CONNECT_VIA": oauth.url}
+    ended = [connect("check", "crm", "abc", **common), connect("send", "crm", "event.json", **common)]
+    ended.append(connect("check", "crm", "abc", **common))
+    assert [(one.code, one.err) for one in ended] == [(0, "")] * 3
+    assert (oauth.asked, oauth.reused, oauth.notes) == (["refresh_token"], 0, [1])
+
+
 def test_a_token_is_encrypted_in_the_store(oauth: OAuthServer, project_from: Callable[..., Path]) -> None:
     from cryptography.fernet import Fernet
 
