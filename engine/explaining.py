@@ -523,7 +523,8 @@ def spec_path(request: Prepared) -> str:
 def written(node: Any) -> str:
     """A scalar or tree as one line of YAML in flow style."""
     if isinstance(node, str):
-        return node if is_expression(node) else f'"{node}"' if is_template(node) else encode_json(node).decode()
+        mark = "'" if '"' in node else '"'
+        return node if is_expression(node) else f"{mark}{node}{mark}" if is_template(node) else encode_json(node).decode()
     if isinstance(node, dict):
         return "{" + ", ".join(f"{key}: {written(child)}" for key, child in node.items()) + "}"
     if isinstance(node, list):

@@ -430,6 +430,23 @@ def test_the_text_fits_a_terminal_and_shows_once_what_differs_alike(told: tuple[
     assert "a second visit\n" in out(connect("plan", "old", "new", "--all", project=told[0].parent))
 
 
+def test_samples_differ_alike_whatever_the_places_and_the_number_of_their_records(sides: tuple[Path, Path]) -> None:
+    changed(sides[1], "tag: ${ settings.tag }", "tag: other")
+    second = sides[1] / "connectors/crm.yaml"
+    visits = "[{shop: any, email: bo@example.com}, {shop: any, email: cy@example.com}]"
+    example = f"  - name: two visits\n    events: {visits}\n    outcomes: {{add_note: [delivered, delivered]}}\n"
+    second.write_text(f"{second.read_text()}{example}")
+    shown = out(connect("plan", "old", "new", project=sides[0].parent))
+    assert shown == (
+        "crm\n"
+        "  a visit becomes a note (and 1 more)\n"
+        "    ~ add_note: POST api.crm.example/notes\n"
+        "      ~ body.notes[0].tag  web → other\n"
+        "\n"
+        "2 of 2 samples differ between old and new\n"
+    )
+
+
 def test_markdown_is_a_comment_with_diffs_that_no_value_breaks(told: tuple[Path, Path]) -> None:
     shown = out(connect("plan", "old", "new", "--format", "markdown", project=told[0].parent))
     assert shown == (

@@ -136,10 +136,11 @@ def on_object(node: dict[str, Any], target: str, notes: Notes) -> Iterator[Row]:
 
 def on_lines(node: dict[str, Any], target: str, notes: Notes) -> Iterator[Row]:
     parts = node["$lines"] if isinstance(node["$lines"], list) else [node["$lines"]]
-    text = " ".join(map(str, parts))
+    written = [part if isinstance(part, str) else flow(part) for part in parts]
+    text = " ".join(written)
     yield Row(
         target,
-        "<br>".join(code(str(part)) for part in parts),
+        "<br>".join(map(code, written)),
         (*of_expression(text), "a line each, without those whose value is absent", *notes),
     )
 

@@ -22,7 +22,7 @@ _SAYS = {
     re.compile(r"\b(trim)\b(?!\w)"): "trimmed",
     re.compile(r"\b(money)\("): "as people write prices",
     re.compile(r"\b(sha256|sha1|md5)\b"): "hashed with {}",
-    re.compile(r"\b(date)\("): "the day",
+    re.compile(r"\bdate\([^()]*'(%Y-%m-%d)'"): "the day",
     re.compile(r"\b(?:default|coalesce)\b()"): "with something else where it is absent",
 }
 
