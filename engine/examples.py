@@ -442,7 +442,8 @@ class Run(Trial):
         if self.script.left:
             number, left = self.script.left[0]
             sends = left.sends or {}
-            raise Unlike(f"exchange {number} was never sent: {sends.get('method', '')} {sends.get('path', '')}")
+            request = f"{sends.get('method', '')} {sends.get('path', '')}".strip()
+            raise Unlike(f"exchange {number} was never sent: {request}{self.because()}")
         self.compare_outcomes()
         if self.example.answered is not None:
             expected = self.example.answered if isinstance(self.example.answered, list) else [self.example.answered]
@@ -468,6 +469,21 @@ class Run(Trial):
         if not self.script.left and self.script.waited is not None:
             self.clock.sleep(self.script.waited)
             self.step(self.worker.drain)
+
+    def because(self) -> str:
+        """Why no more was sent: what the lane waits for, or what became of the deliveries."""
+        lane = self.store.lane(self.connector.name, self.client.client)
+        if lane is None:
+            return "; no action wanted the events"
+        if lane.waiting and lane.reason:
+            return f"; the lane is {lane.state}: {brief(lane.reason)}"
+        ended = [
+            f"{action} is {kind}{f': {brief(reason)}' if reason else ''}"
+            for action, each in self.outcomes().items()
+            for kind, reason in each
+            if kind != "delivered"
+        ]
+        return f"; {ended[0]}" if ended else "; all deliveries had ended"
 
     def compare_outcomes(self) -> None:
         found = self.outcomes()

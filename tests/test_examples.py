@@ -97,7 +97,7 @@ def test_a_request_more_or_less_than_listed_is_said() -> None:
     rule = "replies: {outcomes: [{status: 409, then: retry}]}"
     assert result(retried, rule).message == "note, event 1: waiting (HTTP 409), the example says delivered"
     more = GOOD.replace("{status: 503}", "{status: 200, body: {}}")
-    assert result(more).message == "exchange 3 was never sent: POST /v1/notes"
+    assert result(more).message == "exchange 3 was never sent: POST /v1/notes; all deliveries had ended"
 
 
 def test_an_example_of_a_refusal_names_status_and_field() -> None:
