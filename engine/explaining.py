@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from functools import reduce
 from typing import TYPE_CHECKING, Any, NamedTuple
+from urllib.parse import parse_qsl, urlsplit
 
 import msgspec
 
@@ -186,12 +187,28 @@ class Explainer:
         for headers, at in ((http.headers, ("http", "headers")), (spec.headers, (*place, "headers"))):
             for name, child in headers.items():
                 found += flat(f"headers.{name}", trees.trace(child, (*at, name), scope, known))
+        found += self.placed(told, request)
         for kind in ("json", "form", "ndjson", "multipart", "text"):
             if (body := getattr(spec, kind)) is not None:
                 found += flat(kind, trees.trace(body, (*place, kind), scope, known))
         if spec.csv is not None:
             found += flat("csv", trees.trace(spec.csv.rows, (*place, "csv", "rows"), scope, known))
         return found[:MOST_FIELDS]
+
+    def placed(self, told: Told, request: Prepared) -> list[Field]:
+        """What the log-in puts into the address and the headers; its parts are secrets, so only how it is written."""
+        program = self.program
+        named = told.spec.auth or program.action_specs[told.action].auth
+        auth = program.auths.get(named, program.auth) if named else program.auth
+        place: Path = ("auths", auth.name, "place") if program.connector.auths else ("auth", "place")
+        query = dict(parse_qsl(urlsplit(request.url).query, keep_blank_values=True))
+        found = []
+        for part, there in (("query", query), ("headers", request.headers)):
+            for name, text in getattr(auth.spec.place, part).items():
+                if name in there:
+                    origin = Origin(written(text), (*place, part, name), note="the log-in")
+                    found.append(Field(f"{part}.{name}", there[name], origin))
+        return found
 
     def known(self, told: Told) -> dict[str, Traced]:
         """What was computed before the request, with its origins."""
@@ -515,8 +532,6 @@ def flat(target: str, traced: Traced) -> list[Field]:
 
 
 def spec_path(request: Prepared) -> str:
-    from urllib.parse import urlsplit
-
     return urlsplit(request.url).path
 
 
@@ -524,7 +539,9 @@ def written(node: Any) -> str:
     """A scalar or tree as one line of YAML in flow style."""
     if isinstance(node, str):
         mark = "'" if '"' in node else '"'
-        return node if is_expression(node) else f"{mark}{node}{mark}" if is_template(node) else encode_json(node).decode()
+        return (
+            node if is_expression(node) else f"{mark}{node}{mark}" if is_template(node) else encode_json(node).decode()
+        )
     if isinstance(node, dict):
         return "{" + ", ".join(f"{key}: {written(child)}" for key, child in node.items()) + "}"
     if isinstance(node, list):

@@ -287,6 +287,7 @@ def test_explain_tells_which_branch_was_taken_and_what_each_item_read(home: Path
     }
     assert told == {
         "path": ("/people/shop", [], ["event.shop"]),
+        "headers.Authorization": ("Bearer ***", [], []),
         "json.stage": ("visitor", ["$if ${ event.order } does not hold"], []),
         "json.kind": ("Sale", ['$switch ${ event.type } is "buy"'], []),
         "json.lines[0].sku": ("a1", [], ["item.sku"]),
@@ -313,6 +314,10 @@ def test_explain_for_people_shows_the_way_back_in_lines_that_fit(home: Path) -> 
         'path = "/people/shop"\n'
         '  ← "/people/{{ event.shop }}"  connectors/crm.yaml:21\n'
         '    ← event.shop = "shop"\n'
+        "\n"
+        'headers.Authorization = "Bearer ***"\n'
+        "  ← ${ join(['Bearer ', secrets.token], '') }  connectors/crm.yaml:7\n"
+        "  ← the log-in\n"
         "\n"
         'json.stage = "visitor"\n'
         '  ← "visitor"  connectors/crm.yaml:12\n'
