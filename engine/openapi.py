@@ -356,7 +356,7 @@ class Api:
             raise self._error(at, "a map is wanted here")
         body = self._content(value, at, reply=False)
         if body.media and not sendable(body.media):
-            raise self._error(at, f"{body.media} is nothing that a connector sends; it sends JSON, a form or text")
+            raise self._error(at, f"{body.media} is not written for you, only JSON, forms and text are")
         return body
 
     def answers(self, operation: Operation) -> list[Answer]:

@@ -24,6 +24,7 @@ WRITTEN = [
     "clients/acme-crm-example.yaml",
     "connectors/acme-crm.yaml",
     "docs/connectors/acme-crm.md",
+    "docs/connectors/acme-crm.notes.md",
     "events/acme-crm.json",
     "schemas/client.schema.json",
     "schemas/connector.schema.json",
@@ -63,12 +64,13 @@ def test_from_an_empty_folder_to_a_project_with_the_next_commands(
     assert (code, err, files(here)) == (0, "", WRITTEN)
     assert out == (
         """\
-connectors/acme-crm.yaml       the connector
-clients/acme-crm-example.yaml  who uses it
-events/acme-crm.json           an event to try
-docs/connectors/acme-crm.md    its page
-schemas/connector.schema.json  for your editor
-schemas/client.schema.json     for your editor
+connectors/acme-crm.yaml           the connector
+clients/acme-crm-example.yaml      who uses it
+events/acme-crm.json               an event to try
+docs/connectors/acme-crm.notes.md  what its page takes in
+docs/connectors/acme-crm.md        its page, by `connect docs`
+schemas/connector.schema.json      for your editor
+schemas/client.schema.json         for your editor
 
 10 things are yours to decide. `grep -rn DECIDE:` finds them:
   connectors/acme-crm.yaml
@@ -79,10 +81,10 @@ schemas/client.schema.json     for your editor
      48  the vendor's own fields, in its own order; what the event does not hav…
      61  expect: what only a good reply has; a page with status 200 is none
      62  repeat: may a request whose answer never came be sent again? safe, may…
-  docs/connectors/acme-crm.md
-      6  say what was tried with a real account, and what not.
-     12  where a person finds each secret in the vendor's pages, and which righ…
-     76  requests in a time, records in a request, bytes in a body; with a link.
+  docs/connectors/acme-crm.notes.md
+      1  say what was tried with a real account, and what not.
+      7  where a person finds each secret in the vendor's pages, and which righ…
+     21  requests in a time, records in a request, bytes in a body; with a link.
 
 Next:
   connect validate       # is anything wrong in any file?
@@ -91,6 +93,7 @@ Next:
   connect sandbox        # plays the vendor; type the export lines it prints
   connect serve          # takes events in and delivers them
   connect send acme-crm events/acme-crm.json  # one event, for real
+  connect docs acme-crm  # its page again, after a change
 """
     )
     passes("acme-crm", capsys)
@@ -323,8 +326,8 @@ def test_a_file_where_a_folder_should_be_is_told(here: Path, capsys: pytest.Capt
         ),
         (
             ["a", "--from-openapi", str(CONTACTS), "--operation", "sendPhoto"],
-            f"{CONTACTS}:57: paths./photos.put.requestBody: multipart/form-data is nothing that a connector sends; "
-            "it sends JSON, a form or text",
+            f"{CONTACTS}:57: paths./photos.put.requestBody: multipart/form-data is not written for you, only JSON, "
+            "forms and text are",
         ),
         (
             ["a", "--from-openapi", str(CONTACTS), "--path", "/x"],

@@ -321,8 +321,8 @@ HEAD = "openapi: 3.0.0\npaths:\n  /a:\n    post:\n      "
         ),
         (
             "requestBody: {content: {image/png: {}}}",
-            "api.yaml:5: paths./a.post.requestBody: image/png is nothing that a connector sends; it sends JSON, "
-                "a form or text",
+            "api.yaml:5: paths./a.post.requestBody: image/png is not written for you, "
+            "only JSON, forms and text are",
         ),
         (
             "requestBody: {content: {application/json: {schema: {properties: []}}}}",

@@ -373,18 +373,25 @@ def _written(draft: Draft, client: str, named: bool, directory: Path, force: boo
     if keep:
         click.echo(f"\n{there} stays as it is. It needs below `connectors:`\n")
         click.echo("\n".join(block(companions.binding(draft, client), 2)))
-    _decisions({name: text for name, text in wanted.items() if name not in editor})
+    written = {name: text for name, text in wanted.items() if name not in editor}
+    _decisions({name: text for name, text in written.items() if not _generated(name)})
     _next(draft.name, client, directory)
+
+
+def _generated(name: str) -> bool:
+    return name.endswith(".md") and not name.endswith(".notes.md")
 
 
 def _what(name: str) -> str:
     if name.startswith("schemas/events/"):
         return "what an event has"
+    if name.endswith(".notes.md"):
+        return "what its page takes in"
     kinds = {
         "connectors": "the connector",
         "clients": "who uses it",
         "events": "an event to try",
-        "docs": "its page",
+        "docs": "its page, by `connect docs`",
         "schemas": "for your editor",
     }
     return kinds[name.partition("/")[0]]
@@ -429,6 +436,7 @@ def _next(name: str, client: str, directory: Path) -> None:
         ("connect sandbox", "plays the vendor; type the export lines it prints"),
         ("connect serve", "takes events in and delivers them"),
         (f"connect send {name} events/{name}.json{whose}", "one event, for real"),
+        (f"connect docs {name}", "its page again, after a change"),
     ]
     wide = max(len(step) for step, _ in steps if len(step) < 30)
     click.echo("\nNext:")

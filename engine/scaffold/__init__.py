@@ -83,7 +83,7 @@ def files(draft: Draft, client: str) -> dict[str, str]:
     from engine.scaffold import companions
     from engine.scaffold.connector import connector_text
 
-    text, sent = connector_text(draft)
+    text, notes = connector_text(draft), companions.notes_text(draft, client)
     found = {
         f"connectors/{draft.name}.yaml": text,
         f"clients/{client}.yaml": companions.client_text(draft, client),
@@ -91,7 +91,8 @@ def files(draft: Draft, client: str) -> dict[str, str]:
     }
     if draft.own_schema:
         found[f"schemas/events/{draft.name}.schema.json"] = companions.schema_text(draft)
-    found[f"docs/connectors/{draft.name}.md"] = companions.page_text(draft, client, sent)
+    found[f"docs/connectors/{draft.name}.notes.md"] = notes
+    found[f"docs/connectors/{draft.name}.md"] = companions.page_text(draft, text, notes)
     return found
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Sequence
 from typing import Any
 
 import msgspec
@@ -71,15 +70,9 @@ def _only(schema: Any, event: dict[str, Any]) -> dict[str, Any]:
     return {**schema, "properties": kept}
 
 
-def page_text(draft: Draft, client: str, sent: Any) -> str:
-    """`docs/connectors/NAME.md`, in the order of the pages that come with the engine."""
-    mode = "sent while the caller waits" if draft.direct else "stored, answered with 202, and sent afterwards"
+def notes_text(draft: Draft, client: str) -> str:
+    """`docs/connectors/NAME.notes.md`: what no connector can say, and `connect docs` takes into its page."""
     lines = [
-        f"# {draft.title}",
-        "",
-        f"{draft.description or f'Carries shop events to {draft.title}.'} An event is {mode}.",
-        f"The connector is [`connectors/{draft.name}.yaml`](../../connectors/{draft.name}.yaml).",
-        "",
         f"<!-- {DECIDE} say what was tried with a real account, and what not. -->",
         "",
         "No account was at hand when this was written.",
@@ -89,110 +82,31 @@ def page_text(draft: Draft, client: str, sent: Any) -> str:
         f"<!-- {DECIDE} where a person finds each secret in the vendor's pages, and which rights it needs. -->",
         "",
         "```yaml",
-        *block({"client": client, "connectors": _without_notes(binding(draft, client))}),
+        *block({"client": client, "connectors": plain(binding(draft, client))}),
         "```",
         "",
         f"Then `connect check {draft.name} {client}`.",
         "",
-    ]
-    if draft.settings:
-        rows = [
-            (f"`{name}`", f"`{default}`" if (default := _default(each)) else "", plain(each).get("title", ""))
-            for name, each in draft.settings.items()
-        ]
-        lines += [*_table(("setting", "default", "what"), rows), ""]
-    if draft.auth.secrets:
-        secrets = [(f"`{name}`", each["title"]) for name, each in plain(draft.auth.secrets).items()]
-        lines += [*_table(("secret", "what"), secrets), ""]
-    if draft.tables:
-        names = ", ".join(f"`{name}`" for name in draft.tables)
-        lines += [f"A client can change entries of these tables: {names}.", ""]
-    for action in draft.actions:
-        mapped = [(f"`{name}`", _code(value)) for name, value in leaves(plain(action.record))]
-        lines += [f"## Mapping: `{action.name}`", "", f"`{action.method} {action.path}`: {action.title}.", ""]
-        lines += [*_table((_cell(draft.title), "from"), mapped), ""] if mapped else []
-    event = events_of(draft, draft.actions[0])[0]
-    lines += ["In:", "", "```json event", _json(event), "```", ""]
-    if isinstance(sent, dict | list):
-        lines += ["Out:", "", "```json sent", _json(sent), "```", ""]
-    lines += [
-        "## Limits",
+        "## Limits of the vendor",
         "",
         f"<!-- {DECIDE} requests in a time, records in a request, bytes in a body; with a link. -->",
         "",
-        *_limits(draft),
-        "",
-        "## Errors",
-        "",
-        *_errors(draft),
+        "Not looked up yet.",
         "",
     ]
     return "\n".join(lines)
 
 
-def _limits(draft: Draft) -> list[str]:
-    found = ["- Ten requests a second for one client, until someone looks up the vendor's own limit."]
-    found += [
-        f"- `{action.name}` carries at most {action.records} records in a request."
-        for action in draft.actions
-        if action.records is not None
-    ]
-    return found
+def page_text(draft: Draft, connector: str, notes: str) -> str:
+    """`docs/connectors/NAME.md`, as `connect docs` writes it of this text and these notes."""
+    from engine.pages import page
+    from engine.spec.load import load_connector
+    from engine.spec.located import read
 
-
-def _errors(draft: Draft) -> list[str]:
-    again = "the token is renewed once; then the lane pauses" if draft.auth.refused == "reauth" else "the lane pauses"
-    refused = "that record alone is found and" if any(each.records for each in draft.actions) else "it is"
-    rows = [
-        ("2xx with what `expect` asks for", "delivered"),
-        ("2xx without it", "tried again; then the lane pauses"),
-        ("401", f"{again}, someone is alerted, nothing is lost"),
-        ("403", "the lane pauses, someone is alerted, nothing is lost"),
-        ("429", "the lane waits as long as `Retry-After` says"),
-        ("other 4xx", f"{refused} rejected: `connect dead list`"),
-        ("5xx, no answer", "it waits and comes again, for up to three days"),
-    ]
-    return _table((f"{_cell(draft.title)} answers", "what happens"), rows)
-
-
-def leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """Each scalar of a record with its place: `product.id`, `items[].sku`."""
-    if isinstance(value, dict) and "$each" in value:
-        yield from leaves(value["do"], f"{path}[]")
-    elif isinstance(value, dict):
-        for key, child in value.items():
-            yield from leaves(child, f"{path}.{key}" if path else str(key))
-    elif isinstance(value, list):
-        for child in value:
-            yield from leaves(child, f"{path}[]")
-    else:
-        yield path, value
-
-
-def _default(setting: Any) -> str:
-    return str(plain(setting).get("default", ""))
-
-
-def _without_notes(tree: Tree) -> Tree:
-    found: Tree = plain(tree)
-    return found
-
-
-def _table(heads: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> list[str]:
-    return [
-        f"| {' | '.join(heads)} |",
-        f"| {' | '.join('---' for _ in heads)} |",
-        *(f"| {' | '.join(row)} |" for row in rows),
-    ]
-
-
-def _cell(value: Any) -> str:
-    return " ".join(str(value).split()).replace("|", "\\|")
-
-
-def _code(value: Any) -> str:
-    text = _cell(value)
-    return f"`` {text} ``" if "`" in text else f"`{text}`"
+    file = f"connectors/{draft.name}.yaml"
+    value, _, _ = load_connector(read(connector, file))
+    assert value is not None  # the engine has just run it
+    return page(value, source=f"../../{file}", notes=notes)
 
 
 def _json(value: Any) -> str:

@@ -11,19 +11,17 @@ from engine.errors import ConnectError
 from engine.scaffold.auths import sandbox_path
 from engine.scaffold.closest import sample_event
 from engine.scaffold.draft import DECIDE, Action, Draft, Tree
-from engine.scaffold.writing import Inline, Note, Noted, block, comment, literal, one_line, plain
+from engine.scaffold.writing import Inline, Note, Noted, access, block, comment, key_of, literal, one_line, plain
 
 NOW = 1_769_596_245.0  # 2026-01-28 10:30:45 UTC
 BROWSING = "../schemas/events/browsing.schema.json"
 
 
-def connector_text(draft: Draft) -> tuple[str, Any]:
-    """The text, and the body of its first request. Raises ConnectError where the engine would send nothing."""
+def connector_text(draft: Draft) -> str:
+    """Raises ConnectError where the engine would send nothing."""
     text = _text(draft, [])
     sent = {action.name: _sent(draft, action, text) for action in draft.actions}
-    examples = [each for action in draft.actions for each in _examples(draft, action, sent[action.name])]
-    first = sent[draft.actions[0].name]
-    return _text(draft, examples), plain(first.get("json", first.get("form")))
+    return _text(draft, [each for action in draft.actions for each in _examples(draft, action, sent[action.name])])
 
 
 def events_of(draft: Draft, action: Action, count: int = 1) -> list[dict[str, Any]]:
@@ -380,7 +378,7 @@ def _good(action: Action) -> Tree:
         return Inline({**reply, "body": literal(reply["body"])}) if "body" in reply else reply
     key = next((name for name, value in (action.around or {}).items() if value == "${ batch.records }"), "")
     each = {
-        "$each": f"${{ request.json.{key} }}" if key else "${ request.json }",
+        "$each": f"${{ {access(('request', 'json', *([key.removeprefix('$')] if key else [])))} }}",
         "as": "one",
         "do": {
             "$if": "${ contains(json(one), 'bounced@') }",
@@ -388,6 +386,6 @@ def _good(action: Action) -> Tree:
             "else": literal(_shown(action.result)),
         },
     }
-    others = {name: literal(_shown(value)) for name, value in (action.success.value or {}).items()}
-    body = {**others, action.results_in: each} if action.results_in else each
+    others = {key_of(name): literal(_shown(value)) for name, value in (action.success.value or {}).items()}
+    body = {**others, key_of(action.results_in): each} if action.results_in else each
     return {"status": action.success.status, "body": body}

@@ -18,7 +18,7 @@ from engine.openapi import Body as Described
 from engine.scaffold.auths import auth_of
 from engine.scaffold.closest import closest, is_products, is_text, snake, words
 from engine.scaffold.draft import DECIDE, Action, Auth, Body, Draft, Tree
-from engine.scaffold.writing import Inline, Note, Noted, literal, one_line, plain
+from engine.scaffold.writing import Inline, Note, Noted, access, key_of, literal, one_line, plain
 
 EVENT_TYPES = ("product_view", "purchase", "cart_abandoned", "signup", "search", "lead")
 MAX_OPTIONAL = 40  # names of further fields in a comment
@@ -311,9 +311,9 @@ class _Making:
             around: Tree = {}
             for part in shape.parts:
                 if part.name == listed.key:
-                    around[part.name] = "${ batch.records }"
+                    around[key_of(part.name)] = "${ batch.records }"
                 elif part.required:
-                    around[part.name] = place.placeholder((part.name,), part.shape)
+                    around[key_of(part.name)] = place.placeholder((part.name,), part.shape)
             found["around"] = around
         return found
 
@@ -365,7 +365,7 @@ class _Place:
         if not any(not isinstance(key, Note) for key in tree):
             note = f"{DECIDE} nothing is required, and no name is like one of the event's; an example:"
             first = shape.parts[0]
-            tree = {Note(note): None, **tree, first.name: self.placeholder((first.name,), first.shape)}
+            tree = {Note(note): None, **tree, key_of(first.name): self.placeholder((first.name,), first.shape)}
         return tree, from_event
 
     def tree(self, shape: Shape, names: tuple[str, ...], item: str) -> Tree:
@@ -377,7 +377,7 @@ class _Place:
             if value is None:
                 others.append(part)
             else:
-                found[_key(part.name)] = value
+                found[key_of(part.name)] = value
         if others:
             said = [f"{part.name} ({_kind(part.shape)})" for part in others[:MAX_OPTIONAL]]
             more = f" and {len(others) - MAX_OPTIONAL} more" if len(others) > MAX_OPTIONAL else ""
@@ -490,9 +490,9 @@ class _Place:
             if each.where != where or (where == "header" and each.name.lower() in _OURS):
                 continue
             if where == "header" and "idempotency" in each.name.lower():
-                found[each.name] = "${ delivery.id }"
+                found[key_of(each.name)] = "${ delivery.id }"
             elif each.required:
-                found[each.name] = self._value((each.name,), each.shape)
+                found[key_of(each.name)] = self._value((each.name,), each.shape)
         return found
 
     def _value(self, names: tuple[str, ...], shape: Shape) -> Any:
@@ -566,7 +566,7 @@ def _expectation(good: Described, action: dict[str, Any], status: int) -> dict[s
     note = f"{DECIDE} what only a good reply has"
     for path in _likely(good.shape, value):
         if _at(value, path) not in (None, False, "", [], {}):
-            expect = f"${{ present({_access(('response', 'body', *path))}) }}"
+            expect = f"${{ present({access(('response', 'body', *path))}) }}"
             return {"expect": expect, "expect_note": note, "success": Body(status, value)}
     return {
         "expect": f"${{ response.status == `{status}` }}",
@@ -617,23 +617,23 @@ def _results(shape: Shape | None) -> dict[str, Any] | None:
     whole = {part.name: sample(part.shape) for part in listed.item.parts if part is not flag and part is not fault}
     told = {fault.name: sample(fault.shape)} if fault is not None else {}
     if flag is not None and flag.shape.kind == "boolean":
-        ok = f"${{ {_access(('result', flag.name))} }}"
+        ok = f"${{ {access(('result', flag.name))} }}"
         good, bad = {flag.name: True, **whole}, {flag.name: False, **told}
     elif fault is not None:
-        ok = f"${{ !present({_access(('result', fault.name))}) }}"
+        ok = f"${{ !present({access(('result', fault.name))}) }}"
         good, bad = whole, {**told}
     else:
         first = next((part for part in listed.item.parts if words(part.name).endswith("id")), listed.item.parts[0])
-        ok = f"${{ present({_access(('result', first.name))}) }}"
+        ok = f"${{ present({access(('result', first.name))}) }}"
         good, bad = {first.name: sample(first.shape), **whole}, {}
     results: Tree = {
         Note(f"{DECIDE} is there one result for each record, in their order, and is this a good one?"): None,
-        "at": f"${{ {_access(('response', 'body', *([key] if key else [])))} }}",
+        "at": f"${{ {access(('response', 'body', *([key] if key else [])))} }}",
         "ok": ok,
     }
     if fault is not None and fault.shape.kind in ("string", "integer"):
-        results["code"] = f"${{ {_access(('result', fault.name))} }}"
-    place = _access(("response", "body", *([key] if key else [])))
+        results["code"] = f"${{ {access(('result', fault.name))} }}"
+    place = access(("response", "body", *([key] if key else [])))
     return {
         "results": results,
         "results_in": key,
@@ -701,7 +701,7 @@ def _found(value: Any, names: tuple[str, ...]) -> str:
             for path, held in level:
                 for name, child in held.items() if isinstance(held, dict) else ():
                     if words(name) == words(wanted) and not isinstance(child, dict | list):
-                        return f"${{ {_access(('response', 'body', *path, name))} }}"
+                        return f"${{ {access(('response', 'body', *path, name))} }}"
         deeper: list[tuple[tuple[str | int, ...], Any]] = []
         for path, held in level:
             if isinstance(held, dict):
@@ -774,11 +774,6 @@ def _kind(shape: Shape) -> str:
     return f"{plain}: {shape.note}" if shape.note else plain
 
 
-def _key(name: str) -> str:
-    """A key that begins with $ is a directive; $$ is the key itself."""
-    return f"${name}" if name.startswith("$") else name
-
-
 def _title(name: str) -> str:
     return snake(name).replace("_", " ").capitalize()
 
@@ -803,18 +798,6 @@ def _all_inline(value: Any) -> Any:
     if isinstance(value, dict):
         return Inline({key: _all_inline(child) for key, child in value.items()})
     return [_all_inline(child) for child in value] if isinstance(value, list) else value
-
-
-def _access(path: Sequence[str | int]) -> str:
-    text = ""
-    for part in path:
-        if isinstance(part, int):
-            text += f"[{part}]"
-        else:
-            plain = re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", part)
-            name = part if plain else '"' + part.replace("\\", "\\\\").replace('"', '\\"') + '"'
-            text += f".{name}" if text else name
-    return text
 
 
 def _at(value: Any, path: Sequence[str | int]) -> Any:

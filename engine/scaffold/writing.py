@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from typing import Any, NamedTuple
 
@@ -47,6 +47,24 @@ def plain(value: Any) -> Any:
         case list():
             return [plain(child) for child in value]
     return value
+
+
+def key_of(name: str) -> str:
+    """A key that begins with $ is a directive; $$ is the key itself."""
+    return f"${name}" if name.startswith("$") else name
+
+
+def access(path: Sequence[str | int]) -> str:
+    """`response.body.errors[0]."a-b"`, as an expression reads it."""
+    text = ""
+    for part in path:
+        if isinstance(part, int):
+            text += f"[{part}]"
+        else:
+            plain = re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", part)
+            name = part if plain else '"' + part.replace("\\", "\\\\").replace('"', '\\"') + '"'
+            text += f".{name}" if text else name
+    return text
 
 
 def literal(value: Any) -> Any:
