@@ -391,6 +391,14 @@ def test_docs_writes_the_pages_of_a_project_s_own_connectors_and_says_when_they_
     assert "120/24h" in (home / "docs/connectors/rdstation.md").read_text()  # it wrote nothing
 
 
+def test_the_page_of_a_connector_that_comes_with_the_engine_has_no_link_to_its_file(tmp_path: Path) -> None:
+    ended = connect("docs", "salesforce", project=tmp_path)
+    assert (ended.code, ended.out) == (0, "docs/connectors/salesforce.md: written\n")
+    text = (tmp_path / "docs/connectors/salesforce.md").read_text()
+    assert "The connector, `salesforce.yaml`, comes with the engine.\n" in text
+    assert re.findall(r"\]\((?!https)[^)]*\)", text) == []  # nor one to pages that are not there
+
+
 def test_docs_takes_names_and_another_place(tmp_path: Path) -> None:
     home = make_project(tmp_path)
     (home / "site").mkdir()

@@ -71,23 +71,24 @@ def pages(
     from engine.pages import page
 
     home = out or project.directory / "docs" / "connectors"
+    language_page = "../language.md" if (home.parent / "language.md").exists() else ""
     files = project.connector_files()
     own = [name for name, path in files.items() if path.is_relative_to(project.directory)]
     for name in names or own or list(files):
         connector = project.connector(name)
         source = relative(files[name], home)
         notes = read(home / f"{name}.notes.md") or ""
-        yield home / f"{name}.md", page(connector, source=source, notes=notes)
+        yield home / f"{name}.md", page(connector, source=source, notes=notes, language=language_page)
 
 
 def relative(file: Path, home: Path) -> str:
-    """The way from the page to the connector's file; of one that comes with the engine only its name."""
+    """The way from the page to the connector's file; of one that comes with the engine there is none."""
     from engine.spec.violations import bundled
 
     if file.is_relative_to(bundled("connectors")) and not home.resolve().is_relative_to(
         bundled("connectors").parent.resolve()
     ):
-        return file.name
+        return ""
     return Path(os.path.relpath(file.resolve(), home.resolve())).as_posix()
 
 

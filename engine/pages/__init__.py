@@ -25,13 +25,18 @@ WRITTEN = "<!-- Written by `connect docs`; change the connector, or the notes be
 
 
 def page(connector: types.Connector, *, source: str, notes: str = "", language: str = "../language.md") -> str:
-    """The whole page; `source` is the link to the connector's file, `notes` the text of its notes."""
+    """
+    The whole page, with the text of its notes in it.
+
+    `source` is the way to the connector's file, empty where it comes with the engine; `language` is that to the page
+    on the language, empty where there is none.
+    """
     before, sections = split(notes)
     set_up = sections.pop("Set-up", "")
     parts = [
         f"# {connector.title}",
         WRITTEN,
-        "\n".join([connector.description, f"The connector is [`{source.rpartition('/')[2]}`]({source})."]).strip(),
+        "\n".join([connector.description, where(connector, source)]).strip(),
         before,
         links(connector),
         f"## Flow\n\n{block('mermaid', chart(connector))}",
@@ -48,6 +53,11 @@ def page(connector: types.Connector, *, source: str, notes: str = "", language: 
         trouble(connector),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def where(connector: types.Connector, source: str) -> str:
+    name = f"`{source.rpartition('/')[2] or f'{connector.name}.yaml'}`"
+    return f"The connector is [{name}]({source})." if source else f"The connector, {name}, comes with the engine."
 
 
 def split(notes: str) -> tuple[str, dict[str, str]]:

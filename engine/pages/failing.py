@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from engine.pages import words
 from engine.pages.actions import address
-from engine.pages.markdown import code, flow, table
+from engine.pages.markdown import code, flow, link, table
 
 if TYPE_CHECKING:
     from engine.spec import types
@@ -17,7 +17,7 @@ def errors(connector: types.Connector, language: str) -> str:
         [words.condition(rule), where, words.what_follows(rule, record=record), rule.why]
         for where, rule, record in words.rules_of(connector)
     ]
-    rest = f"For all else [the rules of the language]({language}#judging-a-reply) hold."
+    rest = f"For all else {link('the rules of the language', language, 'judging-a-reply')} hold."
     if not rows_:
         return f"## Errors\n\nThere are no rules of its own. {rest}"
     about = f"The first rule that holds decides. {rest}"

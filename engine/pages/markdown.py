@@ -35,6 +35,11 @@ def cell(text: str) -> str:
     return " ".join(text.split()).replace("|", "\\|")
 
 
+def link(text: str, page: str, anchor: str) -> str:
+    """A link into a page; only the text where the page is not there."""
+    return f"[{text}]({page}#{anchor})" if page else text
+
+
 def block(language: str, text: str) -> str:
     longest = max((len(found) for found in re.findall(r"^`+", text, re.MULTILINE)), default=0)
     fence = "`" * max(3, longest + 1)

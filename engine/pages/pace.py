@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from engine.pages import words
-from engine.pages.markdown import code, flow, table
+from engine.pages.markdown import code, flow, link, table
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -39,7 +39,8 @@ def sending(connector: types.Connector, language: str) -> str:
     found.append(
         f"A delivery is tried at most {retry.attempts} times, after {retry.initial}, then {retry.factor} times as long "
         f"each time{up_to}. While the vendor is down no try is counted, and nothing is given up before "
-        f"{retry.give_up_after}. A reply may take {connector.http.timeout}. See [outcomes]({language}#10-outcomes)."
+        f"{retry.give_up_after}. A reply may take {connector.http.timeout}."
+        + (f" See {link('outcomes', language, '10-outcomes')}." if language else "")
     )
     receive = connector.receive
     if receive.id is not None and receive.dedupe != "0s":
