@@ -568,8 +568,7 @@ def test_the_command_records_and_replays_and_says_how_to_record_again(home: Path
     assert (first.code, first.err) == (1, "")
     assert first.out.splitlines()[1:] == [
         "  tests/cassettes/rdstation/a-product-view-becomes-a-conversion.yaml: there is",
-        "  no cassette; if that is as it should be, record it again: connect test",
-        "  --record rdstation",
+        "  no cassette; record it: connect test --record rdstation",
         "0 passed, 1 failed",
     ]
     done = connect("test", "--record", "rdstation", "-k", "a product view becomes", project=home)

@@ -236,12 +236,14 @@ def replaying(project: Project) -> Try:
         if example.refused is not None:
             return Told(skipped="its events are not taken in, so nothing is sent")
         file = cassettes.files_of(project.directory, connector)[at]
+        again = f"connect test --record {connector.name}"
+        if not file.exists():
+            return Told(f"{shown(file, project)}: there is no cassette; record it: {again}")
         try:
             cassettes.replay(connector, example, file, client=project.client)
         except UsageError:
             raise
         except ConnectError as error:
-            again = f"connect test --record {connector.name}"
             return Told(f"{shown(file, project)}: {error}; if that is as it should be, record it again: {again}")
         return Told()
 
