@@ -221,3 +221,9 @@ def test_a_tree_can_be_changed_and_keeps_the_places_of_its_parts() -> None:
     assert (grown.mark(("x", "b")), grown.key_mark(("x",)), grown.mark(("y", "z", 0))) == ((1, 8), (1, 1), (9, 9))
     assert located.data == {"a": {"b": 1}, "c": 2}
     assert isinstance(root, Node)
+
+
+@pytest.mark.parametrize("good", ["${ a }", "${ a }   # why", "${ a } and more"])
+def test_an_expression_that_is_fine_is_not_blamed_for_the_line_below_it(good: str, loader: Any) -> None:
+    assert found(f"a:\n  b: {good}\n\t  c: 1\n", loader) == ["3:1 tab"]
+    assert found(f"a:\n  b: {good}\n  c: @x\n", loader) == ["3:6 syntax"]

@@ -581,7 +581,7 @@ def _fine_in_block(line: str, column: int) -> bool:
     """Is what stands from here on the whole value of a `key:` or `- `, with nothing in it that ends a plain text?"""
     if re.match(r"\s*(?:- +)*(?:[^\s\"'\[\]{},#][^\"'\[\]{},#]*:\s+)?\Z", line[:column]) is None:
         return False
-    return re.search(r":(?:\s|\Z)|\s#", line[column:]) is None
+    return re.match(r"\$\{(?:(?!:(?:\s|\Z)|\s#).)*(?:(?<=\})\s+#.*)?\Z", line[column:].rstrip()) is not None
 
 
 def _quoted_at(line: str, column: int) -> bool:
