@@ -247,7 +247,12 @@ def brief(value: Any) -> str:
     return text if len(text) <= 200 else f"{text[:200]}…"
 
 
-Programs = dict[bytes, Program]  # of one connector, by the client that they are for
+class Shared:
+    """What the examples of one connector have in common: programs, by the client they are for, and the sandbox."""
+
+    def __init__(self) -> None:
+        self.programs: dict[bytes, Program] = {}
+        self.sandbox: Sandbox | None = None
 
 
 def run_example(
@@ -255,15 +260,15 @@ def run_example(
     example: types.Example,
     *,
     compiler: Callable[[], Compiler] = Compiler,
-    programs: Programs | None = None,
+    shared: Shared | None = None,
 ) -> Result:
     """
     One example through intake, buffer, walk and settle; `compiler` makes the one that the program is compiled by.
 
-    Most examples of a connector are of one client: with `programs` its program is compiled once for all of them.
+    Most examples of a connector are of one client: with `shared` its program is compiled once for all of them.
     """
     try:
-        Run(connector, example, compiler=compiler(), programs=programs).check()
+        Run(connector, example, compiler=compiler(), shared=shared).check()
     except Unlike as error:
         return Result(connector.name, example.name, False, str(error))
     except ConnectError as error:
@@ -310,18 +315,18 @@ class Trial:
         masker: Masker,
         compiler: Compiler | None = None,
         nonce: Callable[[], str] | None = None,
-        programs: Programs | None = None,
+        shared: Shared | None = None,
     ) -> None:
         """Without `nonce` there are n1, n2, …, as there are deliveries d1, d2, … and batches b1, b2, …."""
         self.connector, self.example, self.client, self.clock = connector, example, client, clock
         binding = client.connectors[connector.name]
         key = msgspec.json.encode(client)
-        program = None if programs is None else programs.get(key)
+        program = None if shared is None else shared.programs.get(key)
         if program is None:
             program = Program(connector, client, binding, jitter=lambda: 1.0, compiler=compiler)
             program.require_sound(connector.name)
-            if programs is not None:
-                programs[key] = program
+            if shared is not None:
+                shared.programs[key] = program
         program.forget()
         self.program = program
         deliveries, batches, nonces = itertools.count(1), itertools.count(1), itertools.count(1)
@@ -415,10 +420,15 @@ class Run(Trial):
         example: types.Example,
         *,
         compiler: Compiler | None = None,
-        programs: Programs | None = None,
+        shared: Shared | None = None,
     ) -> None:
         count = itertools.count(1)
-        sandbox = Sandbox(connector, new_id=lambda: f"{next(count)}") if connector.sandbox is not None else None
+        sandbox = None
+        if connector.sandbox is not None:
+            first = Sandbox(connector) if shared is None or shared.sandbox is None else shared.sandbox
+            if shared is not None:
+                shared.sandbox = first
+            sandbox = first.afresh(lambda: f"{next(count)}")
         self.virtual = VirtualClock()
         self.script = Script(example.exchange, sandbox, self.virtual)
         super().__init__(
@@ -430,7 +440,7 @@ class Run(Trial):
             clock=self.virtual,
             masker=Masker(),
             compiler=compiler,
-            programs=programs,
+            shared=shared,
         )
 
     def check(self) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 import threading
 import uuid
+from copy import copy
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
@@ -124,11 +125,22 @@ class Sandbox:
             for name, limit in self.spec.limits.items()
         }
         self.problems = compiler.problems
+        self.empty()
+
+    def empty(self) -> None:
+        """As if nothing had been asked yet."""
         self.issued: dict[tuple[str, str], float] = {}
         self.memory: dict[str, Any] = {}
         self.counts: dict[str, int] = {}
         self.used: dict[str, list[float]] = {}
         self.served = 0
+
+    def afresh(self, new_id: Callable[[], str]) -> Sandbox:
+        """The same simulator with a memory of its own; nothing is compiled again."""
+        other = copy(self)
+        other.new_id, other.lock = new_id, threading.Lock()
+        other.empty()
+        return other
 
     def require_sound(self) -> None:
         """SpecErrors unless everything compiled."""

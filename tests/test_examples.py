@@ -9,7 +9,7 @@ import msgspec
 import pytest
 from conftest import connector_from
 
-from engine.examples import Programs, Result, run_example, unlike
+from engine.examples import Result, Shared, run_example, unlike
 from engine.spec.project import Project
 
 if TYPE_CHECKING:
@@ -137,7 +137,7 @@ def test_examples_that_share_a_program_do_not_know_of_each_other(name: str) -> N
     wrong = [msgspec.structs.replace(each, name=f"not {each.name}", outcomes={}) for each in connector.examples]
     examples = [*connector.examples, *wrong]
     alone = {each.name: run_example(connector, each) for each in examples}
-    programs: Programs = {}
+    shared = Shared()
     for each in [*examples, *reversed(examples)]:
-        assert run_example(connector, each, programs=programs) == alone[each.name]
-    assert 0 < len(programs) < len(examples)
+        assert run_example(connector, each, shared=shared) == alone[each.name]
+    assert 0 < len(shared.programs) < len(examples)

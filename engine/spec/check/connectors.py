@@ -206,13 +206,13 @@ def _without_example(connector: types.Connector) -> Iterator[Problem]:
 
 
 def _failing(connector: types.Connector) -> Iterator[Problem]:
-    from engine.examples import Programs, run_example
+    from engine.examples import Shared, run_example
 
-    programs: Programs = {}
+    shared = Shared()
     for index, example in enumerate(connector.examples):
         place: Path = ("examples", index)
         try:
-            result = run_example(connector, example, programs=programs)
+            result = run_example(connector, example, shared=shared)
         except ConnectError as error:
             yield Problem(place, "example", f"{example.name}: {error}")
             continue
