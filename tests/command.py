@@ -66,9 +66,16 @@ def connect(*args: str | Path, project: Path, stdin: str = "", cwd: Path | None 
 
 
 def make_project(folder: Path) -> Path:
-    """The bundled connectors and clients; batches that wait a second and not a quarter of an hour."""
-    for part in ("connectors", "clients", "schemas"):
-        shutil.copytree(ROOT / part, folder / part)
+    """Three of the bundled connectors and their clients; batches that wait a second and not a quarter of an hour."""
+    shutil.copytree(ROOT / "schemas", folder / "schemas")
+    parts = {
+        "connectors": ("responsys", "rdstation", "salesforce"),
+        "clients": ("client-abc", "client-def", "client-xyz"),
+    }
+    for part, names in parts.items():
+        (folder / part).mkdir()
+        for name in names:
+            shutil.copy(ROOT / part / f"{name}.yaml", folder / part)
     for file in (folder / "connectors").iterdir():
         file.write_text(file.read_text().replace("wait: 15m", "wait: 1s"))
     abc = folder / "clients" / "client-abc.yaml"

@@ -252,7 +252,9 @@ def test_validate_says_what_is_wrong_in_every_format(home: Path) -> None:
         "rule": "unknown-key",
         "severity": "error",
         "hint": 'did you mean "connectors"?',
+        "fix": finding["fix"],
     }
+    assert "connectors" in str(finding["fix"])
     github = connect("validate", "clients", "--format", "github", project=home)
     assert github.out.startswith("::error file=clients/client-xyz.yaml,line=2,col=1,title=unknown-key::")
     sarif = connect("validate", "clients", "--format", "sarif", project=home)

@@ -9,12 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from command import EVENTS, KEYS, SECRETS, Running, connect, free_port, make_project, post, soon
+from command import EVENTS, KEYS, ROOT, SECRETS, Running, connect, free_port, make_project, post, soon
 
 
 @pytest.fixture
 def home(tmp_path: Path) -> Path:
     return make_project(tmp_path)
+
+
+BUNDLED = ", ".join(sorted(file.stem for file in (ROOT / "connectors").glob("*.yaml")))
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +28,7 @@ def vendors(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         lines = sandbox.lines_until("export XYZ_WRITE_KEY")
         address = lines[1].removeprefix("export CONNECT_VIA=")
         assert lines == [
-            f"# sandbox of rdstation, responsys, salesforce at {address}",
+            f"# sandbox of {BUNDLED} at {address}",
             f"export CONNECT_VIA={address}",
             "export ABC_RESPONSYS_USERNAME=sandbox-api-user",
             "export ABC_RESPONSYS_PASSWORD=sandbox-api-password",

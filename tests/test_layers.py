@@ -17,9 +17,11 @@ LAYERS = (
     "spec.units", "spec.types", "spec.findings", "functions", "semantics", "emitting", "holes", "jmes", "jinja",
     "expressions",
     # a spec, from its file to its types
-    "spec.located", "spec.presets", "spec.expand", "spec.violations", "spec.load", "spec.project", "spec.fix", "spec.report",
+    "spec.located", "spec.presets", "spec.expand", "spec.violations", "spec.load", "spec.project",
+    "spec.fix", "spec.report",
     # the stages
-    "mapping", "bodies", "unpacking", "intake", "caching", "batching", "limits", "tls", "sending", "retrying", "outcomes",
+    "mapping", "bodies", "unpacking", "intake", "caching", "batching", "limits", "tls", "sending",
+    "retrying", "outcomes",
     "wire", "signing", "placing", "auth", "exchange", "lookups", "steps", "sequence", "program",
     "provisioning",
     # the walk
@@ -27,7 +29,8 @@ LAYERS = (
     # adapters
     "telemetry", "alerts", "secrets", "stores",
     # what runs a spec without its vendor
-    "sandbox", "examples", "explaining", "curl", "preview", "differences", "planning", "versions", "pages", "spec.check", "coverage",
+    "sandbox", "examples", "explaining", "curl", "preview", "differences", "planning", "versions", "pages",
+    "spec.check", "coverage",
     # what writes a new spec
     "openapi", "scaffold",
     # wiring
