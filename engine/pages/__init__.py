@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 WRITTEN = "<!-- Written by `connect docs`; change the connector, or the notes beside this page. -->"
 
 
-def page(connector: types.Connector, *, source: str, notes: str = "", language: str = "../language.md") -> str:
+def page(connector: types.Connector, *, source: str, notes: str = "", language: str = "") -> str:
     """
     The whole page, with the text of its notes in it.
 
