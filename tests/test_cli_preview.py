@@ -406,6 +406,20 @@ def test_the_commands_of_curl_do_what_the_engine_would_when_they_are_pasted(home
     assert answers[name] in done.stdout
 
 
+def test_a_command_with_what_no_variable_can_stand_for_says_so(home: Path) -> None:
+    spec = CHOICES.replace(
+        "auth: {type: bearer, token: '${ secrets.token }'}",
+        "auth: {place: {headers: {X-Sum: '${ sha256(secrets.token) }', X-Part: '${ base64(secrets.token) }'}}}",
+    )
+    (choices(home) / "connectors" / "crm.yaml").write_text(spec)
+    ended = connect("preview", "crm", "crm.json", "--curl", project=home)
+    assert (ended.code, ended.err) == (0, "")
+    assert ended.out.startswith(
+        "# add\n# *** is a signature, or a part of a secret; with it the vendor refuses this\ncurl -sS -X POST "
+    )
+    assert "X-Part: ***" in ended.out
+
+
 def test_a_curl_command_keeps_every_text_one_word_and_every_secret_a_variable() -> None:
     mean = 'it\'s "$HOME" `id` \\\\ \n& |'
     request = Prepared(

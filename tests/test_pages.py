@@ -236,6 +236,20 @@ def test_the_chart_leads_from_the_event_by_every_stage_to_its_hosts() -> None:
     ]
 
 
+def test_a_step_leads_to_the_hosts_that_its_address_or_its_log_in_names() -> None:
+    spec = connector(
+        CRM.replace("hosts: [api.crm.example, files.crm.example]", "hosts: ['*.crm.example', files.other.example]")
+        .replace("url: 'https://files.crm.example/x'", "url: 'https://{{ settings.domain }}/x'")
+        .replace("base_url: https://api.crm.example", "base_url: 'https://{{ settings.plan }}.crm.example'")
+    )
+    assert [line for line in chart(spec).splitlines() if "-.->" in line] == [
+        "  a0s1 -.-> host0",  # whose address may be anywhere
+        "  a0s1 -.-> host1",
+    ]
+    spec = connector(CRM.replace("url: 'https://files.crm.example/x'", "path: /x"))
+    assert [line for line in chart(spec).splitlines() if "-.->" in line] == ["  a0s1 -.-> host0"]
+
+
 LABEL = r'"(?:[^"<>`&]|<br/>)*"'
 BOX = rf"\w+(?:\[{LABEL}\]|\(\[{LABEL}\]\)|\{{\{{{LABEL}\}}\}}|\[/{LABEL}/\]|\[\({LABEL}\)\])?"
 LINE = re.compile(rf"  {BOX}(?: (?:-->|-\.->|-\. first \.->) {BOX})?")

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from engine.preview import Shown
     from engine.spec.project import Project
 
+NO_VARIABLE = "# *** is a signature, or a part of a secret; with it the vendor refuses this\n"
 _JSON_LINE = re.compile(r'(\s*)("(?:[^"\\]|\\.)*")(: )?(.*)\Z')
 
 
@@ -88,7 +89,7 @@ def places_of(project: Project, connector: str, client: str) -> Places:
 def text(shown: Shown, *, simulated: bool, places: Places | None = None, curl: bool = False) -> str:
     if curl:
         blocks = [
-            f"# {title(one, step)}\n{command}"
+            f"# {title(one, step)}\n{NO_VARIABLE if '***' in command else ''}{command}"
             for one, step, command in zip(shown.requests, shown.steps, shown.commands, strict=True)
         ]
     elif places is not None:

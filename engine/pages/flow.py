@@ -48,7 +48,7 @@ def of_action(
         add(f"{node}l{at}", f'{{{{"{label(f"look-up {title}", *told)}"}}}}')
     if action.batch is not None:
         batch = action.batch
-        told = [f"at most {batch.records} records, {batch.bytes}"]
+        told = [f"at most {batch.records} record{'' if batch.records == 1 else 's'}, {batch.bytes}"]
         told += [f"waits up to {batch.wait}"] if batch.wait != "0s" and batch.window is None else []
         told += [f"of {batch.window} together"] if batch.window is not None else []
         told += [f"apart by {short(batch.group_by)}"] if batch.group_by is not None else []
@@ -65,20 +65,32 @@ def of_action(
         told += ["for each record"] if step.each == "records" else []
         told += [f"again until {short(step.poll.until)}"] if step.poll is not None else []
         add(f"{node}s{at}", f'["{label(*told)}"]')
-        leads_to[last] = reached(request, connector, hosts)
+        leads_to[last] = reached(request, action, connector, hosts)
     steps = list(leads_to)
     for one, following in zip(steps, [*steps[1:], ""], strict=True):  # of steps to one host only the last leads there
         lines += [f"  {one} -.-> {host}" for host in leads_to[one] if host not in leads_to.get(following, ())]
     return lines
 
 
-def reached(request: types.Request, connector: types.Connector, hosts: dict[str, str]) -> list[str]:
-    """The hosts of a request where its address names one; else all of them."""
-    address = request.url or connector.http.base_url
-    found = re.match(r"https://([A-Za-z0-9.-]+)(?:[/:?]|\Z)", address)
-    if found and found[1] in hosts:
-        return [hosts[found[1]]]
-    return list(hosts.values())
+def reached(
+    request: types.Request, action: types.Action, connector: types.Connector, hosts: dict[str, str]
+) -> list[str]:
+    """The hosts of a request as far as its address names them; else all of them."""
+    auths = connector.auths or {"": connector.auth}
+    named = request.auth or action.auth
+    bases = [auth.base_url for name, auth in auths.items() if named in (None, name) and auth.base_url]
+    addresses = [request.url] if request.url else bases or [connector.http.base_url]
+    found = [node for host, node in hosts.items() if any(fits(host, address) for address in addresses)]
+    return found or list(hosts.values())
+
+
+def fits(host: str, address: str) -> bool:
+    """Does an address, whose parts may be holes, lead to this host?"""
+    written_ = re.match(r"https://((?:\{\{.*?\}\}|[^/?:{])+)", address)
+    if written_ is None:
+        return False
+    name = re.sub(r"\{\{.*?\}\}", "*", written_[1])
+    return name == host or (host.startswith("*.") and name.endswith(host[1:]))
 
 
 def short(value: object) -> str:

@@ -29,7 +29,15 @@ def sending(connector: types.Connector, language: str) -> str:
             more.append(f"one record for each {code(flow(batch.fold.by))}, {which}")
         wait = f"up to {batch.wait}" if batch.wait != "0s" else ""
         wait = f"{batch.window}, all of it together" if batch.window is not None else wait
-        rows_.append([code(name), f"{batch.records} records, {batch.bytes}", wait, ", ".join(most), "; ".join(more)])
+        rows_.append(
+            [
+                code(name),
+                f"{batch.records} record{'' if batch.records == 1 else 's'}, {batch.bytes}",
+                wait,
+                ", ".join(most),
+                "; ".join(more),
+            ]
+        )
     found.append(table(["action", "in one request", "waits for more", "the vendor's most", ""], rows_))
     limits = list(limited(connector))
     if limits:
