@@ -248,11 +248,12 @@ def brief(value: Any) -> str:
 
 
 class Shared:
-    """What the examples of one connector have in common: programs, by the client they are for, and the sandbox."""
+    """What examples of one connector have in common: programs by their client, the sandbox, the events' validator."""
 
     def __init__(self) -> None:
         self.programs: dict[bytes, Program] = {}
         self.sandbox: Sandbox | None = None
+        self.validator: Any = None
 
 
 def run_example(
@@ -353,11 +354,13 @@ class Trial:
             connector,
             {binding.match: client.client} if binding.match else said,
             lambda _: self.program,
-            schema=connector.receive.schema,
+            schema=connector.receive.schema if shared is None or shared.validator is None else None,
             keys={},
             inactive={},
             new_id=lambda: f"e{next(events)}",
         )
+        if shared is not None:
+            shared.validator = self.receiver.validator = self.receiver.validator or shared.validator
         self.key: str | None = None
         if self.receiver.client_of is None:
             self.receiver.keys, self.key = {"example": client.client}, "example"
