@@ -386,7 +386,8 @@ class Api:
             if isinstance(told, Mapping) and "value" in told:
                 example = told["value"]
                 break
-        return Body(media.partition(";")[0].strip().lower(), shape, example)
+        plain = media.partition(";")[0].strip().lower()
+        return Body("application/json" if plain in ("*/*", "application/*") else plain, shape, example)
 
     # --- schemas ---
 
@@ -612,7 +613,7 @@ _MADE_UP = {
 
 def _rank(media: str) -> int:
     name = media.partition(";")[0].strip().lower()
-    if name == "application/json" or name == "*/*":
+    if name in ("application/json", "application/*", "*/*"):
         return 0
     if name.endswith("+json"):
         return 1

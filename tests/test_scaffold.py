@@ -460,6 +460,25 @@ def test_a_document_that_says_nothing_of_log_ins_is_marked(tmp_path: Path) -> No
     assert "# DECIDE: how to log in: the document says nothing of it; see `auth` in the language page\n" in text
 
 
+def test_a_list_of_records_with_ids_is_a_batch_in_which_each_record_has_its_own(tmp_path: Path) -> None:
+    item = {"required": ["id", "owner"], "properties": {"id": {"type": "string"}, "owner": {"type": "string"}}}
+    body = {"required": ["inputs"], "properties": {"inputs": {"type": "array", "items": {"type": "object", **item}}}}
+    fault = {"properties": {"category": {"type": "string"}, "message": {"type": "string"}}}
+    operation = {
+        "operationId": "post-/crm/v3/objects/contacts/batch/upsert",
+        "requestBody": {"content": {"application/json": {"schema": body}}},
+        "responses": {"200": {}, "default": {"content": {"*/*": {"schema": fault}}}},
+    }
+    data, text = made_of(tmp_path, paths={"/crm/v3/objects/contacts/batch/upsert": {"post": operation}})
+    assert list(data["actions"]) == ["create_contacts_batch_upsert"]
+    action = data["actions"]["create_contacts_batch_upsert"]
+    assert action["record"] == {"id": "${ event.eventId }", "owner": "${ settings.owner }"}
+    assert "id: ${ event.eventId }  # DECIDE: what tells one record from another?\n" in text
+    assert action["batch"] == {"records": 100, "wait": "5s", "max": {"records": 100}}
+    assert action["request"]["json"] == {"inputs": "${ batch.records }"}
+    assert data["replies"]["message"] == "${ response.body.message }"
+
+
 # --- from OpenAPI, whatever it says ---
 
 NAMES = st.sampled_from(

@@ -115,7 +115,9 @@ def words(name: str) -> str:
 def snake(name: str, default: str = "value") -> str:
     """A name that expressions can use: `Contact List-ID` -> contact_list_id."""
     apart = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name)
-    plain = re.sub(r"[^a-z0-9]+", "_", apart.lower()).strip("_")[:40].rstrip("_")
+    plain = re.sub(r"[^a-z0-9]+", "_", apart.lower()).strip("_")
+    if len(plain) > 40:  # at the end of a word, if there is one
+        plain = plain[:41].rpartition("_")[0] or plain[:40]
     return plain if plain[:1].isalpha() else f"{default}_{plain}".rstrip("_")
 
 

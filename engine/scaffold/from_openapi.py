@@ -23,6 +23,7 @@ from engine.scaffold.writing import Inline, Note, Noted, access, key_of, literal
 EVENT_TYPES = ("product_view", "purchase", "cart_abandoned", "signup", "search", "lead")
 MAX_OPTIONAL = 40  # names of further fields in a comment
 _HOST = re.compile(r"([a-z0-9]([a-z0-9-]*[a-z0-9])?\.)+[a-z][a-z0-9-]*\Z")
+_IDS = {"id", "uuid", "key", "externalid", "recordid", "reference"}
 _EVENT_WORDS = {"type", "event", "eventtype", "eventname", "activity", "activitytype", "action", "kind"}
 _CODES = ("code", "error_code", "errorcode", "error_type", "error", "type", "name", "status")
 _MESSAGES = ("message", "error_message", "error_description", "detail", "description", "msg", "title", "reason")
@@ -445,6 +446,10 @@ class _Place:
                 return Noted(value, f"{DECIDE} is it when the event happened?")
             if is_text(names[-1]):
                 return self._of_text(shape)
+            if words(names[-1]) in _IDS and len(names) == 1:
+                # one value for all records would have each write over the one before
+                self.making.paths.add("eventId")
+                return Noted("${ event.eventId }", f"{DECIDE} what tells one record from another?")
         key = self.making.setting(names, shape)
         return Noted(f"${{ settings.{key} }}", f"{DECIDE} one value for each client, or something of the event?")
 
@@ -744,11 +749,10 @@ def _content(body: Described) -> str | None:
 
 
 def _action_name(operation: Operation, taken: set[str]) -> str:
-    words_ = (
-        operation.id
-        or f"{_VERBS.get(operation.method, operation.method)} {re.sub(r'[{][^{}]*[}]', '', operation.path)}"
-    )
-    name = snake(words_, "action")
+    """Of the operation's id; of method and the end of the path where there is none, or it is only the path again."""
+    parts = [part for part in operation.path.split("/") if part and "{" not in part][-3:]
+    verb = _VERBS.get(operation.method, operation.method)
+    name = snake(" ".join([verb, *parts]) if "/" in operation.id or not operation.id else operation.id, "action")
     while name in taken:
         name = f"{name}_again"
     return name
