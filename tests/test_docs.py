@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import ast
 import json
-import os
 import re
-import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 import pytest
+from pages import FENCE, PAGES, ROOT, Block, blocks
 
 from engine import names
 from engine.examples import run_example
@@ -30,11 +28,7 @@ from engine.spec.located import read
 from engine.spec.presets import PRESETS
 from engine.spec.project import Project
 
-ROOT = Path(__file__).parents[1]
-PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 LANGUAGE = (ROOT / "docs/language.md").read_text(encoding="utf-8")
-FENCE = re.compile(r"^```(\w*)([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-
 # What stands around a fragment of the language page: `yaml connector` is part of a connector, `yaml action` of an
 # action, `yaml record` of a record, `yaml rule` a list of outcome rules.
 AROUND = {
@@ -46,25 +40,6 @@ AROUND = {
     "http": {"base_url": "https://api.acme-crm.example/v1"},
     "actions": {"add_note": {"record": {}, "request": {"path": "/notes", "json": "${ record }"}}},
 }
-
-
-class Block(NamedTuple):
-    page: Path
-    line: int
-    language: str
-    kind: str
-    text: str
-
-    @property
-    def id(self) -> str:
-        return f"{self.page.relative_to(ROOT)}:{self.line}"
-
-
-def blocks(page: Path) -> Iterator[Block]:
-    text = page.read_text(encoding="utf-8")
-    for found in FENCE.finditer(text):
-        line = text.count("\n", 0, found.start()) + 2
-        yield Block(page, line, found[1], found[2].strip(), found[3])
 
 
 YAML = [block for page in PAGES for block in blocks(page) if block.language == "yaml"]
@@ -222,112 +197,6 @@ def test_links_between_pages_lead_somewhere(page: Path) -> None:
         if not target.exists() or (anchor and anchor not in anchors(target)):
             lost.append(link)
     assert lost == []
-
-
-# --- pages whose commands are run ---
-
-
-class Shell:
-    """One shell that a reader types into; what begins with $ is typed, what follows is what has to come."""
-
-    def __init__(self, directory: Path, ports: dict[str, str]) -> None:
-        self.directory, self.ports = directory, ports
-        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-        kept = {name: value for name, value in os.environ.items() if not name.startswith("CONNECT_")}
-        self.bash = subprocess.Popen(
-            ["bash", "--norc"],
-            cwd=directory,
-            env={**kept, "PATH": path, "COLUMNS": "100"},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-
-    def here(self, text: str) -> str:
-        """The text with free ports in the place of the usual ones."""
-        for usual, free in self.ports.items():
-            text = text.replace(usual, free)
-        return text
-
-    def type(self, command: str) -> str:
-        """What comes; the command's own failure is shown as `exit N`."""
-        assert self.bash.stdin is not None
-        assert self.bash.stdout is not None
-        self.bash.stdin.write(f"{self.here(command)}\nprintf '\\nrc=%s\\n' $?\n")
-        self.bash.stdin.flush()
-        lines: list[str] = []
-        while not (line := self.bash.stdout.readline()).startswith("rc="):
-            assert line, f"the shell ended in {command}"
-            lines.append(line)
-        code = line.strip().removeprefix("rc=")
-        shown = "".join(lines)
-        return shown if code == "0" else f"{shown}exit {code}"
-
-    def background(self, command: str, expected: str) -> None:
-        out = self.directory / f"out-{command.split()[1]}"
-        port = {"sandbox": 8090, "serve": 8080}[command.split()[1]]
-        self.type(f"{command} --port {port} > {out} 2> {out}.err &")
-        until = time.monotonic() + 15
-        while time.monotonic() < until and not alike(self.here(expected), out.read_text() if out.exists() else ""):
-            time.sleep(0.05)
-        assert_alike(self.here(expected), out.read_text())
-
-    def close(self) -> None:
-        self.type("kill $(jobs -p); wait")
-        assert self.bash.stdin is not None
-        self.bash.stdin.close()
-        self.bash.wait(10)
-        assert self.bash.stdout is not None
-        self.bash.stdout.close()
-
-
-def trimmed(text: str) -> str:
-    return "\n".join(line.rstrip() for line in text.strip().splitlines())
-
-
-def alike(expected: str, shown: str) -> bool:
-    lines = trimmed(expected).removesuffix("\n…")
-    rest = r"(?s:\n.*)" if lines != trimmed(expected) else ""  # a last line of … stands for all that follows
-    return re.fullmatch(re.escape(lines).replace("…", ".*?") + rest, trimmed(shown)) is not None
-
-
-def assert_alike(expected: str, shown: str) -> None:
-    if not alike(expected, shown):
-        assert trimmed(shown) == trimmed(expected)
-
-
-def exchanges(text: str) -> Iterator[tuple[str, str]]:
-    """(command, what it prints) of a console block."""
-    for part in re.split(r"^\$ ", text, flags=re.MULTILINE)[1:]:
-        command, _, shown = part.partition("\n")
-        yield command, shown
-
-
-def free_port() -> str:
-    with socket.create_server(("127.0.0.1", 0)) as sock:
-        return str(sock.getsockname()[1])
-
-
-@pytest.mark.parametrize("page", ["README.md", "docs/first-connector.md"])
-def test_the_tutorial_does_what_it_says(page: str, tmp_path: Path) -> None:
-    shell = Shell(tmp_path, {"8080": free_port(), "8090": free_port()})
-    project = tmp_path / "my-project"
-    try:
-        for block in blocks(ROOT / page):
-            if block.kind.startswith("file="):
-                (project / block.kind.removeprefix("file=")).write_text(block.text, encoding="utf-8")
-            if block.language != "console" or block.kind == "setup":
-                continue
-            for command, expected in exchanges(block.text):
-                if block.kind == "background":
-                    shell.background(command, expected)
-                else:
-                    assert_alike(shell.here(expected), shell.type(command))
-    finally:
-        shell.close()
-        for log in tmp_path.glob("out-*.err"):
-            print(log.name, log.read_text(encoding="utf-8"))  # shown where the test fails
 
 
 # --- connector pages ---
