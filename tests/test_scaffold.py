@@ -479,6 +479,14 @@ def test_a_list_of_records_with_ids_is_a_batch_in_which_each_record_has_its_own(
     assert data["replies"]["message"] == "${ response.body.message }"
 
 
+def test_a_body_of_which_nothing_is_known_gets_a_field_and_a_mark(tmp_path: Path) -> None:
+    schema = {"properties": {"flavour": {"type": "string"}, "weight_class": {"type": "string"}}}
+    operation = {"requestBody": {"content": {"application/json": {"schema": schema}}}, "responses": {"204": {}}}
+    data, text = made_of(tmp_path, paths={"/a": {"post": operation}})
+    assert data["actions"]["create_a"]["record"] == {"flavour": "${ settings.flavour }"}
+    assert "# DECIDE: nothing is required, and no name is like one of the event's; an example:\n" in text
+
+
 # --- from OpenAPI, whatever it says ---
 
 NAMES = st.sampled_from(
