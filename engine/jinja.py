@@ -20,7 +20,7 @@ def emit_template(em: Emitter, text: str, hole: str = "text") -> str:
     """
     Python source of a text with holes; absent where a hole is absent.
 
-    `hole` names the helper that turns one value into text: text, segment (of a path), must (never absent), soql;
+    `hole` names the helper that turns one value into text: text, segment (of a path), must (never absent), soql, sql;
     or the kind of text in which it depends on the place: url, html.
     """
     import jinja2
@@ -216,8 +216,8 @@ class _Jinja:
     def on_filter(self, node: Any) -> str:
         if node.kwargs or node.dyn_args or node.dyn_kwargs:
             raise ExpressionError("template", f"{node.name}: arguments stand in order, without names")
-        if node.name in ("name", "like") and self.hole == "soql" and node.node is not None and not node.args:
-            return f"soql_{node.name}({self.node(node.node)})"
+        if node.name in ("name", "like") and self.hole in ("soql", "sql") and node.node is not None and not node.args:
+            return f"{self.hole}_{node.name}({self.node(node.node)})"
         if node.node is None:
             raise ExpressionError("template", "a filter needs a value before it")
         if node.name == "join" and type(node.node).__name__ == "Const":

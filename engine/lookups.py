@@ -219,12 +219,12 @@ class Lookup:
         }  # fmt: skip
         self.create = None
         if spec.create is not None:
-            alone = spec.keys is None  # for one key the first event that asked for it can be read
+            alone = spec.create.rows is None  # for one key the first event that asked for it can be read
             outer = key_names if alone else BOUND
             self.create = Creation(
                 compiler,
                 spec.create,
-                names=names | outer,
+                names=outer | {"key"} if alone else names | outer,
                 place=(*place, "create"),
                 connector=connector,
                 call=call,
@@ -281,13 +281,13 @@ class Lookup:
         failures: int,
         first: dict[Any, dict[str, Any]],
     ) -> None:
-        """What no source knew is made, where `when` wants it; with `key` by the first row that asked."""
-        if self.spec.keys is not None:
+        """What no source knew is made, where `when` wants it: all in one request, or each by the first row asking."""
+        if create.several:
             if create.when(wire.scope):
                 self.ask(wire, create, keys, known, failures, lambda _: wire.scope)
             return
         wanted = [key for key in keys if key not in known and create.when({**first[key], "key": key})]
-        self.ask(wire, create, wanted, known, failures, lambda part: first[part[0]])
+        self.ask(wire, create, wanted, known, failures, lambda part: first[part[0]], several=False)
 
     def ask(
         self,
@@ -297,10 +297,12 @@ class Lookup:
         known: dict[str, Found],
         failures: int,
         scope_of: Callable[[list[str]], dict[str, Any]],
+        *,
+        several: bool | None = None,
     ) -> None:
         """One source, for those that are not known yet; `scope_of` what its request reads besides the keys."""
         missing = [key for key in keys if key not in known]
-        several = self.spec.keys is not None
+        several = self.spec.keys is not None if several is None else several
         parts = ([missing] if missing else []) if several else [[key] for key in missing]
         if source.chunk_keys is not None:
             parts = [

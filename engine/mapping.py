@@ -138,7 +138,9 @@ HELPERS: dict[str, Any] = {
     for function in (plain_null, json_text, lines, merged, rest, entries, renamed, as_object, columns_and_rows, case)
 } | {"NULL": NULL}
 
-ALONE = {"$literal", "$lines", "$json", "$soql", "$html", "$all", "$keep", "$merge", "$object", "$entries", "$rest"}
+ALONE = {
+    "$literal", "$lines", "$json", "$soql", "$sql", "$html", "$all", "$keep", "$merge", "$object", "$entries", "$rest",
+}  # fmt: skip
 OPTIONS = {
     "$if": {"then", "else"}, "$switch": {"cases", "default"}, "$each": {"as", "where", "do"},
     "$rest": {"except", "only"}, "$entries": {"key", "value", "by"}, "$rows": {"columns", "rows"},
@@ -344,13 +346,19 @@ class Tree:
         return self.assigned(f"json_text({self.emit(node['$json'], '$json')})")
 
     def on_soql(self, node: dict[str, Any]) -> str:
-        text = node["$soql"]
+        return self.query(node, "soql")
+
+    def on_sql(self, node: dict[str, Any]) -> str:
+        return self.query(node, "sql")
+
+    def query(self, node: dict[str, Any], kind: str) -> str:
+        text = node[f"${kind}"]
         if not isinstance(text, str):
-            raise ExpressionError("directive", "$soql takes a text")
+            raise ExpressionError("directive", f"${kind} takes a text")
         if is_expression(text):
             raise ExpressionError("query", "a query is a text with holes, each escaped", "… WHERE Email = {{ … }}")
-        check_query_holes(text)
-        return self.assigned(emit_scalar(self.em, text, "soql"))
+        check_query_holes(text, escapes=kind == "soql")
+        return self.assigned(emit_scalar(self.em, text, kind))
 
     def on_html(self, node: dict[str, Any]) -> str:
         text = node["$html"]
@@ -461,8 +469,12 @@ def empty_of(node: Any) -> str:
     return empty_of(inner) if isinstance(inner, (dict, list)) else "{}"
 
 
-def check_query_holes(text: str) -> None:
-    """A hole between quotes would be quoted twice, or open the quotes for whoever wrote the value."""
+def check_query_holes(text: str, *, escapes: bool) -> None:
+    """
+    A hole between quotes would be quoted twice, or open the quotes for whoever wrote the value.
+
+    `escapes`: a backslash takes the meaning from a quote.
+    """
     quoted = False
     position = 0
     while position < len(text):
@@ -473,7 +485,7 @@ def check_query_holes(text: str) -> None:
                 )
             position = max(text.find("}}", position), position) + 2
             continue
-        if text[position] == "\\":
+        if text[position] == "\\" and escapes:
             position += 1
         elif text[position] == "'":
             quoted = not quoted

@@ -225,6 +225,19 @@ _SOQL = str.maketrans(
 
 def soql(value: Any, name: str) -> str:
     """One hole of a SOQL text: a quoted literal, a number, a boolean, or a list of these in parentheses."""
+    return quoted(value, name, lambda text: text.translate(_SOQL))
+
+
+def sql(value: Any, name: str) -> str:
+    """One hole of a text in standard SQL, where a quote is doubled and a backslash stands for itself."""
+    return quoted(value, name, sql_text)
+
+
+def sql_text(text: str) -> str:
+    return text.replace("\0", "").replace("'", "''")
+
+
+def quoted(value: Any, name: str, escape: Callable[[str], str]) -> str:
     if value.__class__ is Ready:
         return str(value)
     if value is None:
@@ -232,9 +245,9 @@ def soql(value: Any, name: str) -> str:
     if value.__class__ is list:
         if not value:
             raise BadValue(f"{name} is an empty list")
-        return "(" + ",".join(soql(entry, name) for entry in value) + ")"
+        return "(" + ",".join(quoted(entry, name, escape) for entry in value) + ")"
     if value.__class__ is str:
-        return "'" + value.translate(_SOQL) + "'"
+        return "'" + escape(value) + "'"
     return must(value, name)
 
 
@@ -251,11 +264,20 @@ def soql_like(value: Any) -> Ready:
     return Ready(f"'%{found}%'")
 
 
+sql_name = soql_name
+
+
+def sql_like(value: Any) -> Ready:
+    """The same in standard SQL, which has no escape of its own and is told one."""
+    found = sql_text(must(value, "a pattern")).replace("!", "!!").replace("%", "!%").replace("_", "!_")
+    return Ready(f"'%{found}%' ESCAPE '!'")
+
+
 HELPERS: dict[str, Any] = {
     function.__name__: function
     for function in (
         attempt, item, cut, true, same, ordered, compact, solid, project, keep, values, flat, bounded, text, must,
         segment, url_host, url_base, url_value, html, html_link, html_part, html_mail, concat, soql, soql_name,
-        soql_like,
+        soql_like, sql, sql_like,
     )
-}  # fmt: skip
+} | {"sql_name": sql_name}  # fmt: skip

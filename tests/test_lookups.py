@@ -580,3 +580,21 @@ def test_what_was_made_is_forgotten_like_what_was_found() -> None:
     lookup.forget({**wired.program.row_scope({"email": "b"}, 0.0), "lookups": {}})
     wired.values("b")
     assert [line.split()[0] for line in sent(wired)] == ["GET", "POST", "GET", "POST"]
+
+
+def test_keys_of_many_rows_are_looked_up_at_once_and_made_one_by_one() -> None:
+    text = MAKING.replace("key: ${ event.email }", "keys: ${ event.email }").replace(
+        'emails: "${ key }"', "emails: \"${ join(batch.keys, ',') }\""
+    ).replace('rows: "${ response.body.rows }"', "")  # fmt: skip
+    text = text.replace(
+        "rows: ${ response.body.rows }", "rows: ${ response.body.rows }\n            row_key: ${ row.email }"
+    )
+    known = Vendor(answer=lambda request: reply(200, {"rows": [{"email": "a", "id": "id-a"}]})
+                   if request.method == "GET" else reply(201, {"data": {"id": f"id-{request.decoded['email']}"}}))  # fmt: skip
+    wired = Wired(text, known)
+    events = [{"email": "a"}, {"email": "b", "name": "Bea"}, {"email": "c"}, {"email": "b"}]
+    made = {"id": "id-b", "new": True}
+    assert [one.value for one in wired.find(*events)] == [
+        {"email": "a", "id": "id-a"}, made, {"id": "id-c", "new": True}, made,
+    ]  # fmt: skip
+    assert sent(wired) == ["GET a,b,c", "POST {'email': 'b', 'name': 'Bea'}", "POST {'email': 'c'}"]

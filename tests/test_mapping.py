@@ -588,3 +588,14 @@ def test_no_event_makes_a_mapping_raise_anything_but_a_bad_value(picked: tuple[s
             action.key(row)
         except BadValue as error:
             assert error.at.startswith(("actions.", "key"))  # noqa: PT017
+
+
+def test_sql_doubles_quotes_and_takes_a_backslash_for_itself() -> None:
+    text = '{$sql: "SELECT {{ event.f | name }} FROM C WHERE E IN {{ event.l }} AND N = {{ event.n }} AND Z LIKE {{ event.z | like }}"}'
+    assert mapped(text, {"f": "Id", "l": ["o'b", "x\\"], "n": 1, "z": "5%_!'"}) == (
+        "SELECT Id FROM C WHERE E IN ('o''b','x\\') AND N = 1 AND Z LIKE '%5!%!_!!''%' ESCAPE '!'"
+    )
+
+
+def test_in_sql_a_backslash_does_not_open_quotes_for_a_hole() -> None:
+    assert mapped("{$sql: \"SELECT '\\\\' || {{ event.n }}\"}", {"n": "x"}) == "SELECT '\\' || 'x'"

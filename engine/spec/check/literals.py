@@ -23,7 +23,7 @@ _OTHERWISE = re.compile(  # {event.x}, { {event.x} }, $event.x, $(event.x), %eve
     rf"(?<![{{$])\{{\s*({_PATH})\s*\}}(?!\}})|\{{\s+\{{\s*({_PATH})\s*\}}\s*\}}|(?<!\w)\$\(?\s*({_PATH})\)?|%({_PATH})%"
 )
 _BRACES = re.compile(r"(?<![{$])\{\s*(\w+)\s*\}(?!\})")
-_AS_IT_IS = ("$literal", "$soql", "$html", "title", "description", "why", "schema", "examples")
+_AS_IT_IS = ("$literal", "$soql", "$sql", "$html", "title", "description", "why", "schema", "examples")
 _DIRECTIVES = {"$if": ("if", "then"), "$switch": ("switch", "cases"), "$each": ("each", "do")}
 _SAYS = "nothing is computed here, this is taken as it stands"
 

@@ -175,7 +175,7 @@ def _scalars(located: Located, node: Any, place: Path) -> Iterator[Problem]:
     value = node.value
     if isinstance(value, dict):
         for key, child in value.items():
-            if key not in ("$soql", "$html", "$literal"):
+            if key not in ("$soql", "$sql", "$html", "$literal"):
                 yield from _scalars(located, child, (*place, key))
     elif isinstance(value, list):
         for index, child in enumerate(value):
@@ -183,7 +183,7 @@ def _scalars(located: Located, node: Any, place: Path) -> Iterator[Problem]:
     elif isinstance(value, str):
         if "request" in place and _is_query(value, place):
             says = "a query put together from values that are not escaped"
-            yield Problem(place, "query-text", says, 'write {$soql: "SELECT … WHERE Email = {{ key }}"}')
+            yield Problem(place, "query-text", says, 'write {$sql: "SELECT … WHERE Email = {{ key }}"}, or $soql for Salesforce')
         elif _ONE_HOLE.match(value) and _stands_here(located, node, value):
             says = "a text that is one hole"
             hint = f"write ${{ {value.strip()[2:-2].strip()} }}, which keeps the type"
