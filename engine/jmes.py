@@ -100,8 +100,9 @@ class _Jmes:
         name = node["value"]
         if cur is None:
             if name not in self.em.names and name not in self.em.bound and f'"{name}"' in self.text:
+                text = name.replace("\\", "\\\\").replace("'", "\\'")
                 raise ExpressionError(
-                    "name", f'"{name}" in double quotes is a name', f"a text stands in single quotes: '{name}'"
+                    "name", f'"{name}" in double quotes is a name', f"a text stands in single quotes: '{text}'"
                 )
             variable = self.em.root(name)
             self.em.use((name,))

@@ -59,6 +59,10 @@ _SYNTAX = {  # what the YAML parsers say -> what to do about it
     "did not find expected '-' indicator": ('a list goes on with "- "', "check the indentation"),
     "could not find expected ':'": ('no ":" after the key', "write `key: value`, and check the indentation"),
     "unexpected end of stream": ("a quote that is never closed", ""),
+    "unknown escape character": (
+        "a backslash that YAML does not know in double quotes",
+        "write it twice, or put the text in single quotes",
+    ),
     "did not find expected ',' or '}'": ('no "," or "}" where one is due', "a text with , : { } [ ] stands in quotes"),
     "did not find expected ',' or ']'": ('no "," or "]" where one is due', "a text with , : { } [ ] stands in quotes"),
     "found unexpected ':'": ('a ":" with no space and no value after it', "write `key: value`"),
