@@ -155,6 +155,22 @@ def test_an_event_that_a_person_gives_shows_it(sides: tuple[Path, Path], tmp_pat
     assert crm["unseen"] == []
 
 
+def test_an_event_over_several_lines_is_one_event(sides: tuple[Path, Path]) -> None:
+    changed(sides[1], "tag: ${ settings.tag }", "tag: ${ event.tag }")
+    event = sides[0].parent / "event.json"
+    event.write_text(json.dumps({"shop": "shop", "email": "ana@example.com", "tag": "x"}, indent=2))
+    (crm,) = plan(*sides, "--events", event)["connectors"]
+    assert [sample["sample"] for sample in crm["samples"]] == ["a visit becomes a note", "event 1"]
+
+
+def test_a_change_at_the_end_of_a_long_word_is_seen(sides: tuple[Path, Path]) -> None:
+    for side, end in zip(sides, ("", " | truncate(9)"), strict=True):
+        changed(side, "${ event.email }", f'"{{{{ event.customer.contact.addresses.email{end} }}}}"')
+        changed(side, ", email: ana@example.com", "")
+    ended = connect("plan", *sides, project=sides[1], COLUMNS="80")
+    assert '  …s.email }}" → …s.email | truncate(9) }}"\n' in ended.out
+
+
 def test_rules_of_batches_limits_retry_and_outcomes_are_listed(sides: tuple[Path, Path]) -> None:
     changed(sides[1], "attempts: 5", "attempts: 8")
     changed(sides[1], "wait: 5m", "wait: 15m")

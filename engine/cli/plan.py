@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +23,9 @@ SIGNS = {"added": ("+", "green"), "removed": ("-", "red"), "changed": ("~", "yel
 @click.command("plan")
 @click.argument("sides", metavar="[OLD NEW]", nargs=-1, type=click.Path(path_type=Path))
 @click.option("--against", metavar="REVISION", help="Compare with this revision of git.  [default: HEAD]")
-@click.option("--events", metavar="FILE", type=click.Path(path_type=Path), help="More events: one JSON in each line.")
+@click.option(
+    "--events", metavar="FILE", type=click.Path(path_type=Path), help="More events: JSON, or one in each line."
+)
 @click.option(
     "--from-store", "stored", metavar="URL N", type=(str, click.IntRange(1, 10_000)), help="N events that wait there."
 )
@@ -84,7 +86,7 @@ def command(
 
 
 def read_lines(file: Path) -> list[Event]:
-    """The events of a file of JSON lines, or of a JSON list over several lines. UsageError names the line."""
+    """The events of JSON lines, or of one JSON object or list over several lines. UsageError names the line."""
     import msgspec
 
     from engine.errors import UsageError
@@ -97,6 +99,9 @@ def read_lines(file: Path) -> list[Event]:
         except msgspec.DecodeError as error:
             raise UsageError(f"{file}: not JSON: {error}") from None
         return [Event(f"event {number}", bytes(one)) for number, one in enumerate(listed, 1)]
+    with suppress(msgspec.DecodeError):
+        msgspec.json.decode(raw, type=dict[str, Any])
+        return [Event("event 1", raw)]
     found = []
     for number, line in enumerate(raw.splitlines(), 1):
         if line.strip():
@@ -214,11 +219,11 @@ def change_line(change: Change, room: int) -> str:
 
 
 def unlike(old: str, new: str) -> tuple[str, str]:
-    """Two long texts without what they begin with both, but for the last word of it."""
+    """Two long texts without what they begin with both, but for the last word of it, or the end of a long one."""
     begin = next(
         (at for at, (one, two) in enumerate(zip(old, new, strict=False)) if one != two), min(len(old), len(new))
     )
-    cut = old.rfind(" ", 0, max(begin - 1, 0)) + 1 if begin > 12 else 0
+    cut = max(old.rfind(" ", 0, max(begin - 1, 0)) + 1, begin - 8) if begin > 12 else 0
     return (f"…{old[cut:]}", f"…{new[cut:]}") if cut else (old, new)
 
 
