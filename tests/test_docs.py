@@ -227,6 +227,13 @@ def test_a_connector_page_names_every_setting_secret_action_and_table(name: str)
     assert (wanted | tables) - named_in((ROOT / f"docs/connectors/{name}.md").read_text(encoding="utf-8")) == set()
 
 
+@pytest.mark.parametrize("page", ["README.md", "README.pt-BR.md", "docs/README.md"])
+def test_every_connector_is_listed_where_people_begin(page: str) -> None:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    listed = set(re.findall(r"\]\((?:docs/)?connectors/([a-z0-9-]+)\.md\)", text))
+    assert listed == set(PROJECT.connector_files())
+
+
 def exact_json(text: str) -> Any:
     return msgspec.json.Decoder(float_hook=Decimal).decode(text)
 
