@@ -223,9 +223,7 @@ class Judge:
 
     def unanswered(self, reply: NoReply) -> Outcome:
         if self.never_repeat and reply.sent:
-            return Outcome(
-                OutcomeKind.REJECT, f"{reply.reason}; it may have arrived and must not be repeated", everyone=True
-            )
+            return Outcome(OutcomeKind.REJECT, f"{reply.reason}; it may have arrived and must not be repeated")
         return Outcome(OutcomeKind.RETRY, reply.reason, count=False, outage=True)
 
     def unmet(self, reply: Reply, code: Any, message: Any) -> Outcome:
@@ -237,7 +235,7 @@ class Judge:
     def again(self, reason: str, code: str = "") -> Outcome:
         """What a reply that says nothing means: once more, unless that may double; then a person looks."""
         if self.never_repeat:
-            return Outcome(OutcomeKind.REJECT, f"{reason}; it may have been carried out", code=code, everyone=True)
+            return Outcome(OutcomeKind.REJECT, f"{reason}; it may have been carried out", code=code)
         return Outcome(OutcomeKind.RETRY, reason, code=code, otherwise=OutcomeKind.PAUSE)
 
     @staticmethod

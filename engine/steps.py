@@ -8,13 +8,14 @@ another process after a crash, goes on at the step that failed.
 from __future__ import annotations
 
 from contextlib import suppress
+from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from engine.emitting import Problem, dotted
 from engine.errors import BadValue, ConnectError, EgressRefused
-from engine.mapping import compile_tree
+from engine.mapping import compile_tree, encode_json
 from engine.names import BATCH, REPLY, SINGLE, WAIT
 from engine.outcomes import DELIVERED, Judge, Level, ResultsRule, holds_back
 from engine.records import Outcome, OutcomeKind, Progress
@@ -23,7 +24,7 @@ from engine.semantics import bounded, plain
 from engine.spec import types, units
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from engine.batching import Unit
     from engine.caching import Cache
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
 RESEND = Outcome(OutcomeKind.RETRY, "the rest again", count=False)  # at once, without those that the reply named
 BEHIND = Outcome(OutcomeKind.RETRY, "an older one of its key waits", wait_s=0.0, count=False)
+SENT = "#sent "  # and a step with `each`: which of its items were sent, and what was saved of each
 EVENT_PARTS = ("event", "fields", "record", "item", "vars", "lookups", "batch", "steps")
 
 
@@ -146,6 +148,11 @@ def mark_of(member: Member) -> str:
     return str(member.unit.deliveries[-1].seq)
 
 
+def by_mark(saved: Any) -> dict[str, Any]:
+    """What a step saved of each record; of a step that was another one when the batch began nothing is known."""
+    return saved if isinstance(saved, dict) else {}
+
+
 def waits(outcome: Outcome | None) -> bool:
     """Is this one sent again, later?"""
     return outcome is not None and outcome.kind not in (OutcomeKind.DELIVERED, OutcomeKind.REJECT, OutcomeKind.SKIP)
@@ -187,7 +194,7 @@ class Steps:
         failures: int = 0,
     ) -> None:
         """Decide every member. `save` writes progress down, for those still undecided, before the next request."""
-        at = self.order.index(progress.step) if progress.step in self.order else 0
+        at = self.goes_on_at(progress)
         first, resent = progress.batch, 0
         while at < len(self.order):
             step = self.steps[self.order[at]]
@@ -198,7 +205,7 @@ class Steps:
             if live and step.by_record:
                 progress = self.by_record(wire, step, live, scope, group, progress, save, failures)
                 if any(member.outcome is not None for member in live):
-                    progress = msgspec.structs.replace(progress, batch=f"{progress.batch}p")  # of those that passed it
+                    progress = self.passing(progress, members)
             elif live and step.each is not None:
                 outcome, progress, done = self.by_item(wire, step, live, scope, progress, save, failures)
                 if outcome is not None:
@@ -213,7 +220,7 @@ class Steps:
                     continue
                 if outcome is not None:
                     self.leave(wire, live, outcome, done, group, progress, save, failures)
-                    progress = msgspec.structs.replace(progress, batch=f"{progress.batch}p")  # of those that passed it
+                    progress = self.passing(progress, members)
             at += 1
             if at < len(self.order):
                 progress = msgspec.structs.replace(progress, step=self.order[at], poll_since=None, polls=0)
@@ -221,6 +228,22 @@ class Steps:
                 if self.durable and undecided:
                     save(progress, undecided)
         self.decide([member for member in members if member.outcome is None], DELIVERED, None)
+
+    def goes_on_at(self, progress: Progress) -> int:
+        """Its step; where a changed connector has no such step any more, the one behind all that saved something."""
+        if progress.step in self.order:
+            return self.order.index(progress.step)
+        return max((at + 1 for at, name in enumerate(self.order) if name in progress.saved), default=0)
+
+    @staticmethod
+    def passing(progress: Progress, members: list[Member]) -> Progress:
+        """
+        A batch of its own for those that go on while others wait.
+
+        It is named after one of them: of the batch they leave others may go on later, while this one is still there.
+        """
+        mark = next((f"p{mark_of(member)}" for member in members if member.outcome is None), "")
+        return msgspec.structs.replace(progress, batch=f"{progress.batch}{mark}")
 
     def wanted(self, step: Step, live: list[Member], scope: dict[str, Any]) -> bool:
         """Does `when` hold? Where that can't be said, those it is about are rejected."""
@@ -246,33 +269,57 @@ class Steps:
 
         What is done is written down after each: a batch that goes on later asks only for the records that are left.
         """
-        finished: dict[str, Any] = dict(progress.saved.get(step.name) or {})
+        finished: dict[str, Any] = dict(by_mark(progress.saved.get(step.name)))
+        progress = msgspec.structs.replace(progress, saved={**progress.saved, step.name: finished})
+        behind: dict[str, Progress | None] = {}  # keys of which an older one waits, with where that one goes on
         for at, member in enumerate(live):
+            if older := behind.keys() & member.unit.keys:
+                self.decide([member], BEHIND, None)
+                member.progress = behind[min(older)]
+                continue
             if (mark := mark_of(member)) in finished:
                 continue
-            own = {
-                name: (saved or {}).get(mark, {}) if self.steps[name].by_record else saved
-                for name, saved in progress.saved.items()
-                if name in self.steps
-            }
-            inner = {**scope, "record": member.unit.record, "steps": own}
+            inner = self.of_record(member, scope, progress)
             kept: dict[str, Any] = {}
             if self.wanted(step, [member], inner):
                 before = msgspec.structs.replace(progress, saved={})
                 outcome, after, done = self.one(wire, step, [member], inner, before, failures)
+                outcome = member.outcome or outcome  # of results
                 if outcome is not None and outcome.kind is not OutcomeKind.DELIVERED:
-                    if self.stop(wire, member, outcome, done, group, progress):
-                        self.wait([other for other in live if other.outcome is None], outcome, None, progress)
+                    wide = self.stop(wire, member, outcome, done, group, progress)
+                    if waits(member.outcome):
+                        behind |= dict.fromkeys(member.unit.keys, member.progress)
+                    if wide:
+                        self.stand_still([each for each in live if each.outcome is None], outcome, progress, behind)
                         break
                     continue
                 kept = after.saved.get(step.name, {})
             if member.outcome is not None:
                 continue
             finished[mark] = kept
-            progress = msgspec.structs.replace(progress, saved={**progress.saved, step.name: dict(finished)})
             if at < len(live) - 1:
                 save(progress, [other for other in live if other.outcome is None])
         return progress
+
+    def stand_still(
+        self, members: list[Member], outcome: Outcome, progress: Progress, behind: dict[str, Progress | None]
+    ) -> None:
+        """Nothing more is sent for now; who is behind another of its key goes on where that one does."""
+        theirs = msgspec.structs.replace(outcome, restart=None, forget=None)  # nothing was said about these
+        self.wait(members, theirs, None, progress)
+        for member in members:
+            if older := behind.keys() & member.unit.keys:
+                member.progress = behind[min(older)]
+
+    def of_record(self, member: Member, scope: dict[str, Any], progress: Progress) -> dict[str, Any]:
+        """What the request of one record sees: its delivery is its own, and so is what steps for each record saved."""
+        own = {
+            name: by_mark(saved).get(mark_of(member), {}) if self.steps[name].by_record else saved
+            for name, saved in progress.saved.items()
+            if name in self.steps
+        }
+        delivery = {"id": member.unit.deliveries[-1].id}
+        return {**scope, "record": member.unit.record, "delivery": delivery, "steps": own}
 
     def stop(
         self, wire: Wire, member: Member, outcome: Outcome, done: Exchanged | None, group: Any, progress: Progress
@@ -281,11 +328,29 @@ class Steps:
         if outcome.kind is OutcomeKind.SPLIT:
             outcome = msgspec.structs.replace(outcome, kind=outcome.otherwise)
         wide = holds_back(outcome) or outcome.everyone
-        if self.on_failure and not wide and outcome.kind is not OutcomeKind.DEFER:
+        failed = bool(self.on_failure) and not wide and outcome.kind is not OutcomeKind.DEFER
+        if failed:
             self.clean_up(wire, [member], group, progress)
-        self.wait([member], outcome, done.trace if done is not None else None, progress)
+        self.wait([member], outcome, done.trace if done is not None else None, None if failed else progress)
+        if member.progress is not None and outcome.restart is not None:
+            member.progress = self.alone(member, member.progress, progress)
         self.void(wire, [member], outcome, group, progress)
         return wide
+
+    def alone(self, member: Member, back: Progress, progress: Progress) -> Progress:
+        """
+        One record goes back to an earlier step: in a batch of its own, since the others of its batch do not.
+
+        Those of its key go back with it to keep their order, and are not sent again where each has its own request.
+        """
+        mark = mark_of(member)
+        behind = {
+            name: {other: kept for other, kept in by_mark(progress.saved.get(name)).items() if other != mark}
+            for name in self.order[self.order.index(back.step) :]
+            if self.steps[name].by_record and name in progress.saved
+        }
+        batch = back.batch if back.batch.endswith(f"r{mark}") else f"{back.batch}r{mark}"
+        return msgspec.structs.replace(back, batch=batch, saved={**back.saved, **behind})
 
     def by_item(
         self,
@@ -297,40 +362,74 @@ class Steps:
         save: Callable[[Progress, list[Member]], None],
         failures: int,
     ) -> tuple[Outcome | None, Progress, Exchanged | None]:
-        """One request for each item of a list; where one fails, the batch goes on at that item later."""
+        """
+        One request for each item of a list; where one fails, the batch goes on at that item later.
+
+        What was sent is known by its content, not its place: of a batch that goes on without some of its records the
+        list may be another. Halves of a batch begin anew, since nobody knows whose item is whose.
+        """
         assert step.each is not None
         try:
             items = bounded(step.each(self.inside(step, scope)))
         except BadValue as error:
             return Outcome(OutcomeKind.REJECT, str(error), everyone=True), progress, None
-        finished: list[Any] = list(progress.saved.get(step.name) or [])
-        for index in range(len(finished), len(items)):
-            inner = {**scope, "item": items[index], "index": index}
+        sent: dict[str, list[Any]] = {mark: [*kept] for mark, kept in progress.saved.get(SENT + step.name, {}).items()}
+        rest = {name: value for name, value in progress.saved.items() if name != SENT + step.name}
+        anew = msgspec.structs.replace(progress, saved=rest)
+        progress = msgspec.structs.replace(progress, saved={**rest, SENT + step.name: sent})
+        left = {mark: [*kept] for mark, kept in sent.items()}
+        finished: list[Any] = []
+        for index, item in enumerate(items):
+            mark = sha256(encode_json(item)).hexdigest()[:20]
+            if earlier := left.get(mark):
+                finished.append(earlier.pop(0))
+                continue
+            inner = {**scope, "item": item, "index": index}
             kept: dict[str, Any] = {}
             if self.wanted(step, live, inner):
                 before = msgspec.structs.replace(progress, saved={})
                 outcome, after, done = self.one(wire, step, live, inner, before, failures)
+                if outcome is RESEND:  # another request is not another batch here: a try that counts
+                    outcome = msgspec.structs.replace(RESEND, count=True)
+                if outcome is not None and outcome.kind is OutcomeKind.SPLIT:
+                    if not (sent and step.call.judge.never_repeat):
+                        return outcome, anew, done
+                    outcome = msgspec.structs.replace(outcome, kind=outcome.otherwise)
                 if outcome is not None and outcome.kind is not OutcomeKind.DELIVERED:
                     return outcome, progress, done
                 kept = after.saved.get(step.name, {})
-            finished.append(kept)
-            progress = msgspec.structs.replace(progress, saved={**progress.saved, step.name: list(finished)})
             undecided = [member for member in live if member.outcome is None]
-            if undecided and index < len(items) - 1:
+            if not undecided:
+                break
+            finished.append(kept)
+            sent.setdefault(mark, []).append(kept)
+            if index < len(items) - 1:
                 save(progress, undecided)
-        return None, progress, None
+        return None, msgspec.structs.replace(anew, saved={**rest, step.name: finished}), None
 
     def void(self, wire: Wire, live: list[Member], outcome: Outcome, group: Any, progress: Progress) -> None:
         """Going back to a step is no repeat of what was just sent: it is sent, whatever was remembered."""
         if outcome.restart is None:
             return
         back = self.order.index(outcome.restart) if outcome.restart in self.order else 0
+        scope = self.scope(wire, live, group, progress)
         for step in (self.steps[name] for name in self.order[back:]):
-            if step.once is None:
-                continue
-            scope = self.scope(wire, live, group, progress)
-            for inner in [{**scope, "record": each.unit.record} for each in live] if step.by_record else [scope]:
-                step.once.forget(self.inside(step, inner))
+            if step.once is not None:
+                with suppress(BadValue):
+                    for inner in self.requests(step, live, scope, progress):
+                        step.once.forget(inner)
+
+    def requests(
+        self, step: Step, live: list[Member], scope: dict[str, Any], progress: Progress
+    ) -> Iterator[dict[str, Any]]:
+        """What each request of a step sees: one, or one for each record or item. Or a BadValue."""
+        if step.by_record:
+            yield from (self.inside(step, self.of_record(member, scope, progress)) for member in live)
+        elif step.each is not None:
+            for index, item in enumerate(bounded(step.each(self.inside(step, scope)))):
+                yield self.inside(step, {**scope, "item": item, "index": index})
+        else:
+            yield self.inside(step, scope)
 
     def scope(self, wire: Wire, live: list[Member], group: Any, progress: Progress) -> dict[str, Any]:
         saved = {"steps": self.told(live, progress)}
@@ -346,7 +445,7 @@ class Steps:
     def told(self, live: list[Member], progress: Progress) -> dict[str, Any]:
         """What the steps saved; of one that ran for each record a list, in the order of the records."""
         return {
-            name: [(saved or {}).get(mark_of(member), {}) for member in live]
+            name: [by_mark(saved).get(mark_of(member), {}) for member in live]
             if name in self.steps and self.steps[name].by_record
             else saved
             for name, saved in progress.saved.items()
@@ -381,7 +480,7 @@ class Steps:
         assert done.reply is not None
         try:
             read, progress = self.read(wire, step, live, scope, progress, done)
-            if read is None and step.once is not None:
+            if read is None and step.once is not None and all(member.outcome is None for member in live):
                 step.once.remember(step.call, scope, progress.saved.get(step.name, {}), wire.clock.now())
             return read, progress, done
         except Exception as error:
@@ -526,11 +625,13 @@ class Steps:
         """Where a batch that waits goes on: at the step that failed, or at the one that the rule names."""
         if outcome.restart == "start" or not self.durable:
             return None
+        if outcome.forget and outcome.restart is None:
+            return None  # what it was looked up for is mapped anew
         if outcome.restart in self.steps:
             before = self.order[: self.order.index(outcome.restart)]
             saved = {name: value for name, value in progress.saved.items() if name in before}
             return msgspec.structs.replace(progress, step=outcome.restart, saved=saved, poll_since=None, polls=0)
-        begun = progress.saved or progress.step != self.order[0] or progress.poll_since is not None
+        begun = any(progress.saved.values()) or progress.step != self.order[0] or progress.poll_since is not None
         return progress if begun else None
 
     def clean_up(self, wire: Wire, live: list[Member], group: Any, progress: Progress) -> None:
@@ -538,20 +639,22 @@ class Steps:
         scope = self.scope(wire, live, group, progress)
         for step in self.on_failure.values():
             try:
-                inside = self.inside(step, scope)
-                if step.when(inside):
-                    done = step.call.run(wire, inside, records=1)
-                    failed = done.verdict.outcome
-                    if failed is not None and failed.kind is not OutcomeKind.DELIVERED:
-                        wire.telemetry.event(
-                            "clean-up-failed",
-                            connector=wire.connector,
-                            client=wire.client,
-                            step=step.name,
-                            why=failed.reason,
-                        )
+                for inside in self.requests(step, live, scope, progress):
+                    if step.when(inside):
+                        done = step.call.run(wire, inside, records=1)
+                        failed = done.verdict.outcome
+                        if failed is not None and failed.kind is not OutcomeKind.DELIVERED:
+                            self.tell_unclean(wire, step, failed.reason)
             except (BadValue, EgressRefused):
                 continue
+            except ConnectError:
+                raise
+            except Exception as error:
+                self.tell_unclean(wire, step, wire.fault("clean-up", error))
+
+    @staticmethod
+    def tell_unclean(wire: Wire, step: Step, why: str) -> None:
+        wire.telemetry.event("clean-up-failed", connector=wire.connector, client=wire.client, step=step.name, why=why)
 
     @staticmethod
     def decide(members: list[Member], outcome: Outcome, trace: Trace | None) -> None:

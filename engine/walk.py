@@ -142,6 +142,10 @@ class Walk:
             scope |= {"lookups": {}, "vars": {}, **progress.saved.get(ROW, {})}
             scope["delivery"] = {"id": present[-1].id, "attempt": present[-1].attempts + 1}
             units_.append(Unit(record, present, {**scope, "record": record}))
+        together = [delivery for unit in units_ for delivery in unit.deliveries]
+        if action.steps.single and len(together) > 1:  # of an action that has no batches any more
+            ended += [Ended(each, ANEW, None, None) for each in together]
+            units_ = []
         # A step had decided over these, and the process was killed before that was written down.
         ended += [Ended(delivery, ANEW, None, None) for delivery in left.values()]
         if units_:

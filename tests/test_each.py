@@ -6,7 +6,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from conftest import REFUSED, Shop, Vendor, connector_from, reply
+from conftest import REFUSED, TIMED_OUT, Shop, Vendor, connector_from, reply
 
 from engine.errors import SpecErrors
 from engine.stores.memory import MemoryStore
@@ -195,6 +195,170 @@ def test_going_back_takes_only_the_one_record_back(store: Store) -> None:
     assert shop.sums() == {"delivered": 3}
 
 
+# --- each: records, where some wait ---
+
+TWO = (
+    RULES.replace("then: retry, wait: 1m}, {status: 422", "then: retry, wait: 1m, attempts: 9}, {status: 422").replace(
+        "from: member", "from: one"
+    )
+    + """
+key: ${ event.who }
+actions:
+  note:
+    record: {id: "${ event.id }", who: "${ event.who }"}
+    batch: {records: 10}
+    steps:
+      one: {each: records, request: {path: "/one/{{ record.id }}"}, save: {id: "${ response.body.id }"}}
+      two:
+        each: records
+        request: {path: "/two/{{ record.id }}", json: {one: "${ steps.one.id }", key: "${ delivery.id }"}}
+        results:
+          match: test
+          ok: ${ !(response.body.bad) }
+          code: ${ response.body.bad }
+          outcomes: [{code: again, then: retry, wait: 1m}, {code: slow, then: throttle, wait: 1m}]
+"""
+)
+AGAIN, BACK, SLOW = reply(409, {}), reply(404, {}), reply(429, retry_after="60")
+
+
+def sent(shop: Shop) -> list[str]:
+    return [path.replace("/", "") for path, _ in shop.vendor.told]
+
+
+def ids(*numbers: int, who: str | None = None) -> list[dict[str, Any]]:
+    return [{"id": str(number)} | ({"who": who} if who else {}) for number in numbers]
+
+
+def test_who_failed_before_the_lane_had_to_wait_does_not_send_the_others_again(store: Store) -> None:
+    shop = posted(Shop(TWO, vendor=People(two_1=[AGAIN], two_3=[SLOW]), store=store), *ids(1, 2, 3))
+    assert sent(shop) == ["one1", "one2", "one3", "two1", "two2", "two3"]
+    shop.drain(for_s=60)
+    assert sent(shop)[6:] == ["two1", "two3"]
+    assert shop.sums() == {"delivered": 3}
+
+
+def test_who_goes_back_goes_back_alone_when_the_lane_has_to_wait(store: Store) -> None:
+    shop = posted(Shop(TWO, vendor=People(two_1=[BACK], two_3=[SLOW]), store=store), *ids(1, 2, 3))
+    shop.drain(for_s=60)
+    assert sorted(sent(shop)[6:]) == ["one1", "two1", "two3"]
+    assert shop.sums() == {"delivered": 3}
+
+
+def test_those_that_go_on_at_other_times_never_begin_anew(store: Store) -> None:
+    vendor = People(one_2=[AGAIN], one_3=[AGAIN, AGAIN], two_1=[AGAIN] * 3, two_2=[AGAIN])
+    shop = posted(Shop(TWO, vendor=vendor, store=store), *ids(1, 2, 3))
+    shop.drain(for_s=600)
+    assert {path: sent(shop).count(path) for path in sent(shop)} == {
+        "one1": 1, "one2": 2, "one3": 3, "two1": 4, "two2": 2, "two3": 1,
+    }  # fmt: skip
+    assert shop.sums() == {"delivered": 3}
+
+
+@pytest.mark.parametrize("trouble", [AGAIN, BACK])
+@pytest.mark.parametrize("step", ["one", "two"])
+def test_who_waits_is_not_overtaken_by_a_younger_one_of_its_key(step: str, trouble: Answer, store: Store) -> None:
+    vendor = People(**{f"{step}_1": [trouble]})
+    shop = posted(Shop(TWO, vendor=vendor, store=store), *ids(1, 2, who="a"), *ids(3, who="b"))
+    shop.drain(for_s=600)
+    again = sent(shop)[sent(shop).index(f"{step}1") + 1 :]
+    assert again.index(f"{step}1") < again.index(f"{step}2")
+    assert again.index("two1") < again.index("two2")
+    assert [sent(shop).count(path) for path in ("one2", "two2", "one3", "two3")] == [1, 1, 1, 1]
+    assert shop.sums() == {"delivered": 3}
+
+
+def test_who_waits_is_not_overtaken_when_the_lane_has_to_wait_too(store: Store) -> None:
+    vendor = People(two_1=[BACK], two_3=[SLOW])
+    shop = posted(Shop(TWO, vendor=vendor, store=store), *ids(1, 2, who="a"), *ids(3, who="b"), *ids(4, who="a"))
+    assert sent(shop)[4:] == ["two1", "two3"]
+    shop.drain(for_s=600)
+    mine = [path for path in sent(shop)[6:] if path != "two3"]
+    assert mine == ["one1", "two1", "two2", "two4"]
+    assert shop.sums() == {"delivered": 4}
+
+
+def test_results_of_one_record_are_its_own_and_it_goes_on_at_its_step(store: Store) -> None:
+    shop = posted(Shop(TWO, vendor=People(two_1=[reply(200, {"bad": "again"})]), store=store), *ids(1, 2))
+    shop.drain(for_s=60)
+    assert sent(shop) == ["one1", "one2", "two1", "two2", "two1"]
+    assert shop.sums() == {"delivered": 2}
+
+
+def test_results_that_slow_the_lane_down_stop_the_others_too(store: Store) -> None:
+    shop = posted(Shop(TWO, vendor=People(two_1=[reply(200, {"bad": "slow"})]), store=store), *ids(1, 2))
+    assert sent(shop) == ["one1", "one2", "two1"]
+    shop.drain(for_s=60)
+    assert sent(shop)[3:] == ["two1", "two2"]
+    assert shop.sums() == {"delivered": 2}
+
+
+def test_what_may_have_arrived_of_one_says_nothing_of_the_others(store: Store) -> None:
+    never = TWO.replace("    steps:", "    repeat: never\n    steps:")
+    shop = posted(Shop(never, vendor=People(one_1=[TIMED_OUT]), store=store), *ids(1, 2))
+    assert sent(shop) == ["one1", "one2", "two2"]
+    assert shop.sums() == {"delivered": 1, "rejected": 1}
+
+
+def test_each_request_of_a_record_has_the_id_of_its_own_delivery() -> None:
+    ids_of = iter(["d1", "d2"])
+    shop = Shop(TWO, vendor=People(two_1=[AGAIN]), store=MemoryStore(new_id=lambda: next(ids_of)))
+    posted(shop, *ids(1, 2)).drain(for_s=60)
+    assert [body["key"] for path, body in shop.vendor.told if path.startswith("two")] == ["d1", "d2", "d1"]
+
+
+def test_a_record_that_fails_is_cleaned_up_by_itself_and_begins_anew(store: Store) -> None:
+    abort = 'abort: {each: records, request: {method: DELETE, path: "/gone/{{ steps.one.id }}"}}'
+    shop = Shop(f"{TWO}    on_failure:\n      {abort}\n", vendor=People(two_1=[AGAIN]), store=store)
+    posted(shop, *ids(1, 2)).drain(for_s=60)
+    assert sent(shop) == ["one1", "one2", "two1", "goneid-1-1", "two2", "one1", "two1"]
+    assert shop.sums() == {"delivered": 2}
+
+
+def test_what_was_looked_up_in_vain_is_looked_up_anew_whatever_the_others_have_sent(store: Store) -> None:
+    forgets = TWO.replace("{status: 422, then: reject}", "{status: 410, then: retry, forget: person, wait: 1m}")
+    forgets = forgets.replace(
+        "    record: {",
+        "    lookups: {person: {key: '${ event.id }', cache: 1h, sources: {people: {request: "
+        "{path: '/person/{{ key }}'}, rows: '${ [response.body] }'}}}}\n"
+        "    record: {person: '${ lookups.person.id }', ",
+    )
+    shop = posted(Shop(forgets, vendor=People(two_2=[reply(410, {})]), store=store), *ids(1, 2))
+    shop.drain(for_s=60)
+    assert sent(shop) == ["person1", "person2", "one1", "one2", "two1", "two2", "person2", "one2", "two2"]
+    assert shop.sums() == {"delivered": 2}
+
+
+# --- each, where the connector was changed ---
+
+CHANGED = (
+    RULES
+    + """
+actions:
+  note:
+    record: {id: "${ event.id }"}
+    batch: {records: 10}
+    steps:
+      one: {EACH request: {path: /one}, save: {id: "${ response.body.id }"}}
+      two: {request: {path: /two}}
+"""
+)
+KINDS = {"records": "each: records,", "list": "each: \"${ ['x'] }\",", "none": ""}
+
+
+@pytest.mark.parametrize("after", KINDS)
+@pytest.mark.parametrize("before", KINDS)
+@pytest.mark.parametrize("at", ["one", "two"])
+def test_a_half_done_batch_goes_on_when_a_step_becomes_one_for_each_or_no_more(
+    at: str, before: str, after: str, store: Store
+) -> None:
+    trouble = {at: [reply(200, {"id": "x"}), AGAIN] if at == "one" and before == "records" else [AGAIN]}
+    shop = posted(Shop(CHANGED.replace("EACH", KINDS[before]), vendor=People(**trouble), store=store), *ids(1, 2))
+    shop = Shop(CHANGED.replace("EACH", KINDS[after]), vendor=shop.vendor, store=store, clock=shop.clock)
+    shop.drain(for_s=60)
+    assert shop.sums() == {"delivered": 2}
+
+
 # --- each over a list ---
 
 
@@ -221,6 +385,67 @@ def test_an_absent_list_asks_nobody_and_what_is_no_list_rejects() -> None:
     shop = posted(Shop(ITEMS, vendor=People()), {"id": "1"}, {"id": "2", "tags": "x"})
     assert [path for path, _ in shop.vendor.told] == ["people", "close", "people"]
     assert shop.sums() == {"delivered": 1, "rejected": 1}
+
+
+OF_ALL = """
+actions:
+  note:
+    record: {id: "${ event.id }"}
+    batch: {records: 10}
+    steps:
+      one: {each: "${ batch.records }", request: {path: "/one/{{ item.id }}"}}
+      two: {request: {path: /two, json: {ids: "${ batch.records[*].id }"}}}
+"""
+
+
+def test_a_list_made_of_many_records_loses_none_when_the_batch_is_halved(store: Store) -> None:
+    shop = posted(Shop(OF_ALL, vendor=People(one_3=[reply(400, {})] * 9), store=store), *ids(1, 2, 3, 4))
+    assert [body["ids"] for path, body in shop.vendor.told if path == "two"] == [["1", "2"], ["4"]]
+    assert {"one1", "one2", "one4"} <= set(sent(shop))
+    assert shop.reasons() == {"3": "HTTP 400"}
+    assert shop.sums() == {"delivered": 3, "rejected": 1}
+
+
+def test_what_must_not_be_repeated_is_not_sent_anew_for_halves(store: Store) -> None:
+    never = OF_ALL.replace("    steps:", "    repeat: never\n    steps:")
+    shop = posted(Shop(never, vendor=People(one_3=[reply(400, {})]), store=store), *ids(1, 2, 3, 4))
+    assert sent(shop) == ["one1", "one2", "one3"]
+    assert shop.sums() == {"rejected": 4}
+
+
+def test_a_list_that_has_become_shorter_goes_on_at_the_item_that_failed(store: Store) -> None:
+    named = OF_ALL.replace(
+        '"/one/{{ item.id }}"}',
+        '"/one/{{ item.id }}"}, results: {at: "${ response.body.gone }", '
+        'match: {ours: "${ record.id }", theirs: "${ result }"}, ok: "${ `false` }", unnamed: delivered}',
+    )
+    vendor = People(one_1=[reply(200, {"gone": ["1"]})], one_2=[reply(200, {"gone": []})], one_3=[SLOW])
+    vendor.trouble |= {f"one_{number}": [reply(200, {"gone": []})] for number in (4,)}
+    shop = posted(Shop(named, vendor=vendor, store=store), *ids(1, 2, 3, 4))
+    vendor.trouble["one_3"] = [reply(200, {"gone": []})]
+    shop.drain(for_s=60)
+    assert sent(shop) == ["one1", "one2", "one3", "one3", "one4", "two"]
+    assert shop.sums() == {"delivered": 3, "rejected": 1}
+
+
+def test_of_equal_items_each_is_sent_once(store: Store) -> None:
+    trouble = [reply(200, {"id": "t"}), reply(200, {"id": "u"}), AGAIN]
+    shop = posted(Shop(ITEMS, vendor=People(tags=trouble), store=store), {"id": "1", "tags": ["x", "x", "x"]})
+    shop.drain(for_s=60)
+    assert [path for path in sent(shop) if path.endswith("tags")] == ["peopleid-people-1tags"] * 4
+    assert shop.vendor.told[-1] == ("close", {"tags": ["t", "u", "id-tags-5"]})
+
+
+def test_an_item_that_names_only_some_records_is_not_asked_for_ever() -> None:
+    named = OF_ALL.replace(
+        '"/one/{{ item.id }}"}',
+        '"/one/{{ item.id }}"}, results: {at: "${ response.body.ok }", '
+        'match: {ours: "${ record.id }", theirs: "${ result }"}, unnamed: resend}',
+    )
+    vendor = People(one_1=[reply(200, {"ok": ["1"]})] * 99)
+    shop = posted(Shop(named, vendor=vendor), *ids(1, 2))
+    shop.drain(for_s=3600)
+    assert sent(shop).count("one1") == 3
 
 
 # --- once_per ---
@@ -258,6 +483,44 @@ def test_going_back_to_a_step_sends_it_whatever_was_remembered() -> None:
     shop.drain(for_s=60)
     assert [path.rsplit("/", 1)[-1] for path, _ in shop.vendor.told] == ["people", "notes", "people", "notes"]
     assert shop.sums() == {"delivered": 1}
+
+
+ONCE_ITEMS = (
+    RULES
+    + """
+actions:
+  note:
+    record: {id: "${ event.id }", tags: "${ event.tags }"}
+    steps:
+      member:
+        each: ${ record.tags }
+        once_per: {key: "${ item }", within: 10m}
+        request: {path: "/tags/{{ item }}"}
+        results:
+          match: test
+          ok: ${ !(response.body.bad) }
+          outcomes: [{when: "${ record }", then: retry, wait: 1m}]
+      note: {request: {path: /notes}}
+"""
+)
+
+
+def test_going_back_sends_each_item_again_whatever_was_remembered() -> None:
+    shop = posted(Shop(ONCE_ITEMS, vendor=People(notes=[BACK])), {"id": "1", "tags": ["x", "y"]})
+    shop.drain(for_s=60)
+    assert sent(shop) == ["tagsx", "tagsy", "notes", "tagsx", "tagsy", "notes"]
+
+
+def test_what_results_call_bad_was_not_sent() -> None:
+    shop = Shop(ONCE_ITEMS, vendor=People(tags_x=[reply(200, {"bad": True})]))
+    posted(shop, {"id": "1", "tags": ["x"]}).drain(for_s=60)
+    assert sent(shop) == ["tagsx", "tagsx", "notes"]
+    assert shop.sums() == {"delivered": 1}
+
+
+def test_a_key_that_is_no_text_rejects_its_record_alone() -> None:
+    shop = posted(Shop(ONCE, vendor=People()), {"id": "1", "mail": ["a"]}, {"id": "2", "mail": "b"})
+    assert shop.sums() == {"delivered": 1, "rejected": 1}
 
 
 def test_without_a_key_it_is_always_sent() -> None:

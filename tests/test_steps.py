@@ -241,6 +241,42 @@ def test_who_was_decided_by_a_step_before_the_process_was_killed_begins_anew(sto
     assert shop.vendor.bodies[-3:] == [[{"id": "2"}, {"id": "3"}], {}, [{"id": "1"}]]
 
 
+CHANGED = """
+replies: {outcomes: [{status: 409, then: retry, wait: 1m}]}
+actions:
+  note:
+    record: {id: "${ event.id }"}
+    BATCH
+    steps:
+      open: {request: {path: /open}, save: {id: "${ response.body.id }"}}
+      note: {request: {path: /notes, json: {of: "${ steps.open.id }", BODY}}}
+"""
+BATCH = CHANGED.replace("BATCH", "batch: {records: 9}").replace("BODY", 'all: "${ batch.records[*].id }"')
+
+
+def test_a_half_done_batch_of_an_action_that_has_no_batches_any_more_loses_nobody(store: Store) -> None:
+    shop = Shop(BATCH, vendor=Vendor(reply(200, {"id": "o"}), reply(409), reply(200, {"id": "o"})), store=store)
+    shop.post({"id": "1"}, {"id": "2"})
+    shop.drain()
+    single = CHANGED.replace("BATCH", "").replace("BODY", 'one: "${ record.id }"')
+    shop = Shop(single, vendor=shop.vendor, store=store, clock=shop.clock)
+    shop.drain(for_s=60)
+    assert shop.vendor.bodies[1:] == [
+        {"of": "o", "all": ["1", "2"]}, None, {"of": "o", "one": "1"}, None, {"of": "o", "one": "2"},
+    ]  # fmt: skip
+    assert shop.sums() == {"delivered": 2}
+
+
+def test_a_step_that_has_another_name_now_is_gone_on_at_without_those_before_it(store: Store) -> None:
+    shop = Shop(BATCH, vendor=Vendor(reply(200, {"id": "o"}), reply(409), reply(200, {"id": "o"})), store=store)
+    shop.post({"id": "1"}, {"id": "2"})
+    shop.drain()
+    shop = Shop(BATCH.replace("      note:", "      renamed:"), vendor=shop.vendor, store=store, clock=shop.clock)
+    shop.drain(for_s=60)
+    assert shop.vendor.lines == ["POST /v1/open", "POST /v1/notes", "POST /v1/notes"]
+    assert shop.sums() == {"delivered": 2}
+
+
 def test_a_step_whose_condition_does_not_hold_is_left_out() -> None:
     text = """
 actions:
