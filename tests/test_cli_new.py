@@ -22,6 +22,7 @@ from engine.scaffold.auths import KINDS
 CONTACTS = ROOT / "tests/openapi/contacts-3.0.json"
 ORDERS = ROOT / "tests/openapi/orders-3.1.yaml"
 WRITTEN = [
+    ".gitignore",
     "clients/acme-crm-example.yaml",
     "connectors/acme-crm.yaml",
     "docs/connectors/acme-crm.md",
@@ -72,6 +73,7 @@ docs/connectors/acme-crm.notes.md  what its page takes in
 docs/connectors/acme-crm.md        its page, by `connect docs`
 schemas/connector.schema.json      for your editor
 schemas/client.schema.json         for your editor
+.gitignore                         what git leaves out
 
 10 things are yours to decide. `grep -rn DECIDE:` finds them:
   connectors/acme-crm.yaml

@@ -364,8 +364,8 @@ def _written(draft: Draft, client: str, named: bool, directory: Path, force: boo
     taken = scaffold.existing(directory, wanted)
     if taken and not force:
         raise UsageError(f"{directory / taken[0]} is there already; nothing was written; --force writes over it")
-    editor = scaffold.editor_files()
-    wanted |= {name: text for name, text in editor.items() if not (directory / name).exists()}
+    shared = scaffold.shared_files()
+    wanted |= {name: text for name, text in shared.items() if not (directory / name).exists()}
     scaffold.write(directory, wanted)
     width = max(map(len, wanted))
     for name in wanted:
@@ -373,7 +373,7 @@ def _written(draft: Draft, client: str, named: bool, directory: Path, force: boo
     if keep:
         click.echo(f"\n{there} stays as it is. It needs below `connectors:`\n")
         click.echo("\n".join(block(companions.binding(draft, client), 2)))
-    written = {name: text for name, text in wanted.items() if name not in editor}
+    written = {name: text for name, text in wanted.items() if name not in shared}
     _decisions({name: text for name, text in written.items() if not _generated(name)})
     _next(draft.name, client, directory)
 
@@ -393,6 +393,7 @@ def _what(name: str) -> str:
         "events": "an event to try",
         "docs": "its page, by `connect docs`",
         "schemas": "for your editor",
+        ".gitignore": "what git leaves out",
     }
     return kinds[name.partition("/")[0]]
 

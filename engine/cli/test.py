@@ -83,8 +83,8 @@ def command(
     given = click.get_current_context().get_parameter_source("via") is click.core.ParameterSource.COMMANDLINE
     require_sense(record=record, replay=replay, covers=covers, vendor=vendor, client=client, via=given)
     project = options.open_project(directory)
-    chosen = names or (own(project) if record or replay else ())
-    found = usable(project, chosen) if chosen or not (record or replay) else []
+    chosen = names or (own(project) if record or replay or covers else ())
+    found = usable(project, chosen) if chosen or not (record or replay or covers) else []
     wanted = [(loaded, at, example) for loaded in found for at, example in examples(loaded, part)]
     watched = {loaded.path: coverage_of(loaded) for loaded in found} if covers else {}
     attempt: Try | None = None

@@ -96,12 +96,13 @@ def files(draft: Draft, client: str) -> dict[str, str]:
     return found
 
 
-def editor_files() -> dict[str, str]:
-    """The schemas that the first lines of the files name, for completion and hover."""
+def shared_files() -> dict[str, str]:
+    """What all of a project needs: the schemas that an editor reads, and what git leaves out."""
     from engine.spec.violations import bundled
 
     names = ("connector.schema.json", "client.schema.json")
-    return {f"schemas/{name}": (bundled("schemas") / name).read_text(encoding="utf-8") for name in names}
+    schemas = {f"schemas/{name}": (bundled("schemas") / name).read_text(encoding="utf-8") for name in names}
+    return {**schemas, ".gitignore": "connect.db*\n.connect/\n"}
 
 
 def existing(directory: Path, wanted: Mapping[str, str]) -> list[str]:
