@@ -6,10 +6,11 @@ import threading
 from typing import Any
 
 MAX_CACHED = 100_000
+SWEPT = 2  # of what is over, with each that comes: in time nothing of it is left
 
 
 class Cache:
-    """Values by what they are of and a key, until their time; the oldest go first when it is full."""
+    """Values by what they are of and a key, until their time; the oldest go first, when over or when it is full."""
 
     def __init__(self) -> None:
         self.kept: dict[tuple[str, str], tuple[Any, float]] = {}
@@ -20,11 +21,15 @@ class Cache:
             kept = self.kept.get((of, key))
             return (kept[0],) if kept is not None and kept[1] > now else None
 
-    def put(self, of: str, key: str, value: Any, until: float) -> None:
+    def put(self, of: str, key: str, value: Any, now: float, for_s: float) -> None:
         with self.lock:
-            while len(self.kept) >= MAX_CACHED:
-                del self.kept[next(iter(self.kept))]
-            self.kept[of, key] = (value, until)
+            self.kept.pop((of, key), None)  # the newest stands last
+            for _ in range(SWEPT):
+                oldest = next(iter(self.kept), None)
+                if oldest is None or (self.kept[oldest][1] > now and len(self.kept) < MAX_CACHED):
+                    break
+                del self.kept[oldest]
+            self.kept[of, key] = (value, now + for_s)
 
     def forget(self, of: str, key: str) -> None:
         with self.lock:

@@ -194,7 +194,9 @@ class Lookup:
     ) -> None:
         self.spec, self.name, self.cache = spec, name, cache
         self.cache_s = units.duration(spec.cache)
-        self.cached_as = f"{name}#{sha256(encode_json(spec)).hexdigest()}"  # look-ups of one name may differ by action
+        # Look-ups of one name may differ by action; what is found is the same for whoever may do without it.
+        same = msgspec.structs.replace(spec, when=None, when_absent="reject")
+        self.cached_as = f"{name}#{sha256(encode_json(same)).hexdigest()}"
         names = BOUND
         self.when = compiler.condition(spec.when, LOOKING | {"lookups"}, (*place, "when"))
         key_names = LOOKING | {"lookups"}
@@ -251,9 +253,8 @@ class Lookup:
                 if source.when(wire.scope):
                     self.ask(wire, source, wanted, known, failures, lambda _: wire.scope)
             if self.create is not None:
-                asked = zip(reversed(keys), reversed(scopes), strict=True)
-                first = {key: scope for key, scope in asked if isinstance(key, str)}
-                self.make(wire, self.create, wanted, known, failures, first)
+                asked = [(key, scope) for key, scope in zip(keys, scopes, strict=True) if isinstance(key, str)]
+                self.make(wire, self.create, wanted, known, failures, asked)
         except Stopped as stopped:
             rest = Found(outcome=of_lane(stopped.outcome), trace=stopped.trace)
             for key in wanted:
@@ -279,15 +280,18 @@ class Lookup:
         keys: list[str],
         known: dict[str, Found],
         failures: int,
-        first: dict[Any, dict[str, Any]],
+        asked: list[tuple[str, dict[str, Any]]],
     ) -> None:
-        """What no source knew is made, where `when` wants it: all in one request, or each by the first row asking."""
+        """What no source knew is made, where `when` wants it: in one request, or each by the first row it holds for."""
         if create.several:
             if create.when(wire.scope):
                 self.ask(wire, create, keys, known, failures, lambda _: wire.scope)
             return
-        wanted = [key for key in keys if key not in known and create.when({**first[key], "key": key})]
-        self.ask(wire, create, wanted, known, failures, lambda part: first[part[0]], several=False)
+        first: dict[str, dict[str, Any]] = {}
+        for key, scope in asked:
+            if key not in known and key not in first and create.when({**scope, "key": key}):
+                first[key] = scope
+        self.ask(wire, create, [*first], known, failures, lambda part: first[part[0]], several=False)
 
     def ask(
         self,
@@ -350,7 +354,7 @@ class Lookup:
             return 0  # the request itself will say what is wrong
 
     def take(self, wire: Wire, keys: list[str], rows: dict[str, list[Any]], known: dict[str, Found]) -> None:
-        until = wire.clock.now() + self.cache_s
+        now = wire.clock.now()
         for key in keys:
             found = rows.get(key)
             if not found:
@@ -361,7 +365,7 @@ class Lookup:
                 continue
             known[key] = Found(found[0])
             if self.cache_s > 0:
-                self.cache.put(self.cached_as, key, found[0], until)
+                self.cache.put(self.cached_as, key, found[0], now, self.cache_s)
 
     def answer(self, found: Found | None) -> Found:
         if found is not None:
@@ -406,7 +410,7 @@ class Lookup:
                 return Found(outcome=of_lane(unreadable(done.reply.status, str(error))), trace=done.trace)
             if value is not None:
                 if self.cache_s > 0:
-                    self.cache.put(self.cached_as, "", value, wire.clock.now() + self.cache_s)
+                    self.cache.put(self.cached_as, "", value, wire.clock.now(), self.cache_s)
                 return Found(value)
         return self.answer(None)
 

@@ -130,7 +130,7 @@ class Once:
 
     def remember(self, call: Call, scope: dict[str, Any], saved: dict[str, Any], now: float) -> None:
         if (key := self.named(scope)) is not None:
-            self.cache.put(self.of, key, (call.requester.fingerprint(scope), saved), now + self.within_s)
+            self.cache.put(self.of, key, (call.requester.fingerprint(scope), saved), now, self.within_s)
 
     def forget(self, scope: dict[str, Any]) -> None:
         with suppress(BadValue):

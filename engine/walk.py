@@ -15,6 +15,7 @@ from engine.outcomes import DELIVERED, holds_back
 from engine.owners import new_owner
 from engine.program import Done, decode_event
 from engine.records import Delivery, Lease, Outcome, OutcomeKind, Progress, Trace
+from engine.semantics import plain
 from engine.steps import Member
 from engine.wire import Wire, new_nonce
 
@@ -68,7 +69,7 @@ class Walk:
         self.world, self.program, self.failures = world, program, failures
         credentials = world.credentials(program)
         derived = program.derived(credentials.values)
-        world.masker(program).add(*(value for value in derived.values() if isinstance(value, str)))
+        world.masker(program).add(*(plain(value) for value in derived.values() if not isinstance(value, bool)))
         self.wire = Wire(
             connector=program.connector.name,
             client=program.client.client,

@@ -44,6 +44,16 @@ def test_what_was_derived_is_masked_like_a_secret() -> None:
     assert dead.trace.request == '{"id":"1","region":"***"}'
 
 
+def test_a_number_that_was_derived_is_masked_too() -> None:
+    derive = DERIVE.replace("last(", "number(last(").replace("'-'))", "'-')))")
+    chimp = shop(CHIMP.replace(DERIVE, derive), "0123456789abcdef-40417", Vendor(reply(400, {"ok": False})))
+    chimp.post({"id": "1"})
+    chimp.drain()
+    [dead] = chimp.dead()
+    assert dead.trace is not None
+    assert (dead.trace.url, dead.trace.request) == ("https://***.chimp.example/notes", '{"id":"1","region":***}')
+
+
 def test_a_whole_secret_is_not_derived_and_the_lane_pauses() -> None:
     chimp = shop(CHIMP.replace(DERIVE, '"${ secrets.api_key }"'))
     chimp.post({"id": "1"})

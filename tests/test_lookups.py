@@ -325,11 +325,22 @@ def test_actions_share_what_one_look_up_found_but_not_one_that_only_has_the_name
 def test_a_full_cache_lets_the_oldest_go() -> None:
     cache = Cache()
     for at in range(100_001):
-        cache.put("x", str(at), at, 10.0)
+        cache.put("x", str(at), at, 0.0, 10.0)
     assert cache.get("x", "0", 0.0) is None
     assert cache.get("x", "1", 0.0) == (1,)
     assert cache.get("x", "1", 10.0) is None
     assert len(cache.kept) == 100_000
+
+
+def test_what_is_over_leaves_the_cache_and_what_came_anew_is_not_the_oldest() -> None:
+    cache = Cache()
+    for at in range(10):
+        cache.put("x", str(at), at, 0.0, 10.0)
+    cache.put("x", "0", "again", 5.0, 10.0)
+    for at in range(10, 20):
+        cache.put("x", str(at), at, 11.0, 10.0)
+    assert cache.get("x", "0", 11.0) == ("again",)
+    assert [key for _, key in cache.kept] == ["0", *(str(at) for at in range(10, 20))]
 
 
 # --- when the vendor does not answer ---
@@ -539,6 +550,23 @@ def test_nothing_is_made_where_the_client_does_not_want_it() -> None:
     wired = Wired(MAKING, registry(), {"list": "skip"})
     assert wired.values("b") == [Outcome(OutcomeKind.SKIP, "look-up person: not found", "not-found", expected=True)]
     assert sent(wired) == ["GET b"]
+
+
+def test_a_row_that_does_not_want_it_made_keeps_no_other_row_from_making_it() -> None:
+    wired = Wired(MAKING.replace("settings.list != 'skip'", "event.name"), registry())
+    made = {"id": "id-b", "name": "Bea", "new": True}
+    assert [one.value for one in wired.find({"email": "b"}, {"email": "b", "name": "Bea"})] == [made, made]
+    assert sent(wired) == ["GET b", "POST {'email': 'b', 'name': 'Bea'}"]
+
+
+def test_what_one_action_made_another_does_not_make_again_though_it_may_do_without_it() -> None:
+    note = MAKING.split("actions:\n")[1]
+    other = note.replace("  note:", "  other:", 1).replace("when_absent: skip", "when_absent: continue")
+    wired = Wired(MAKING + other, registry())
+    assert [wired.values("b", action=action) for action in ("note", "other")] == [
+        [{"id": "id-b", "name": None, "new": True}]
+    ] * 2
+    assert [line.split()[0] for line in sent(wired)] == ["GET", "POST"]
 
 
 def test_one_that_can_not_be_made_is_its_own_row_s_fault() -> None:
