@@ -207,6 +207,7 @@ WHERE = {
     "now": "a mapping must be repeatable; use received_at or a time of the event",
     "token": "what a log-in saved is for auth and http",
     "sign": "signatures are for auth only; place them there",
+    "args": "here the definition is used without them; give them: {$use: name, args: {…}}",
     "nonce": "a mapping must be repeatable; delivery.id is the same over all tries",
 }
 

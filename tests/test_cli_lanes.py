@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -300,3 +301,12 @@ def test_a_connector_that_cannot_be_read_fails_with_its_findings(home: Path) -> 
     ended = connect("test", "rdstation", project=home)
     assert (ended.code, ended.out) == (1, "")
     assert ended.err.startswith("connect: connectors/rdstation.yaml:1:1: ")
+
+
+def test_a_connector_that_can_not_be_compiled_is_told_once_with_its_place(home: Path) -> None:
+    path = home / "connectors" / "rdstation.yaml"
+    path.write_text(path.read_text().replace("email: ${ fields.email }\n", "email: ${ field.email }\n"))
+    ended = connect("test", "rdstation", project=home)
+    assert ended.code == 1
+    assert ended.err.count("unknown name field") == 1
+    assert re.search(r"^connect: connectors/rdstation\.yaml:\d+:\d+: ", ended.err, re.MULTILINE)

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import click
 
 from engine.cli import options, output
-from engine.errors import ConnectError, UsageError
+from engine.errors import ConnectError, SpecErrors, UsageError
+from engine.spec.findings import errors_in
 
 if TYPE_CHECKING:
     from engine.cassettes import Account
@@ -139,6 +140,11 @@ def usable(project: Project, names: tuple[str, ...]) -> list[Loaded[Connector]]:
     for name in names or project.connector_files():
         project.connector(name)
         found.append(project.loaded_connector(name))
+    from engine.spec.check import check
+
+    wrong = errors_in(check(project, [Path(one.path) for one in found], examples=False))
+    if wrong:
+        raise SpecErrors(wrong)
     return found
 
 
@@ -191,8 +197,9 @@ def recording(project: Project, via: str | None, client: str | None) -> Try:
         if example.refused is not None:
             return Told(skipped="its events are not taken in, so nothing is sent")
         account = account_of(project, connector, client) if client is not None else None
+        reach = options.reach(None, project)
         try:
-            recorded = cassettes.record(connector, example, clock=SystemClock(), via=via, account=account)
+            recorded = cassettes.record(connector, example, clock=SystemClock(), via=via, account=account, reach=reach)
         except UsageError:
             raise
         except ConnectError as error:

@@ -69,7 +69,7 @@ def checked_base_url(url: str) -> str:
 
 
 def checked_path(path: str) -> str:
-    if not re.fullmatch(r"(/[A-Za-z0-9._~!@:,;=+-]+)+", path) or re.search(r"/\.\.?(/|\Z)", path):
+    if not re.fullmatch(r"(/[A-Za-z0-9._~!@:,;=+-]+)+/?", path) or re.search(r"/\.\.?(/|\Z)", path):
         raise UsageError(f"{path[:200]} can't be a path; it begins with / and has letters, digits and . _ - ~")
     return path
 

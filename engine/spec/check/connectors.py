@@ -106,6 +106,7 @@ def connector_problems(facts: Facts) -> Iterator[Problem]:
     yield from defaults_faults(connector)
     for name, action in connector.actions.items():
         yield from _batch_faults(action.batch, ("actions", name, "batch"))
+        yield from _resend_faults(action, ("actions", name), facts)
     if connector.sandbox is not None:
         yield from _sandbox_faults(connector, connector.sandbox)
     for index, example in enumerate(connector.examples):
@@ -127,6 +128,18 @@ def _batch_faults(batch: types.Batch | None, place: Path) -> Iterator[Problem]:
     if most.bytes is not None and units.size(batch.bytes) > units.size(most.bytes):
         says = f"{batch.bytes} is above the {most.bytes} of batch.max"
         yield Problem((*place, "bytes"), "batch-max", says, f"write at most {most.bytes}")
+
+
+def _resend_faults(action: types.Action, place: Path, facts: Facts) -> Iterator[Problem]:
+    """`resend` sends the request again without the records that were named: it must be made of them."""
+    for title, step in action.steps.items():
+        at = [index for index, results in enumerate(step.results) if results.unnamed == "resend"]
+        requests = ((*place, "steps", title, "request"), (*place, "request"))
+        read = {use.path[0] for use in facts.uses if any(use.place[: len(each)] == each for each in requests)}
+        if at and not read & {"batch", "record", "item"}:
+            says = "resend would send the same request again: it holds no records"
+            hint = "resend stands on the request that has them; here delivered or retry"
+            yield Problem((*place, "steps", title, "results", at[0], "unnamed"), "resend", says, hint)
 
 
 def _units(connector: types.Connector) -> Iterator[Problem]:
