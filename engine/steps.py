@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from engine.wire import Wire
 
 RESEND = Outcome(OutcomeKind.RETRY, "the rest again", count=False)  # at once, without those that the reply named
+GIVES_WAY = Outcome(OutcomeKind.RETRY, "the rest goes on in a moment", wait_s=0.0, count=False)
 BEHIND = Outcome(OutcomeKind.RETRY, "an older one of its key waits", wait_s=0.0, count=False)
 SENT = "#sent "  # and a step with `each`: which of its items were sent, and what was saved of each
 EVENT_PARTS = ("event", "fields", "record", "item", "vars", "lookups", "batch", "steps")
@@ -297,6 +298,9 @@ class Steps:
             if member.outcome is not None:
                 continue
             finished[mark] = kept
+            if at < len(live) - 1 and wire.over():
+                self.stand_still([each for each in live if each.outcome is None], GIVES_WAY, progress, behind)
+                break
             if at < len(live) - 1:
                 save(progress, [other for other in live if other.outcome is None])
         return progress
@@ -403,6 +407,8 @@ class Steps:
                 break
             finished.append(kept)
             sent.setdefault(mark, []).append(kept)
+            if index < len(items) - 1 and wire.over():
+                return GIVES_WAY, progress, None
             if index < len(items) - 1:
                 save(progress, undecided)
         return None, msgspec.structs.replace(anew, saved={**rest, step.name: finished}), None
@@ -570,6 +576,7 @@ class Steps:
         undecided = [member for member in live if member.outcome is None]
         self.void(wire, undecided, outcome, group, progress)
         stays = outcome.kind in (OutcomeKind.THROTTLE, OutcomeKind.DEFER) or (outcome.outage and not outcome.restart)
+        stays = stays or outcome is GIVES_WAY
         failed = bool(self.on_failure) and not stays
         if failed:
             self.clean_up(wire, live, group, progress)

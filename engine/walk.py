@@ -65,8 +65,18 @@ class Ended(NamedTuple):
 class Walk:
     """The walk for one program over some deliveries; knows nothing of leases."""
 
-    def __init__(self, world: World, program: Program, *, keep_alive: Callable[[], None], failures: int = 0) -> None:
-        self.world, self.program, self.failures = world, program, failures
+    def __init__(
+        self,
+        world: World,
+        program: Program,
+        *,
+        keep_alive: Callable[[], None],
+        over: Callable[[], bool] = lambda: False,
+        mapped: Callable[[float], None] = lambda _: None,
+        failures: int = 0,
+    ) -> None:
+        """`over`: is a batch that sends many requests to go on another time? `mapped` hears how long mapping took."""
+        self.world, self.program, self.failures, self.mapped = world, program, failures, mapped
         credentials = world.credentials(program)
         derived = program.derived(credentials.values)
         world.masker(program).add(*(plain(value) for value in derived.values() if not isinstance(value, bool)))
@@ -83,6 +93,7 @@ class Walk:
             telemetry=world.telemetry,
             owner=new_owner(),
             keep_alive=keep_alive,
+            over=over,
             nonce=world.nonce,
         )
 
@@ -94,7 +105,9 @@ class Walk:
 
         Those whose key has come to be in `held` stay where they are: an older one of their key is to be sent again.
         """
+        began = self.world.clock.now()
         ready, done = action.prepare(self.program, self.wire, deliveries, failures=self.failures)
+        self.mapped(self.world.clock.now() - began)
         batches: list[Any] = [done] if done else []
         if not any(lane_wide(one.outcome) for one in done):
             batches += action.batcher.cut(action.batcher.units(ready))

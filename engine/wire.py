@@ -44,6 +44,7 @@ class Wire:
         telemetry: Telemetry,
         owner: str,
         keep_alive: Callable[[], None] = lambda: None,
+        over: Callable[[], bool] = lambda: False,
         nonce: Callable[[], str] = new_nonce,
     ) -> None:
         self.connector, self.client, self.scope = connector, client, scope
@@ -51,6 +52,7 @@ class Wire:
         self.store, self.transport, self.clock = store, transport, clock
         self.masker, self.telemetry, self.owner, self.keep_alive = masker, telemetry, owner, keep_alive
         self.nonce = nonce
+        self.over = over  # is it time to let others send, or the end of the process?
 
     def shown(self, outcome: Outcome | None) -> Outcome | None:
         """The outcome as it may be written down and told: what the vendor echoes is masked first and cut then."""

@@ -44,6 +44,7 @@ class Worker:
         self.held: dict[tuple[str, str, str], float] = {}  # (connector, client, action) -> until
         self.failing: dict[str, float] = {}  # id of a delivery -> when it first failed in what looked like an outage
         self.turns: dict[tuple[str, str], Turn] = {}
+        self.gave_way: dict[tuple[str, str], str] = {}  # the action at which a lane's last turn was over
 
     # --- lanes ---
 
@@ -145,6 +146,7 @@ class Turn:
         self.worker, self.world, self.lease = worker, worker.world, lease
         self.wake_at: float | None = None
         self.settled = False
+        self.ends_at = self.world.clock.now() + TURN_S
         self.renewing = threading.Lock()
 
     def keep_alive(self) -> None:
@@ -162,24 +164,50 @@ class Turn:
             self.pause("the client or its connector is not there any more, or not active")
             return False
         try:
-            walk = Walk(world, program, keep_alive=self.keep_alive, failures=lease.failures)
+            walk = Walk(
+                world,
+                program,
+                keep_alive=self.keep_alive,
+                over=self.over,
+                mapped=self.mapped,
+                failures=lease.failures,
+            )
         except SecretUnavailable as error:
             self.pause(str(error))
             return False
         verdicts = Verdicts(world, program, lease, self.worker.failing)
-        ends_at = world.clock.now() + TURN_S
         while not self.worker.stopping.is_set():
             worked = self.round(walk, verdicts, program)
             if worked is None:  # held back or paused; `not_before` and the pause keep it from being due
                 self.wake(world.clock.now())
             if not worked:
                 break
-            if world.clock.now() >= ends_at:
+            if world.clock.now() >= self.ends_at:
                 self.wake(world.clock.now())
                 break
         if self.worker.stopping.is_set():
             self.wake(world.clock.now())
         return self.settled
+
+    def over(self) -> bool:
+        """Does another lane wait for its turn, or is it the end of the process?"""
+        if self.worker.stopping.is_set():
+            return True
+        now = self.world.clock.now()
+        return now >= self.ends_at and bool(self.world.store.due_lanes(now=now, limit=1))
+
+    def mapped(self, seconds: float) -> None:
+        """What took so long to look up and map is used for as long, before it would have to be done again."""
+        self.ends_at = max(self.ends_at, self.world.clock.now() + seconds)
+
+    def give_way(self, action: str) -> bool:
+        self.worker.gave_way[self.lease.connector, self.lease.client] = action
+        return True
+
+    def in_turn(self, actions: list[str]) -> list[str]:
+        """The one that the lane gave way at comes last, so that one with much to do leaves time for the others."""
+        last = self.worker.gave_way.pop((self.lease.connector, self.lease.client), "")
+        return [name for name in actions if name > last] + [name for name in actions if name <= last]
 
     def wake(self, at: float) -> None:
         self.wake_at = at if self.wake_at is None else min(self.wake_at, at)
@@ -194,19 +222,19 @@ class Turn:
         """Every action once. True: something was settled, look again. None: the lane is held back."""
         store, worked = self.world.store, False
         self.wake_at = None
-        for name in store.waiting_actions(self.lease):
+        for name in self.in_turn(store.waiting_actions(self.lease)):
             action = program.actions.get(name)
             now = self.world.clock.now()
             if action is None or self.stands_still(name):
                 continue
             for progress, deliveries in store.progress(self.lease, name, now=now):
-                if self.worker.stopping.is_set() or self.stands_still(name):
+                if self.over() or self.stands_still(name):
                     break
                 if not self.settle(walk.resumed(action, progress, deliveries, self.lease), verdicts, program):
                     return None
                 worked = True
-            if self.worker.stopping.is_set():
-                return True
+            if self.over():
+                return self.give_way(name)
             if self.stands_still(name):
                 continue
             count, oldest, next_due = store.backlog(self.lease, name, now=now, cap=action.batcher.enough)
@@ -224,8 +252,8 @@ class Turn:
                 if not self.settle(ended, verdicts, program, held_keys):
                     return None
                 walk.failures = verdicts.failures
-                if self.worker.stopping.is_set():
-                    return True
+                if self.over():
+                    return self.give_way(name)
                 if self.stands_still(name):
                     break
         return worked

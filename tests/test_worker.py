@@ -559,6 +559,94 @@ def test_a_lane_gives_way_after_its_turn() -> None:
     assert "x" in [body["id"] for body in shop.vendor.bodies][:5]
 
 
+def slowly(shop: Shop, **paths: float) -> None:
+    """The vendor takes so many seconds for each request to a path, 4 by default."""
+
+    def answer(request: Prepared) -> Reply:
+        shop.clock.sleep(paths.get(request.url.split("/v1/")[1].split("/")[0].split("?")[0], 4.0))
+        return reply(200, {"rows": [{"id": "x"}]})
+
+    shop.vendor.answer = answer
+
+
+TWO_CLIENTS = ("{client: abc, connectors: {crm: {}}}", "{client: xyz, connectors: {crm: {}}}")
+
+
+@pytest.mark.parametrize(
+    "action",
+    [
+        "batch: {records: 1, window: 1m}, request: {path: /notes, json: {id: '${ batch.records[0].id }'}}",
+        "batch: {records: 100}, each: records, request: {path: /notes, json: {id: '${ record.id }'}}",
+        "batch: {records: 100}, steps: {x: {each: '${ batch.records }', request: {path: /notes, json: '${ item }'}}}",
+    ],
+)
+def test_many_requests_of_one_reading_give_way_too_and_none_is_sent_twice(action: str, store: Store) -> None:
+    text = f"actions: {{note: {{record: {{id: '${{ event.id }}'}}, {action}}}}}"
+    shop = Shop(text, *TWO_CLIENTS, store=store)
+    slowly(shop)
+    shop.post(*({"id": f"a{at}"} for at in range(12)), client="abc")
+    shop.post({"id": "x"}, client="xyz")
+    shop.drain(600)
+    sent = [body["id"] for body in shop.vendor.bodies]
+    assert sent.index("x") in range(1, 5)
+    assert sorted(sent) == sorted(["x", *(f"a{at}" for at in range(12))])
+    assert [shop.sums(client) for client in ("abc", "xyz")] == [{"delivered": 12}, {"delivered": 1}]
+
+
+def test_a_lane_that_gives_way_goes_on_with_its_other_actions(store: Store) -> None:
+    text = WINDOWS.format(lookup="", more="  also: {record: {id: '${ event.id }'}, request: {path: /also}}")
+    shop = Shop(text, *TWO_CLIENTS, store=store)
+    slowly(shop)
+    for client in ("abc", "xyz"):
+        shop.post(*({"id": str(at)} for at in range(20)), client=client)
+    shop.drain(60)
+    assert {line.split("/")[-1] for line in shop.vendor.lines[:12]} == {"note", "also"}
+
+
+WINDOWS = """
+actions:
+  a: {{record: {{id: '${{ event.id }}'}}, {lookup} batch: {{records: 1, window: 1s}}, request: {{path: /note}}}}
+{more}
+"""
+LOOKUP = (
+    "lookups: {who: {key: '${ event.id }', sources: {x: {request: {method: GET, path: /who, query: {id: '${ key }'}},"
+    " rows: '${ response.body.rows }'}}}},"
+)
+
+
+def test_what_took_long_to_look_up_is_used_before_the_lane_gives_way() -> None:
+    shop = Shop(WINDOWS.format(lookup=LOOKUP, more=""), *TWO_CLIENTS)
+    slowly(shop, who=2, note=1)
+    for client in ("abc", "xyz"):
+        shop.post(*({"id": str(at)} for at in range(30)), client=client)
+    shop.drain(1200)
+    asked = [line.split("?")[0] for line in shop.vendor.lines]
+    assert asked.count("POST /v1/note") == 60
+    assert asked.count("GET /v1/who") == 60
+
+
+def test_at_the_end_of_the_process_the_rest_of_a_batch_is_left_for_the_next(store: Store) -> None:
+    text = (
+        "actions: {note: {record: {id: '${ event.id }'}, batch: {records: 100}, each: records,"
+        " request: {path: /notes, json: {id: '${ record.id }'}}}}"
+    )
+    shop = Shop(text, store=store)
+
+    def answer(_: Prepared) -> Reply:
+        if len(shop.vendor.asked) == 5:
+            shop.worker.stop()
+        return reply(200, {})
+
+    shop.vendor.answer = answer
+    shop.post(*({"id": str(at)} for at in range(12)))
+    shop.worker.run_lane("crm", "abc")
+    assert len(shop.vendor.asked) == 5
+    shop.worker = shop.new_worker()
+    shop.drain()
+    assert [body["id"] for body in shop.vendor.bodies] == [str(at) for at in range(12)]
+    assert shop.sums() == {"delivered": 12}
+
+
 def test_a_process_that_dies_repeats_at_most_what_was_in_flight(tmp_path: Path) -> None:
     class Killed(BaseException):
         pass
