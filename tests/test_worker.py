@@ -599,6 +599,7 @@ def test_a_lane_that_gives_way_goes_on_with_its_other_actions(store: Store) -> N
     slowly(shop)
     for client in ("abc", "xyz"):
         shop.post(*({"id": str(at)} for at in range(20)), client=client)
+    shop.clock.time += 2
     shop.drain(60)
     assert {line.split("/")[-1] for line in shop.vendor.lines[:12]} == {"note", "also"}
 
