@@ -355,7 +355,7 @@ class Trial:
             {binding.match: client.client} if binding.match else said,
             lambda _: self.program,
             schema=connector.receive.schema if shared is None or shared.validator is None else None,
-            keys={},
+            keys={client.client: ["example"]} if connector.receive.client is None else {},
             inactive={},
             new_id=lambda: f"e{next(events)}",
         )
@@ -363,7 +363,7 @@ class Trial:
             shared.validator = self.receiver.validator = self.receiver.validator or shared.validator
         self.key: str | None = None
         if self.receiver.client_of is None:
-            self.receiver.keys, self.key = {"example": client.client}, "example"
+            self.key = "example"
         self.deliveries: list[tuple[str, int]] = []  # (action, seq), in the order of the events
         self.answered: list[int] = []  # what a caller in direct mode was told, for each event
 

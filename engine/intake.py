@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hmac
 import json
 import re
 import uuid
@@ -15,16 +14,19 @@ from engine.expressions import Compiler
 from engine.mapping import encode_json
 from engine.records import Accepted, Fault, Received
 from engine.semantics import plain
+from engine.senders import Senders, needs_proof
 from engine.spec import units
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Collection, Mapping
 
+    from engine.meters import Meter
     from engine.program import Program
     from engine.spec import types
 
 MAX_EVENTS = 1_000
 MAX_DEPTH = 64
+MAX_VALUES = 100_000  # of one body; commas in texts count, too
 MAX_DIGITS = 40
 MAX_FAULTS = 20
 MAX_ID = 200  # characters
@@ -40,8 +42,9 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """A JSON object; a null is absent, a key that comes twice is refused."""
     found = dict(pairs)
     if len(found) != len(pairs):
-        keys = [key for key, _ in pairs]
-        raise _Duplicate(f"the key {next(key for key in keys if keys.count(key) > 1)[:60]!r} comes twice")
+        seen: set[str] = set()  # not by counting each: a hostile object has a hundred thousand keys
+        twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+        raise _Duplicate(f"the key {twice[:60]!r} comes twice")
     return {key: value for key, value in found.items() if value is not None}
 
 
@@ -86,6 +89,8 @@ def parse(body: bytes, content_type: str) -> tuple[list[Any], bool]:
         raise Refused(
             415, "send application/json, or text/plain for beacons", [Fault("content-type", kind[:60] or "missing")]
         )
+    if len(body) > MAX_VALUES and body.count(b",") > MAX_VALUES:
+        raise Refused(413, "too many values in one request", [Fault("body", f"{MAX_VALUES} is the most")])
     try:
         text = body.decode("utf-8-sig")
         value = _DECODER.decode(text)
@@ -129,12 +134,16 @@ class Receiver:
         schema: dict[str, Any] | None,
         keys: Mapping[str, list[str]],
         inactive: Mapping[str, str],
+        signatures: Mapping[str, list[str]] | None = None,
+        origins: Mapping[str, Collection[str]] | None = None,
+        meters: Mapping[str, Meter] | None = None,
         new_id: Callable[[], str] = lambda: str(uuid.uuid4()),
     ) -> None:
         """
         `clients`: the value that `receive.client` yields -> the active client it stands for; `program`: client -> what
-        runs for it. `schema`: `receive.schema`, references resolved. `keys`: client -> its write keys. `inactive`: the
-        values of clients that are switched off -> their name.
+        runs for it. `schema`: `receive.schema`, references resolved. `keys`, `signatures`, `origins`: client -> its
+        write keys, its secrets to sign with, its pages. `inactive`: the values of clients that are switched off ->
+        their name. `meters`: client -> what counts its events, where they have a limit.
         """
         compiler = Compiler()
         names = frozenset({"event", "received_at"})
@@ -149,8 +158,8 @@ class Receiver:
         self.direct = "direct" in modes  # some action's outcome is what the caller is told
         self.clients, self.program = clients, program
         self.active = set(clients.values())
-        self.keys = {key: client for client, listed in keys.items() for key in listed}
-        self.keyed = {client for client, listed in keys.items() if listed}
+        self.senders = Senders(keys, signatures or {}, origins or {}, self.active)
+        self.meters = meters or {}
         self.problems = compiler.problems
         self.named = next((use.path for use in compiler.uses), ("event",))
         self.validator = None
@@ -159,47 +168,77 @@ class Receiver:
 
             self.validator = jsonschema_rs.validator_for(schema, validate_formats=True)
 
-    def receive(self, body: bytes, content_type: str, key: str | None, now: float) -> Received:
+    def receive(
+        self,
+        body: bytes,
+        content_type: str,
+        key: str | None,
+        now: float,
+        *,
+        signature: str | None = None,
+        origin: str = "",
+    ) -> Received:
         """One posted body. Never raises: what is wrong is in the result."""
+        waits: dict[str, float] = {}  # of the clients in this body
         try:
-            holder = self.holder(key)
+            holder = self.senders.holder(key, signature, body, now)
+            if holder is not None:
+                self.pace(holder, waits)
             events, listed = parse(body, content_type)
         except Refused as refused:
-            return Received(0, [], list(refused.faults), refused.status, refused.title, self.direct)
+            wait_s = max(waits.values(), default=0.0)
+            return Received(0, [], list(refused.faults), refused.status, refused.title, self.direct, wait_s=wait_s)
         accepted: list[tuple[int, Accepted]] = []
         faults: list[Fault] = []
         status, title = 422, "the event can't be accepted"
         for index, event in enumerate(events):
             try:
-                accepted.append((index, self.accept(event, holder, now)))
+                accepted.append((index, self.accept(event, holder, now, origin, waits)))
             except Refused as refused:
-                if not faults or refused.status in (401, 403):
+                if not faults or refused.status in (401, 403, 429):
                     status, title = refused.status, refused.title
                 faults += [Fault(fault.field, fault.reason, index if listed else None) for fault in refused.faults]
         return Received(
-            len(events), accepted, faults, 202 if accepted else status, "" if accepted else title, self.direct, listed
+            len(events),
+            accepted,
+            faults,
+            202 if accepted else status,
+            "" if accepted else title,
+            self.direct,
+            listed,
+            max(waits.values(), default=0.0),
         )
 
-    def holder(self, key: str | None) -> str | None:
-        """The client that a write key belongs to; None where no key was sent."""
-        if not key:
-            return None
-        found = None
-        for known, client in self.keys.items():
-            if hmac.compare_digest(known.encode(), key.encode()):
-                found = client
-        if found is None:
-            raise Refused(401, "unknown write key", [Fault("key", "no client of this connector has this write key")])
-        if found not in self.active:
-            raise Refused(403, "the client is not active", [Fault("key", f"{found} is switched off")])
-        return found
+    def pace(self, client: str, waits: dict[str, float]) -> None:
+        """Refused with 429 where the client's rate is used up; asked once for a body, which is taken whole."""
+        meter = self.meters.get(client)
+        if meter is None:
+            return
+        wait_s = waits.get(client)
+        if wait_s is None:
+            wait_s = waits[client] = meter.wait_s()
+        if wait_s:
+            uses, per_s = meter.rate
+            raise Refused(
+                429,
+                "too many events",
+                [Fault("client", f"above its {uses} events in {per_s:g} s; wait {wait_s:.1f} s")],
+            )
 
-    def accept(self, event: Any, holder: str | None, now: float) -> Accepted:
+    def accept(
+        self, event: Any, holder: str | None, now: float, origin: str = "", waits: dict[str, float] | None = None
+    ) -> Accepted:
         """One event, or Refused with its faults."""
         if not isinstance(event, dict):
             raise Refused(400, "an event is a JSON object", [Fault("body", "not an object")])
         scope = {"event": event, "received_at": Decimal(repr(now))}
-        program = self.program(self.bind(scope, holder))
+        client = self.bind(scope, holder)
+        if origin:
+            self.senders.require_origin(client, origin)
+        if self.meters and (meter := self.meters.get(client)) is not None:
+            self.pace(client, {} if waits is None else waits)
+            meter.count(1)
+        program = self.program(client)
         self.validate(event)
         try:
             given = self.id_of(scope) if self.id_of is not None else None
@@ -241,10 +280,8 @@ class Receiver:
             if said in self.inactive:
                 raise Refused(403, "the client is not active", [Fault(field, f"{self.inactive[said]} is switched off")])
             raise Refused(400, "unknown client", [Fault(field, "no client is configured for this value")])
-        if client in self.keyed:
-            raise Refused(
-                401, "a write key is needed", [Fault("key", "send it as X-Connect-Key, or ?key= for beacons")]
-            )
+        if client in self.senders.known:
+            raise needs_proof()
         return client
 
     def validate(self, event: dict[str, Any]) -> None:

@@ -8,7 +8,7 @@ Times are unix seconds (float), durations are seconds. Everything is frozen; a s
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Any
+from typing import Any, TypedDict
 
 import msgspec
 
@@ -63,6 +63,7 @@ class Delivery(msgspec.Struct, frozen=True):
     due_at: float  # inf while it, or an older one of its key, waits for another action
     attempts: int = 0  # how often it was tried and counted
     batch: str | None = None  # the half-done batch it belongs to
+    again_at: float | None = None  # when it came back from the dead letters
 
 
 class Lane(msgspec.Struct, frozen=True):
@@ -190,6 +191,15 @@ class Progress(msgspec.Struct, frozen=True):
     polls: int = 0  # how often `step` was asked and was not done
 
 
+class Try(msgspec.Struct, frozen=True):
+    """One try that did not end a delivery, or several in a row that ended alike."""
+
+    at: float  # of the first of them
+    until: float  # of the last
+    reason: str
+    times: int = 1
+
+
 class Dead(msgspec.Struct, frozen=True):
     """A delivery that was rejected, kept with what was sent and what came back."""
 
@@ -208,6 +218,20 @@ class Dead(msgspec.Struct, frozen=True):
     at: float
     expected: bool = False
     trace: Trace | None = None
+    tries: tuple[Try, ...] = ()  # those before the last; a few of the latest
+
+
+class Which(TypedDict, total=False):
+    """Which dead letters are meant; what is None or left out leaves all."""
+
+    connector: str | None
+    client: str | None
+    action: str | None
+    reason: str | None  # a part of its text
+    code: str | None
+    key: str | None
+    since: float | None  # rejected at this time or later
+    until: float | None  # rejected before this time
 
 
 class TokenRow(msgspec.Struct, frozen=True):
@@ -225,10 +249,11 @@ class Received(msgspec.Struct, frozen=True):
     total: int
     accepted: list[tuple[int, Accepted]]
     faults: list[Fault]
-    status: int = 202  # of the answer where nothing was accepted: 400 | 401 | 403 | 404 | 413 | 415 | 422
+    status: int = 202  # of the answer where nothing was accepted: 400 | 401 | 403 | 413 | 415 | 422 | 429 | 503
     title: str = ""
     direct: bool = False  # the caller waits for what the CRM says
     listed: bool = False  # the body was a list
+    wait_s: float = 0.0  # until the client may send again, where its rate is used up
 
 
 class Told(msgspec.Struct, frozen=True):

@@ -314,8 +314,8 @@ KEYS = {"abc": ["key-abc", "key-abc-2"], "def": ["key-def"], "xyz": ["key-xyz"]}
         ({"client": "abc"}, "key-def", (403, "client")),
         ({"client": "nobody"}, "key-abc", (403, "client")),
         ({"client": "xyz"}, "key-xyz", (403, "key")),
-        ({"client": "xyz"}, None, (403, "client")),
-        ({}, None, (400, "client")),
+        ({"client": "xyz"}, None, (401, "key")),
+        ({}, None, (401, "key")),
     ],
 )
 def test_the_key_decides_the_client_and_the_event_must_agree(

@@ -20,7 +20,7 @@ LAYERS = (
     "spec.located", "spec.presets", "spec.expand", "spec.violations", "spec.load", "spec.project",
     "spec.fix", "spec.report",
     # the stages
-    "mapping", "bodies", "unpacking", "intake", "caching", "batching", "limits", "tls", "sending",
+    "mapping", "bodies", "unpacking", "meters", "senders", "intake", "caching", "batching", "limits", "tls", "egress", "sending",
     "retrying", "outcomes",
     "wire", "signing", "placing", "auth", "exchange", "lookups", "steps", "sequence", "program",
     "provisioning",
