@@ -12,6 +12,9 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from engine import egress, tls
+from engine.errors import EgressRefused
+
 if TYPE_CHECKING:
     import httpx
 
@@ -22,6 +25,7 @@ KEEP = 10_000  # troubles remembered; more are told again
 QUEUE = 1_000
 PAUSES_S = (1.0, 5.0)  # before the second and the third try
 TIMEOUT_S = 10.0
+PRIVATE_ALERTS = "CONNECT_ALERT_PRIVATE"
 
 
 class Alert(msgspec.Struct, frozen=True):
@@ -200,19 +204,18 @@ class WebhookAlerts(BackgroundAlerts):
         clock: Callable[[], float] = time.time,
         failed: Callable[[str, str], None] = lambda _target, _why: None,
         limit: int = QUEUE,
+        reach: egress.Egress = egress.PUBLIC,
     ) -> None:
         super().__init__(repeat_s=repeat_s, pauses_s=pauses_s, clock=clock, failed=failed, limit=limit)
-        self._urls = tuple(urls)
+        self._urls, self._reach = tuple(urls), reach
         self._http: httpx.Client | None = None
 
     def targets(self) -> Sequence[str]:
         return self._urls
 
     def send(self, target: str, alert: Alert) -> None:
-        import httpx
-
         if self._http is None:
-            self._http = httpx.Client(timeout=TIMEOUT_S)
+            self._http = egress.client(self._reach, tls.context(None), TIMEOUT_S)
         reply = self._http.post(
             target,
             content=msgspec.json.encode(webhook_body(alert, slack=urlsplit(target).hostname == "hooks.slack.com")),
@@ -286,6 +289,8 @@ def _why(error: Exception) -> str:
     # An HTTP error's own text names the whole URL, and that is a secret with most webhooks.
     reply = getattr(error, "response", None)
     status = getattr(reply, "status_code", None)
+    if isinstance(error, EgressRefused):
+        return str(error).replace(egress.HINT, f"; if it is meant to, set {PRIVATE_ALERTS}=1")
     return f"HTTP {status}" if status is not None else type(error).__name__
 
 

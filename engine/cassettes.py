@@ -25,6 +25,7 @@ import msgspec
 import yaml
 
 from engine.clock import VirtualClock
+from engine.egress import PUBLIC
 from engine.errors import ConnectError, UsageError
 from engine.examples import Trial, Unlike, brief, client_of, secrets_of, shown, unlike
 from engine.program import overlay
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
+    from engine.egress import Egress
     from engine.ports import Clock
     from engine.program import Program
     from engine.sending import Reply, Transport
@@ -335,6 +337,7 @@ def record(
     clock: Clock,
     via: str | None = None,
     account: Account | None = None,
+    reach: Egress = PUBLIC,
 ) -> Recorded:
     """
     The events of an example against its sandbox, what stands at `via`, or the vendor with a client's `account`.
@@ -348,7 +351,7 @@ def record(
         def vendor(hosts: str) -> str:
             return f"VENDOR: {hosts or connector.title}, {today}"
 
-        return film(connector, example, HttpTransport(), vendor, clock=clock, account=account)
+        return film(connector, example, HttpTransport(None, reach), vendor, clock=clock, account=account)
     virtual = VirtualClock()
     if via is not None:
         simulated = f"SIMULATED: {via} for the vendor, {today}"

@@ -6,12 +6,14 @@ import os
 import threading
 import time
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlsplit
 
 import msgspec
 import re2
 
 from engine.alerts import LogAlerts
 from engine.clock import SystemClock
+from engine.egress import PUBLIC
 from engine.errors import Refused, SecretUnavailable, SpecErrors, TokenUnreadable, UsageError, told
 from engine.intake import Receiver
 from engine.program import Program
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
     from pathlib import Path
 
+    from engine.egress import Egress
     from engine.ports import Alerts, Clock, Secrets, Store
     from engine.ports import Telemetry as TelemetryPort
     from engine.records import Accepted, Lane, Received, Stored
@@ -74,6 +77,12 @@ def cipher(env: Any) -> Any:
         raise UsageError("CONNECT_KEY is not a key; make one with `connect key`") from None
 
 
+def password_in(address: str | None) -> list[str]:
+    """What nobody may read in the address of a proxy, as it is written and decoded."""
+    password = urlsplit(address or "").password
+    return [password, unquote(password)] if password else []
+
+
 class Engine:
     """
     Everything wired for one project; what `serve`, `deliver`, `send` and `check` run.
@@ -93,6 +102,7 @@ class Engine:
         telemetry: TelemetryPort | None = None,
         alerts: Alerts | None = None,
         via: str | None = None,
+        reach: Egress = PUBLIC,
         workers: int = 8,
         reloads: bool = True,
     ) -> None:
@@ -101,6 +111,8 @@ class Engine:
         self.clock = clock or SystemClock()
         self.telemetry = telemetry or NullTelemetry()
         self.masker = Masker()
+        self.reach = reach
+        self.masker.add(*password_in(reach.proxy))
         self.secrets = secrets or SecretSources(project.directory, os.environ)
         self.lock = threading.RLock()
         self.programs: dict[tuple[str, str], tuple[object, object, Program]] = {}
@@ -117,7 +129,7 @@ class Engine:
         self.worker = Worker(
             World(
                 store=store,
-                transport=transport or HttpTransport(via),
+                transport=transport or HttpTransport(via, reach),
                 clock=self.clock,
                 telemetry=self.telemetry,
                 alerts=alerts or LogAlerts(self.telemetry),
@@ -367,6 +379,8 @@ class Engine:
             parts["secrets"] = self.credentials(program).fingerprint
         except (UsageError, SpecErrors, SecretUnavailable) as error:
             parts["error"] = str(error)
+        if self.reach != PUBLIC:  # a lane that was paused for where its host leads goes on where that may be
+            parts["reach"] = repr(self.reach)
         return fingerprint(parts)
 
     def wake_changed(self) -> None:

@@ -21,7 +21,7 @@ from urllib.parse import quote, quote_plus, unquote, urlencode, urljoin, urlspli
 
 import msgspec
 
-from engine import semantics, tls
+from engine import egress, semantics, tls
 from engine.bodies import (
     CSV,
     JSON,
@@ -496,11 +496,13 @@ class HttpTransport:
     Real HTTP by httpx: one synchronous client for each thread, one TLS context for all, and one more for each pair of
     certificates.
 
-    `via` sends everything to one loopback address instead, Host and path unchanged (a sandbox).
+    `via` sends everything to one loopback address instead, Host and path unchanged (a sandbox). `reach` says which
+    addresses may be connected to.
     """
 
-    def __init__(self, via: str | None = None) -> None:
+    def __init__(self, via: str | None = None, reach: egress.Egress = egress.PUBLIC) -> None:
         self.via = via.rstrip("/") if via else None
+        self.reach = egress.LOOPBACK if self.via else reach
         self.local = threading.local()
         self.contexts: dict[Tls | None, Any] = {None: tls.context(None)}
         self.clients: list[Any] = []
@@ -508,11 +510,9 @@ class HttpTransport:
 
     def client(self, certificates: Tls | None = None) -> Any:
         """This thread's client for these certificates. BadValue where they can't be used."""
-        import httpx
-
         kept: dict[Tls | None, Any] = self.local.__dict__.setdefault("kept", {})
         if certificates not in kept:
-            client = httpx.Client(verify=self.context(certificates), follow_redirects=False, trust_env=self.via is None)
+            client = egress.client(self.reach, self.context(certificates))
             client.cookies.jar.set_policy(DefaultCookiePolicy(allowed_domains=[]))  # all clients go through it
             if len(kept) > MOST_CERTIFICATES:
                 oldest = next(key for key in kept if key is not None)
@@ -540,6 +540,8 @@ class HttpTransport:
         encoded = {name: value.encode("latin-1") for name, value in headers.items()}
         ends_at = time.monotonic() + 2 * request.timeout_s  # the library's time-out is one for each piece
         try:
+            if self.reach.proxy is not None:
+                egress.check_literal(urlsplit(url).hostname or "", self.reach)
             with self.client(request.tls if not self.via else None).stream(
                 request.method, url, headers=encoded, content=request.content, timeout=request.timeout_s
             ) as response:
@@ -551,7 +553,7 @@ class HttpTransport:
                     if time.monotonic() > ends_at:
                         raise NoReply(f"a reply that was not whole within {2 * request.timeout_s:g}s", sent=True)
                 return Reply(response.status_code, response.headers, bytes(content))
-        except BadValue as error:  # of the certificates: nothing else is computed here
+        except (BadValue, EgressRefused) as error:  # of the certificates, or the address: nothing else comes here
             raise NoReply(str(error), sent=False, ours=True) from None
         except UnicodeError:  # the system's own word for a host with a label that is empty or too long
             raise NoReply(f"no host can be called {urlsplit(request.url).hostname}", sent=False) from None

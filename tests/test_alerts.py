@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from engine.alerts import Alert, LogAlerts, Once, SeveralAlerts, SnsAlerts, WebhookAlerts, webhook_body
+from engine.egress import LOOPBACK
 
 
 class Hook:
@@ -62,7 +63,7 @@ def paused(alerts: Any, client: str = "loja-abc", kind: str = "lane-paused") -> 
 
 
 def test_a_webhook_gets_text_for_people_and_fields_for_programs(hook: Hook) -> None:
-    alerts = WebhookAlerts([hook.url], clock=lambda: 1_700_000_000.0)
+    alerts = WebhookAlerts([hook.url], reach=LOOPBACK, clock=lambda: 1_700_000_000.0)
     paused(alerts)
     alerts.close()
     assert hook.bodies == [
@@ -103,7 +104,7 @@ def test_the_memory_for_troubles_is_bounded(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_the_walk_is_not_held_by_a_webhook_that_hangs(hook: Hook) -> None:
     hook.gate.clear()
-    alerts = WebhookAlerts([hook.url], limit=2)
+    alerts = WebhookAlerts([hook.url], reach=LOOPBACK, limit=2)
     began = time.monotonic()
     for number in range(50):
         paused(alerts, f"client-{number}")
@@ -116,7 +117,9 @@ def test_the_walk_is_not_held_by_a_webhook_that_hangs(hook: Hook) -> None:
 def test_a_failed_alert_is_tried_three_times_and_reported_without_its_address(hook: Hook) -> None:
     hook.statuses = [500, 503, 404]
     failures: list[tuple[str, str]] = []
-    alerts = WebhookAlerts([hook.url], pauses_s=(0, 0), failed=lambda *failure: failures.append(failure))
+    alerts = WebhookAlerts(
+        [hook.url], reach=LOOPBACK, pauses_s=(0, 0), failed=lambda *failure: failures.append(failure)
+    )
     paused(alerts)
     alerts.close()
     assert (len(hook.bodies), failures) == (3, [("127.0.0.1", "HTTP 404")])
@@ -125,7 +128,7 @@ def test_a_failed_alert_is_tried_three_times_and_reported_without_its_address(ho
 def test_what_could_not_be_told_is_told_the_next_time(hook: Hook) -> None:
     hook.statuses = [500]
     failed = threading.Event()
-    alerts = WebhookAlerts([hook.url], pauses_s=(), failed=lambda _target, _why: failed.set())
+    alerts = WebhookAlerts([hook.url], reach=LOOPBACK, pauses_s=(), failed=lambda _target, _why: failed.set())
     paused(alerts)
     assert failed.wait(5)
     deadline = time.monotonic() + 5
@@ -139,15 +142,28 @@ def test_what_could_not_be_told_is_told_the_next_time(hook: Hook) -> None:
 def test_one_target_that_is_down_does_not_keep_the_other_from_being_told(hook: Hook) -> None:
     failures: list[tuple[str, str]] = []
     alerts = WebhookAlerts(
-        ["http://127.0.0.1:1/s3cr3t", hook.url], pauses_s=(), failed=lambda *failure: failures.append(failure)
+        ["http://127.0.0.1:1/s3cr3t", hook.url],
+        pauses_s=(),
+        failed=lambda *failure: failures.append(failure),
+        reach=LOOPBACK,
     )
     paused(alerts)
     alerts.close()
     assert (len(hook.bodies), failures) == (1, [("127.0.0.1", "ConnectError")])
 
 
+def test_a_webhook_on_a_private_address_is_told_only_where_that_is_allowed(hook: Hook) -> None:
+    failures: list[tuple[str, str]] = []
+    alerts = WebhookAlerts([hook.url], pauses_s=(), failed=lambda *failure: failures.append(failure))
+    paused(alerts)
+    alerts.close()
+    why = "127.0.0.1 is an address of this machine; requests go to public addresses only"
+    hint = "; if it is meant to, set CONNECT_ALERT_PRIVATE=1"
+    assert (hook.bodies, failures) == ([], [("127.0.0.1", f"{why}{hint}")])
+
+
 def test_nothing_is_told_after_the_end(hook: Hook) -> None:
-    alerts = WebhookAlerts([hook.url])
+    alerts = WebhookAlerts([hook.url], reach=LOOPBACK)
     paused(alerts)
     alerts.close()
     paused(alerts, "other")
@@ -166,7 +182,7 @@ def test_an_alert_is_an_event_of_the_telemetry() -> None:
 
 def test_several_are_all_told(hook: Hook) -> None:
     seen = Seen()
-    alerts = SeveralAlerts([LogAlerts(seen), WebhookAlerts([hook.url])])
+    alerts = SeveralAlerts([LogAlerts(seen), WebhookAlerts([hook.url], reach=LOOPBACK)])
     paused(alerts)
     alerts.close()
     assert (len(seen.events), len(hook.bodies)) == (1, 1)

@@ -127,7 +127,8 @@ def test_a_client_without_its_secret_pauses_and_the_webhook_is_told(home: Path, 
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Hook) as hook:
         threading.Thread(target=hook.serve_forever, daemon=True).start()
-        env = {**SECRETS, "CONNECT_ALERT_WEBHOOKS": f"http://127.0.0.1:{hook.server_port}/hook"}
+        at = f"http://127.0.0.1:{hook.server_port}/hook"
+        env = {**SECRETS, "CONNECT_ALERT_WEBHOOKS": at, "CONNECT_ALERT_PRIVATE": "1"}
         del env["ABC_RESPONSYS_PASSWORD"]
         with Running("serve", "--port", "0", "--via", vendors, project=home, **env) as serve:
             port = serve.lines_until("Tokens are")[0].partition("127.0.0.1:")[2].partition("/")[0]

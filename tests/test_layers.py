@@ -20,8 +20,8 @@ LAYERS = (
     "spec.located", "spec.presets", "spec.expand", "spec.violations", "spec.load", "spec.project",
     "spec.fix", "spec.report",
     # the stages
-    "mapping", "bodies", "unpacking", "meters", "senders", "intake", "caching", "batching", "limits", "tls", "egress", "sending",
-    "retrying", "outcomes",
+    "mapping", "bodies", "unpacking", "meters", "senders", "intake", "caching", "batching", "limits",
+    "tls", "egress", "sending", "retrying", "outcomes",
     "wire", "signing", "placing", "auth", "exchange", "lookups", "steps", "sequence", "program",
     "provisioning",
     # the walk

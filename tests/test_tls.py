@@ -22,6 +22,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from engine import tls
+from engine.egress import LOOPBACK
 from engine.errors import BadValue
 from engine.sending import HttpTransport, Prepared, Reply, Tls
 
@@ -123,7 +124,7 @@ class Rerouted(HttpTransport):
     """The vendor's host is on this machine, under a port that only the test knows."""
 
     def __init__(self, url: str) -> None:
-        super().__init__()
+        super().__init__(reach=LOOPBACK)
         self.url = url
 
     def send(self, request: Prepared) -> Reply:

@@ -39,6 +39,7 @@ class Checked(NamedTuple):
 @click.option("--provision", is_flag=True, help="Look for what must exist in the CRM before events come.")
 @click.option("--make", is_flag=True, help="With --provision: make what is missing and can be made.")
 @options.via
+@options.allow_private
 @options.store
 @options.as_json
 @options.project
@@ -48,6 +49,7 @@ def command(
     provision: bool,
     make: bool,
     via: str | None,
+    allow_private: bool | None,
     store_url: str | None,
     as_json: bool,
     directory: Path,
@@ -67,7 +69,7 @@ def command(
     from engine.stores.lent import LentTokens
 
     store = LentTokens()
-    engine = Engine(project, store, via=options.checked_via(via, project))
+    engine = Engine(project, store, via=options.checked_via(via, project), reach=options.reach(allow_private, project))
     click.get_current_context().call_on_close(engine.close)
     program = engine.program(name, client)
     options.lend_tokens(store, program, store_url, project)

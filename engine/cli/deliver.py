@@ -21,11 +21,18 @@ if TYPE_CHECKING:
 @click.option("--watch", is_flag=True, help="Go on until SIGTERM or Ctrl-C.")
 @options.workers
 @options.via
+@options.allow_private
 @options.store
 @options.log_level
 @options.project
 def command(
-    watch: bool, workers: int | None, via: str | None, store_url: str | None, log_level: str | None, directory: Path
+    watch: bool,
+    workers: int | None,
+    via: str | None,
+    allow_private: bool | None,
+    store_url: str | None,
+    log_level: str | None,
+    directory: Path,
 ) -> int:
     """
     Deliver what is due, and end.
@@ -35,11 +42,13 @@ def command(
     """
     project = options.open_project(directory)
     require_clients(project)
-    via = options.checked_via(via, project)
+    via, reach = options.checked_via(via, project), options.reach(allow_private, project)
     with ExitStack() as stack:
         store = options.open_store(store_url, project)
         stack.callback(store.close)
-        engine, _, alerts = options.make_engine(project, store, via=via, workers=workers, log_level=log_level)
+        engine, _, alerts = options.make_engine(
+            project, store, via=via, reach=reach, workers=workers, log_level=log_level
+        )
         stack.callback(engine.close)
         stack.callback(options.close_alerts, alerts)
         over = threading.Event()

@@ -30,6 +30,7 @@ PORT = 8400
 @click.option("--timeout", "timeout_s", default=300.0, show_default=True, metavar="SECONDS", help="How long to wait.")
 @click.option("--print", "shown", is_flag=True, help="Print the refresh token instead of keeping it.")
 @options.via
+@options.allow_private
 @options.store
 @options.project
 def command(
@@ -43,6 +44,7 @@ def command(
     timeout_s: float,
     shown: bool,
     via: str | None,
+    allow_private: bool | None,
     store_url: str | None,
     directory: Path,
 ) -> int:
@@ -63,7 +65,7 @@ def command(
     if address.startswith("memory:") and not shown:
         raise UsageError("memory: keeps nothing for others; name a store with --store, or use --print")
     store = MemoryStore() if shown else options.open_store(store_url, project)
-    engine = Engine(project, store, via=options.checked_via(via, project))
+    engine = Engine(project, store, via=options.checked_via(via, project), reach=options.reach(allow_private, project))
     click.get_current_context().call_on_close(engine.close)
     program = engine.program(name, client)
     auth = login.consenting(program, which)

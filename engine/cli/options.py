@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from starlette.routing import BaseRoute
 
+    from engine.egress import Egress
     from engine.ports import Alerts, Secrets, Store, Telemetry
     from engine.program import Program
     from engine.runtime import Engine
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 Command = TypeVar("Command", bound="Callable[..., Any]")
 
+_PROXY = re.compile(r"https?://([^/@\s]+@)?[^/@:\s]+(:[0-9]+)?/?")
 _VIA = re.compile(r"http://(127\.0\.0\.1|localhost|\[::1\])(:[0-9]+)?/?")
 
 
@@ -59,6 +61,15 @@ def via(command: Command) -> Command:
         envvar="CONNECT_VIA",
         metavar="URL",
         help="Send every request to this address instead: a sandbox on this machine.",
+    )(command)
+
+
+def allow_private(command: Command) -> Command:
+    return click.option(
+        "--allow-private/--no-allow-private",
+        envvar="CONNECT_ALLOW_PRIVATE",
+        default=None,
+        help="Hosts may lead to addresses of private networks, too.  [default: no]",
     )(command)
 
 
@@ -102,6 +113,17 @@ def checked_via(given: str | None, project: Project) -> str | None:
     if found is not None and not _VIA.fullmatch(found):
         raise UsageError(f"--via {found}: only this machine, such as http://127.0.0.1:8090")
     return found
+
+
+def reach(allowed: bool | None, project: Project) -> Egress:
+    """What requests may reach: public addresses, private ones where that is said, and a proxy where one is named."""
+    from engine.egress import Egress
+
+    settings = project.settings
+    proxy = os.environ.get("CONNECT_PROXY") or settings.proxy
+    if proxy is not None and not _PROXY.fullmatch(proxy):
+        raise UsageError("CONNECT_PROXY: an address such as http://proxy.example.com:3128")
+    return Egress(allow_private=settings.allow_private if allowed is None else allowed, proxy=proxy)
 
 
 def store_address(given: str | None, project: Project) -> str:
@@ -156,7 +178,14 @@ class Masking:
 
 
 def make_engine(
-    project: Project, store: Store, *, via: str | None, workers: int | None, log_level: str | None, reloads: bool = True
+    project: Project,
+    store: Store,
+    *,
+    via: str | None,
+    reach: Egress,
+    workers: int | None,
+    log_level: str | None,
+    reloads: bool = True,
 ) -> tuple[Engine, Logging, Alerts]:
     """An engine that logs to stderr, counts, and alerts as the environment says."""
     from engine.runtime import Engine
@@ -164,13 +193,14 @@ def make_engine(
 
     masking = Masking()
     telemetry = Telemetry(mask=masking, level=log_level or project.settings.log_level)
-    alerts = make_alerts(telemetry)
+    alerts = make_alerts(telemetry, reach)
     engine = Engine(
         project,
         store,
         telemetry=telemetry,
         alerts=alerts,
         via=via,
+        reach=reach,
         workers=workers or project.settings.workers,
         reloads=reloads,
     )
@@ -179,9 +209,10 @@ def make_engine(
     return engine, telemetry, alerts
 
 
-def make_alerts(telemetry: Telemetry) -> Alerts:
+def make_alerts(telemetry: Telemetry, reach: Egress) -> Alerts:
     """The log, and what CONNECT_ALERT_WEBHOOKS (addresses, apart by blanks or commas) and CONNECT_ALERT_SNS name."""
-    from engine.alerts import LogAlerts, SeveralAlerts, SnsAlerts, WebhookAlerts
+    from engine.alerts import PRIVATE_ALERTS, LogAlerts, SeveralAlerts, SnsAlerts, WebhookAlerts
+    from engine.egress import Egress
 
     def failed(target: str, why: str) -> None:
         telemetry.event("fault", where="alerts", target=target, error=why)
@@ -191,7 +222,9 @@ def make_alerts(telemetry: Telemetry) -> Alerts:
     if any(not url.startswith(("https://", "http://")) for url in urls):
         raise UsageError("CONNECT_ALERT_WEBHOOKS: addresses that begin with https://, apart by blanks or commas")
     if urls:
-        found.append(WebhookAlerts(urls, failed=failed))
+        private = os.environ.get(PRIVATE_ALERTS, "").lower() in ("1", "true", "yes")  # these no proxy can reach
+        hooks = Egress(allow_private=True) if private else Egress(proxy=reach.proxy)
+        found.append(WebhookAlerts(urls, failed=failed, reach=hooks))
     if topic := os.environ.get("CONNECT_ALERT_SNS"):
         if topic.count(":") < 5:
             raise UsageError("CONNECT_ALERT_SNS: a topic such as arn:aws:sns:sa-east-1:123456789012:alerts")

@@ -20,11 +20,19 @@ POLLS_S = 600.0  # for what a vendor works on in the background
 @click.argument("file", metavar="EVENT.json", type=click.Path(path_type=Path))
 @click.option("--client", metavar="NAME", help="The client; may be left out where only one has the connector.")
 @options.via
+@options.allow_private
 @options.store
 @options.as_json
 @options.project
 def command(
-    name: str, file: Path, client: str | None, via: str | None, store_url: str | None, as_json: bool, directory: Path
+    name: str,
+    file: Path,
+    client: str | None,
+    via: str | None,
+    allow_private: bool | None,
+    store_url: str | None,
+    as_json: bool,
+    directory: Path,
 ) -> int:
     """
     Deliver one event now, for real.
@@ -40,7 +48,7 @@ def command(
     from engine.stores.lent import LentTokens
 
     store = LentTokens()
-    engine = Engine(project, store, via=options.checked_via(via, project))
+    engine = Engine(project, store, via=options.checked_via(via, project), reach=options.reach(allow_private, project))
     click.get_current_context().call_on_close(engine.close)
     options.lend_tokens(store, engine.program(name, who), store_url, project)
     program = at_once(project.connector(name), project.client(who))

@@ -7,15 +7,18 @@ import threading
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 import click
 
 from engine.cli import options
 
 if TYPE_CHECKING:
+    from engine.egress import Egress
     from engine.runtime import Engine
     from engine.spec.project import Project
 
+PROXIES = ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")
 JOIN_S = 60.0  # for batches in flight at the end; they are repeated at the next start if it is not enough
 
 
@@ -33,6 +36,7 @@ JOIN_S = 60.0  # for batches in flight at the end; they are repeated at the next
 @click.option("--reload/--no-reload", envvar="CONNECT_RELOAD", default=None, help="Heed changed files.  [default: yes]")
 @options.workers
 @options.via
+@options.allow_private
 @options.store
 @options.log_level
 @options.project
@@ -45,6 +49,7 @@ def command(
     reload: bool | None,
     workers: int | None,
     via: str | None,
+    allow_private: bool | None,
     store_url: str | None,
     log_level: str | None,
     directory: Path,
@@ -62,7 +67,7 @@ def command(
     host, admin_host = host or settings.host, admin_host or settings.admin_host
     admin_port = admin_port if admin_port is not None else settings.admin_port
     delivers = deliver if deliver is not None else settings.deliver
-    via = options.checked_via(via, project)
+    via, reach = options.checked_via(via, project), options.reach(allow_private, project)
     from engine.errors import ConnectError
     from engine.serve import serve
 
@@ -73,6 +78,7 @@ def command(
             project,
             store,
             via=via,
+            reach=reach,
             workers=workers,
             log_level=log_level,
             reloads=reload if reload is not None else settings.reload,
@@ -161,10 +167,27 @@ def started(
         lines.append(f"Admin: http://{shown_host(host if admin_port == port else admin_host)}:{admin_port}/")
     if via:
         lines.append(f"Every request goes to {via} and not to the vendors.")
+    lines += told_reach(engine.reach, via)
     if not os.environ.get("CONNECT_KEY") and not store.startswith("memory:"):
         lines.append("Tokens are stored unencrypted; set CONNECT_KEY to what `connect key` prints.")
     if engine.broken:
         lines.append(f"{len(engine.broken)} findings keep files from being used; see `connect validate`.")
+    return lines
+
+
+def told_reach(reach: Egress, via: str | None) -> list[str]:
+    """What is not as usual about where requests may go."""
+    if via:
+        return []
+    lines = []
+    if reach.allow_private:
+        lines.append("Requests may go to private addresses: --allow-private.")
+    if reach.proxy:
+        lines.append(
+            f"Requests go by way of {urlsplit(reach.proxy).hostname}; what addresses they reach is its choice."
+        )
+    elif ignored := [name for name in PROXIES if os.environ.get(name)]:
+        lines.append(f"{', '.join(ignored)}: not used for requests to vendors; CONNECT_PROXY names a proxy.")
     return lines
 
 

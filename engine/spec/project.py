@@ -33,6 +33,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     admin_host: str = "127.0.0.1"
     store: str = "sqlite:///connect.db"
     via: str | None = None
+    allow_private: bool = False
+    proxy: str | None = None
     workers: int = 8
     deliver: bool = True
     reload: bool = True
