@@ -212,7 +212,7 @@ class Steps:
                 if outcome is not None:
                     self.leave(wire, live, outcome, done, group, progress, save, failures)
                     return
-            elif live and self.wanted(step, live, scope):
+            elif live and self.wanted(wire, step, live, scope):
                 outcome, progress, done = self.one(wire, step, live, scope, progress, failures)
                 if outcome is RESEND:
                     resent += 1  # another request is another batch, also to a vendor that looks at its id
@@ -246,12 +246,13 @@ class Steps:
         mark = next((f"p{mark_of(member)}" for member in members if member.outcome is None), "")
         return msgspec.structs.replace(progress, batch=f"{progress.batch}{mark}")
 
-    def wanted(self, step: Step, live: list[Member], scope: dict[str, Any]) -> bool:
+    def wanted(self, wire: Wire, step: Step, live: list[Member], scope: dict[str, Any]) -> bool:
         """Does `when` hold? Where that can't be said, those it is about are rejected."""
         try:
             return step.when(self.inside(step, scope))
-        except BadValue as error:
-            self.decide(live, Outcome(OutcomeKind.REJECT, str(error)), None)
+        except Exception as error:  # whatever a record does to us, its lane goes on
+            reason = str(error) if isinstance(error, BadValue) else wire.fault("condition", error)
+            self.decide(live, Outcome(OutcomeKind.REJECT, reason), None)
             return False
 
     def by_record(
@@ -282,7 +283,7 @@ class Steps:
                 continue
             inner = self.of_record(member, scope, progress)
             kept: dict[str, Any] = {}
-            if self.wanted(step, [member], inner):
+            if self.wanted(wire, step, [member], inner):
                 before = msgspec.structs.replace(progress, saved={})
                 outcome, after, done = self.one(wire, step, [member], inner, before, failures)
                 outcome = member.outcome or outcome  # of results
@@ -375,8 +376,9 @@ class Steps:
         assert step.each is not None
         try:
             items = bounded(step.each(self.inside(step, scope)))
-        except BadValue as error:
-            return Outcome(OutcomeKind.REJECT, str(error), everyone=True), progress, None
+        except Exception as error:
+            reason = str(error) if isinstance(error, BadValue) else wire.fault("each", error)
+            return Outcome(OutcomeKind.REJECT, reason, everyone=True), progress, None
         sent: dict[str, list[Any]] = {mark: [*kept] for mark, kept in progress.saved.get(SENT + step.name, {}).items()}
         rest = {name: value for name, value in progress.saved.items() if name != SENT + step.name}
         anew = msgspec.structs.replace(progress, saved=rest)
@@ -390,7 +392,7 @@ class Steps:
                 continue
             inner = {**scope, "item": item, "index": index}
             kept: dict[str, Any] = {}
-            if self.wanted(step, live, inner):
+            if self.wanted(wire, step, live, inner):
                 before = msgspec.structs.replace(progress, saved={})
                 outcome, after, done = self.one(wire, step, live, inner, before, failures)
                 if outcome is RESEND:  # another request is not another batch here: a try that counts

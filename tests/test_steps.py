@@ -299,6 +299,22 @@ actions:
     assert [shop.vendor.bodies[1], shop.vendor.bodies[4]] == [{"person": 1}, {"person": 2}]
 
 
+def breaking(_: Any) -> bool:
+    raise ZeroDivisionError
+
+
+def test_a_condition_or_a_list_that_breaks_rejects_its_records_and_not_the_lane() -> None:
+    shop = Shop(BATCH)
+    step = shop.programs["abc"].actions["note"].steps.steps["note"]
+    step.when = breaking
+    shop.post({"id": "1"})
+    shop.drain()
+    step.when, step.each = (lambda _: True), breaking
+    shop.post({"id": "2"})
+    shop.drain()
+    assert [(event, "ZeroDivisionError" in why) for event, why in shop.reasons().items()] == [("1", True), ("2", True)]
+
+
 def test_a_path_with_an_absent_hole_rejects_the_delivery_and_not_the_lane() -> None:
     shop = Shop(SINGLE, vendor=Vendor(reply(200, {}), reply(200, {"id": 6}), reply(200, {})))
     shop.post({"id": "1", "mail": "a"}, {"id": "2", "mail": "b"})
