@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from engine.egress import HINT, LOOPBACK, PUBLIC, Egress, kind_of
 from engine.sending import HttpTransport, NoReply, Prepared
-from tests.command import EVENTS, SECRETS, Running, connect, make_project
+from tests.command import EVENTS, KEYS, SECRETS, Running, connect, make_project, post, soon
 
 OPEN = Egress(allow_private=True)
 PRIVATE, OWN, SHARED = (
@@ -243,23 +243,42 @@ def home(tmp_path: Path) -> Path:
         if "rdstation" not in file.stem and file.stem != "client-xyz":
             file.unlink()
     spec = made / "connectors" / "rdstation.yaml"
-    spec.write_text(spec.read_text().replace("api.rd.services", "localhost"))
+    spec.write_text(spec.read_text().replace("api.rd.services", "127.0.0.1"))
     return made
 
 
 def test_a_lane_whose_host_leads_to_a_private_address_is_paused_and_goes_on_where_that_is_allowed(home: Path) -> None:
     sent = connect("send", "rdstation", "rdstation.json", project=home, **SECRETS)
-    assert (sent.code, "localhost leads to ") == (1, sent.out[sent.out.index("localhost leads to ") :][:19])
-    assert "with --allow-private (CONNECT_ALLOW_PRIVATE=1)" in sent.out
+    why = "127.0.0.1 is an address of this machine; requests go to public addresses only"
+    assert (sent.code, sent.out) == (1, f"send_conversion: failed: {why}{HINT}\n")
     assert sent.err == "with these credentials a lane would pause; see `connect check rdstation client-xyz`\n"
     allowed = connect("send", "rdstation", "rdstation.json", "--allow-private", project=home, **SECRETS)
-    assert "no connection to localhost: Connection refused" in allowed.out
+    assert "no connection to 127.0.0.1: Connection refused" in allowed.out
     by_environment = connect("send", "rdstation", "rdstation.json", project=home, CONNECT_ALLOW_PRIVATE="1", **SECRETS)
     assert by_environment.out == allowed.out
     (home / "connect.yaml").write_text("allow_private: true\n")
     assert connect("send", "rdstation", "rdstation.json", project=home, **SECRETS).out == allowed.out
     strict = connect("send", "rdstation", "rdstation.json", "--no-allow-private", project=home, **SECRETS)
     assert strict.out == sent.out
+
+
+def test_a_lane_that_was_paused_for_an_address_goes_on_where_that_is_allowed(home: Path) -> None:
+    with Running("serve", "--port", "0", project=home, **SECRETS) as serve:
+        port = serve.lines_until("Tokens are")[0].partition("127.0.0.1:")[2].partition("/")[0]
+        key = {"X-Connect-Key": KEYS["rdstation"]}
+        assert post(f"http://127.0.0.1:{port}/rdstation", EVENTS["rdstation"], **key)[0] == 401  # as for a wrong token
+        soon(lambda: paused(home))
+        assert serve.end().code == 0
+    assert paused(home)["reason"].startswith("127.0.0.1 is an address of this machine;")
+    connect("deliver", project=home, **SECRETS)
+    assert paused(home)
+    connect("deliver", "--allow-private", project=home, **SECRETS)
+    assert not paused(home)
+
+
+def paused(home: Path) -> Any:
+    lanes = connect("status", "--json", project=home).json["lanes"]
+    return next((lane for lane in lanes if lane["state"] == "paused"), None)
 
 
 def test_serve_says_what_is_unusual_about_where_requests_go(home: Path) -> None:
