@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import Future
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, Unpack
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         Skipped,
         Stored,
         TokenRow,
+        Which,
     )
 
 
@@ -123,16 +124,14 @@ class Buffer(Protocol):
     def lanes(self) -> list[Lane]:
         """Every lane that ever held something; accepted = delivered + rejected + skipped + waiting."""
 
-    def dead(
-        self,
-        *,
-        connector: str | None = None,
-        client: str | None = None,
-        reason: str | None = None,
-        limit: int = 100,
-        after: int = 0,
-    ) -> list[Dead]:
-        """Dead letters by id, those with id > `after`; `reason` is a part of the reason's text."""
+    def held(self, *, now: float) -> dict[tuple[str, str], int]:
+        """The lanes that are leased now, each with its fence."""
+
+    def dead(self, *, limit: int = 100, after: int = 0, **which: Unpack[Which]) -> list[Dead]:
+        """Dead letters by id, those with id > `after`."""
+
+    def count_dead(self, by: str, **which: Unpack[Which]) -> dict[str, int]:
+        """How many there are of each `reason`, `code`, `client`, `connector` or `action`."""
 
     def dead_letter(self, dead_id: int) -> Dead | None:
         """One dead letter whole."""
@@ -144,6 +143,19 @@ class Buffer(Protocol):
         What was skipped for the sake of one comes back with it and waits for it again.
         """
 
+    def amend(self, dead_id: int, *, body: bytes, key: str | None) -> bool:
+        """Another event in a dead letter, and in what comes back with it; False where there is no such letter."""
+
+    def admit(self, letters: Sequence[Dead]) -> list[bool]:
+        """
+        Dead letters from elsewhere, under ids of this store; they count as accepted and rejected.
+
+        False for one whose delivery is here already, waiting or dead.
+        """
+
+    def whereabouts(self, delivery_ids: Collection[str]) -> dict[str, str]:
+        """`waiting` or `dead` for each that is here; the others have ended, or never were."""
+
     def revive(
         self, connector: str, client: str, event_id: str, actions: Collection[str], *, now: float, hold_s: float
     ) -> list[Delivery]:
@@ -152,8 +164,34 @@ class Buffer(Protocol):
     def discard(self, dead_ids: Sequence[int], *, reason: str, now: float) -> int:
         """Gone for good; they stay counted as rejected."""
 
-    def forget(self, subject: str, *, now: float) -> dict[str, int]:
-        """Erase a person (a key or a text value anywhere in a body): {"waiting": n, "dead": n, "dedupe": n}."""
+    def forget(
+        self,
+        subject: str,
+        *,
+        now: float,
+        by_key: bool = False,
+        mentions: bool = False,
+        client: str | None = None,
+        dry: bool = False,
+    ) -> dict[str, int]:
+        """
+        Erase a person: an address or another text value anywhere in a body, or (`by_key`) only the key of a delivery;
+        of one client or of all. How much was found, by what it is; with `dry` nothing is erased.
+
+        `waiting`: deliveries, which count as skipped. `dead`: dead letters, which stay counted as rejected. `dedupe`:
+        remembered ids. `progress`: half-done batches that begin anew. `traces`: dead letters of others that lose their
+        request and reply. `limits`: names of limits. `mentioned`: deliveries and dead letters of others that name the
+        person inside a longer text; they stay, but for `mentions`.
+        """
+
+    def forgotten(self) -> int:
+        """How often a person was erased; whoever caches what people are looks here."""
+
+    def scrub(self) -> bool:
+        """Make what was deleted unreadable in the store's own files; False where a reader stood in the way."""
+
+    def expire(self, *, dead_before: float | None, now: float, most: int = 1000) -> dict[str, int]:
+        """Remove up to `most` dead letters rejected before a time, and of remembered ids that ran out: the counts."""
 
     def close(self) -> None:
         """Finish what is queued and let go of the store."""

@@ -87,7 +87,10 @@ class Verdicts:
             else:  # retry and defer: this delivery again, later
                 due = now + (wait or (DEFER_S if kind is OutcomeKind.DEFER else 0.0))
                 rows.append(
-                    Settled(delivery.seq, "later", due_at=due, attempts=attempts, batch=batch, reason=outcome.reason)
+                    Settled(
+                        *(delivery.seq, "later", due, attempts, batch),
+                        reason="" if outcome.ours else outcome.reason,
+                    )
                 )
         return rows, self.change(ended, hold, reason, pause, now), actions
 
@@ -97,7 +100,7 @@ class Verdicts:
             del self.failing[next(iter(self.failing))]
         first = self.failing.setdefault(delivery.id, now)
         since = max(self.failing_since, delivery.received_at) if self.failing_since is not None else now
-        return now - min(first, since)
+        return now - max(min(first, since), delivery.again_at or 0.0)  # whoever tries it again wants it tried
 
     @staticmethod
     def last_words(outcome: Outcome, attempts: int, *, asked: bool) -> tuple[str, int]:

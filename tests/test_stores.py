@@ -482,7 +482,7 @@ def test_a_requeued_letter_is_the_same_delivery_and_due_at_once(store: Store) ->
     assert store.requeue([1, 1, 99], now=8.0) == 1
     assert (store.dead(), sums(store), store.due_lanes(now=8.0)) == ([], {"abc": (1, 0, 0, 0, 1)}, [("crm", "abc")])
     assert store.read(leased(store, now=8.0), "task", limit=9, now=8.0) == [
-        Delivery(2, "d1", "e1", "task", "ana", b'{"a":1}', 2.0, 8.0)
+        Delivery(2, "d1", "e1", "task", "ana", b'{"a":1}', 2.0, 8.0, again_at=8.0)
     ]
 
 
@@ -507,7 +507,9 @@ def test_a_person_is_erased_by_key_or_by_a_text_anywhere_in_a_body(store: Store)
     bury(store, 5)
     trace = Trace("POST", "https://crm.example", 400, '[{"mail":"ana@x.com"}]', "one of you is wrong")
     store.settle(None, [Settled(6, "rejected", trace=trace)], now=6.0)
-    assert store.forget("ana@x.com", now=7.0) == {"waiting": 3, "dead": 1, "dedupe": 3}
+    found = {"waiting": 3, "dead": 1, "dedupe": 3, "progress": 0, "traces": 1, "limits": 0, "mentioned": 1}
+    assert store.forget("ana@x.com", now=7.0, dry=True) == found
+    assert store.forget("ana@x.com", now=7.0) == found
     assert [(dead.event_id, dead.trace) for dead in store.dead()] == [("e6", None)]
     assert sums(store) == {"abc": (7, 0, 2, 4, 1)}
     assert ids(store.read(leased(store), "task", limit=9, now=9.0)) == ["d4"]
@@ -518,7 +520,8 @@ def test_what_a_half_done_batch_remembers_of_an_erased_person_goes_too(store: St
     put(store, event("e1", key="ana"), event("e2", key="bob"), event("e3", key="eva"), event("e4", key="eva"))
     store.save_progress(None, Progress("b1", "task", "poll", {}, records=[{"m": "ana"}, {"m": "bob"}]), [1, 2], now=1.0)
     store.save_progress(None, Progress("b2", "task", "poll", {}, records=[{"m": "eva"}]), [3], now=1.0)
-    assert store.forget("Ana", now=2.0) == {"waiting": 1, "dead": 0, "dedupe": 0}
+    nothing = {"dead": 0, "dedupe": 0, "traces": 0, "limits": 0, "mentioned": 0}
+    assert store.forget("Ana", now=2.0) == {"waiting": 1, "progress": 1, **nothing}
     lease = leased(store, now=2.0)
     assert ids(store.read(lease, "task", limit=9, now=2.0)) == ["d2"]
     assert [progress.batch for progress, _ in store.progress(lease, "task", now=2.0)] == ["b2"]

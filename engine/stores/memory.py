@@ -5,21 +5,23 @@ from __future__ import annotations
 import math
 import threading
 import uuid
-from collections import defaultdict
+from collections import Counter, defaultdict
 from concurrent.futures import Future
+from copy import deepcopy
 from dataclasses import dataclass, field
 from functools import wraps
-from typing import TYPE_CHECKING, Any, Concatenate, NamedTuple, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Concatenate, NamedTuple, ParamSpec, TypeVar, Unpack
 
 import msgspec
 
 from engine.errors import BadValue, LeaseLost, StoreUnavailable
-from engine.records import Dead, Delivery, Lane, Lease, Settled, Skipped, Stored
+from engine.people import Subject
+from engine.records import Dead, Delivery, Lane, Lease, Settled, Skipped, Stored, Try
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 
-    from engine.records import Accepted, LaneChange, Progress, TokenRow
+    from engine.records import Accepted, LaneChange, Progress, TokenRow, Which
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -116,33 +118,37 @@ def followers(skipped: Mapping[int, int], waits: Mapping[int, Wait]) -> dict[int
     return by_root
 
 
-def concerns(subject: str, key: str | None, body: bytes) -> bool:
-    """Is the key, or a text value anywhere in the JSON body, this subject in whatever case?"""
-    wanted = subject.strip().casefold()
-    if key is not None and key.strip().casefold() == wanted:
-        return True
-    if b"\\" not in body and not mentions(subject, body):  # without an escape the text stands there as it is
-        return False
-    try:
-        return _holds(msgspec.json.decode(body), wanted)
-    except msgspec.DecodeError:
-        return mentions(subject, body)
+MOST_TRIES = 20
 
 
-def mentions(subject: str, text: bytes) -> bool:
-    """Does the subject stand anywhere in the text, be it as a part of a word?"""
-    return subject.strip().casefold() in text.decode(errors="replace").casefold()
+def tried(tries: tuple[Try, ...], now: float, reason: str) -> tuple[Try, ...]:
+    """With one more try; those that ended alike are one, and of many the latest stay."""
+    if not reason:
+        return tries
+    if tries and tries[-1].reason == reason:
+        return (*tries[:-1], msgspec.structs.replace(tries[-1], until=now, times=tries[-1].times + 1))
+    return (*tries, Try(now, now, reason))[-MOST_TRIES:]
 
 
-def _holds(value: Any, wanted: str) -> bool:
-    match value:
-        case str():
-            return value.strip().casefold() == wanted
-        case dict():
-            return any(_holds(item, wanted) for item in value.values())
-        case list():
-            return any(_holds(item, wanted) for item in value)
-    return False
+def names_in(person: Subject, letter: Dead) -> bool:
+    """Is the person named in what was said of another's dead letter, or in what was sent with it?"""
+    trace = letter.trace is not None and person.named_in(msgspec.json.encode(letter.trace))
+    return trace or any(map(person.named_in, (letter.reason, *(each.reason for each in letter.tries))))
+
+
+def named_by_limit(person: Subject, name: str) -> bool:
+    """Is this the name of a limit that counts for this person alone? It ends in a digest; once in the value itself."""
+    value = name.split(":")[-1].partition("@")[0]
+    return value in person.digests or person.named_in(name)
+
+
+def without(person: Subject, letter: Dead) -> Dead:
+    """Another's dead letter without the person: a request or reply that names them goes whole."""
+    tries = tuple(msgspec.structs.replace(each, reason=person.taken_out(each.reason)) for each in letter.tries)
+    trace = letter.trace
+    if trace is not None and person.named_in(msgspec.json.encode(trace)):
+        trace = None
+    return msgspec.structs.replace(letter, trace=trace, reason=person.taken_out(letter.reason), tries=tries)
 
 
 # The store
@@ -173,10 +179,30 @@ class _Lane:
             self.stirred = True
 
 
+# What `forget` changes.
+_ERASED = ("_lanes", "_rows", "_batches", "_dead", "_followers", "_dedupe", "_slots", "_uses", "_forgotten")
+
+
+def _fits(letter: Dead, which: Which) -> bool:
+    same = all(
+        value is None or getattr(letter, name) == value
+        for name, value in which.items()
+        if name in ("connector", "client", "action", "code", "key")
+    )
+    since, until = which.get("since"), which.get("until")
+    return (
+        same
+        and (which.get("reason") or "") in letter.reason
+        and (since is None or letter.at >= since)
+        and (until is None or letter.at < until)
+    )
+
+
 class _Waiting(msgspec.Struct, frozen=True):
     lane: Name
     delivery: Delivery  # its due_at is its own, whatever stands before it
     wait: Wait | None = None
+    tries: tuple[Try, ...] = ()
 
     @property
     def due_at(self) -> float:
@@ -215,6 +241,7 @@ class MemoryStore:
         self._locks: dict[str, tuple[str, float]] = {}
         self._slots: dict[str, dict[str, float]] = defaultdict(dict)
         self._uses: dict[str, list[tuple[float, int]]] = defaultdict(list)
+        self._forgotten = 0
 
     # Deliveries in
 
@@ -240,10 +267,10 @@ class MemoryStore:
         waits = waits_of(event, self._last_seq + 1)
         return Stored(event.event_id, duplicate=False, deliveries=tuple(self._add(name, each, waits) for each in fresh))
 
-    def _add(self, name: Name, delivery: Delivery, waits: Mapping[int, Wait]) -> Delivery:
+    def _add(self, name: Name, delivery: Delivery, waits: Mapping[int, Wait], tries: tuple[Try, ...] = ()) -> Delivery:
         self._last_seq += 1
         delivery = msgspec.structs.replace(delivery, seq=self._last_seq)
-        row = _Waiting(name, delivery, waits.get(self._last_seq))
+        row = _Waiting(name, delivery, waits.get(self._last_seq), tries)
         self._rows[self._last_seq] = row
         seen = self._in_turn(row)
         self._lanes[name].stir(seen.due_at)
@@ -516,7 +543,7 @@ class MemoryStore:
         return [letter for letter in self._dead.values() if letter.delivery_id == delivery_id][-1]
 
     def _wait(self, row: _Waiting, wait: Wait | None) -> None:
-        self._rows[row.delivery.seq] = _Waiting(row.lane, row.delivery, wait)
+        self._rows[row.delivery.seq] = msgspec.structs.replace(row, wait=wait)
         if wait is None:
             self._lanes[row.lane].stir(self._earliest(row.lane))
 
@@ -529,6 +556,7 @@ class MemoryStore:
         if settled.kind == "later":
             progress = self._batches.get((row.lane, settled.batch or ""))
             batch = progress.batch if progress is not None and progress.action == row.delivery.action else None
+            row = msgspec.structs.replace(row, tries=tried(row.tries, now, settled.reason))
             self._change(row, due_at=settled.due_at, attempts=settled.attempts, batch=batch)
             return
         if settled.kind == "rejected":
@@ -554,10 +582,12 @@ class MemoryStore:
             at=now,
             expected=settled.expected,
             trace=settled.trace,
+            tries=row.tries,
         )
 
     def _change(self, row: _Waiting, **fields: Any) -> None:
-        self._rows[row.delivery.seq] = _Waiting(row.lane, msgspec.structs.replace(row.delivery, **fields), row.wait)
+        delivery = msgspec.structs.replace(row.delivery, **fields)
+        self._rows[row.delivery.seq] = msgspec.structs.replace(row, delivery=delivery)
 
     def _drop_done_batches(self) -> None:
         alive = {(row.lane, row.delivery.batch) for row in self._rows.values()}
@@ -567,21 +597,16 @@ class MemoryStore:
     # Dead letters, and people
 
     @_one_at_a_time
-    def dead(
-        self,
-        *,
-        connector: str | None = None,
-        client: str | None = None,
-        reason: str | None = None,
-        limit: int = 100,
-        after: int = 0,
-    ) -> list[Dead]:
-        return [
-            letter
-            for letter in self._dead.values()
-            if connector in (None, letter.connector) and client in (None, letter.client)
-            if letter.id > after and (reason or "") in letter.reason
-        ][:limit]
+    def held(self, *, now: float) -> dict[Name, int]:
+        return {name: lane.fence for name, lane in self._lanes.items() if lane.until > now}
+
+    @_one_at_a_time
+    def dead(self, *, limit: int = 100, after: int = 0, **which: Unpack[Which]) -> list[Dead]:
+        return [letter for letter in self._dead.values() if letter.id > after and _fits(letter, which)][:limit]
+
+    @_one_at_a_time
+    def count_dead(self, by: str, **which: Unpack[Which]) -> dict[str, int]:
+        return dict(Counter(str(getattr(letter, by)) for letter in self._dead.values() if _fits(letter, which)))
 
     @_one_at_a_time
     def dead_letter(self, dead_id: int) -> Dead | None:
@@ -591,23 +616,25 @@ class MemoryStore:
     def requeue(self, dead_ids: Sequence[int], *, now: float) -> int:
         letters = [self._dead[dead_id] for dead_id in dict.fromkeys(dead_ids) if dead_id in self._dead]
         for letter in letters:
-            self._requeue(letter, now)
+            self._requeue(letter, now, now)
         return len(letters)
 
-    def _requeue(self, letter: Dead, due_at: float) -> list[Delivery]:
+    def _requeue(self, letter: Dead, now: float, due_at: float) -> list[Delivery]:
         name = (letter.connector, letter.client)
         del self._dead[letter.id]
         theirs = self._followers.pop(letter.id, [])
         self._lanes[name].counts["rejected"] -= 1
         self._lanes[name].counts["skipped"] -= len(theirs)
-        fresh = (letter.delivery_id, letter.event_id, letter.action, letter.key, letter.body, letter.received_at)
+        named = (letter.delivery_id, letter.event_id, letter.action, letter.key, letter.body, letter.received_at)
+        fresh = Delivery(0, *named, due_at=due_at, again_at=now)
         first = self._last_seq + 1
         waits = {
             first + place: Wait(frozenset(first + each for each in wait.after), wait.past_rejected)
             for place, (_, wait) in enumerate(theirs, 1)
         }
-        again = [msgspec.structs.replace(each, due_at=due_at, attempts=0) for each, _ in theirs]
-        return [self._add(name, each, waits) for each in (Delivery(0, *fresh, due_at=due_at), *again)]
+        again = [msgspec.structs.replace(each, due_at=due_at, attempts=0, again_at=now) for each, _ in theirs]
+        tries = tried(letter.tries, letter.at, letter.reason)
+        return [self._add(name, fresh, waits, tries), *(self._add(name, each, waits) for each in again)]
 
     @_one_at_a_time
     def revive(
@@ -619,7 +646,36 @@ class MemoryStore:
             if (letter.connector, letter.client, letter.event_id) == (connector, client, event_id)
             if letter.action in actions
         ]
-        return [delivery for letter in letters for delivery in self._requeue(letter, now + hold_s)]
+        return [delivery for letter in letters for delivery in self._requeue(letter, now, now + hold_s)]
+
+    @_one_at_a_time
+    def amend(self, dead_id: int, *, body: bytes, key: str | None) -> bool:
+        if dead_id not in self._dead:
+            return False
+        self._dead[dead_id] = msgspec.structs.replace(self._dead[dead_id], body=body, key=key)
+        for each, (delivery, wait) in enumerate(self._followers.get(dead_id, [])):
+            self._followers[dead_id][each] = (msgspec.structs.replace(delivery, body=body), wait)
+        return True
+
+    @_one_at_a_time
+    def admit(self, letters: Sequence[Dead]) -> list[bool]:
+        return [self._admit(letter) for letter in letters]
+
+    def _admit(self, letter: Dead) -> bool:
+        if self.whereabouts([letter.delivery_id]):
+            return False
+        lane = self._lanes[letter.connector, letter.client]
+        lane.accepted += 1
+        lane.counts["rejected"] += 1
+        self._last_dead += 1
+        self._dead[self._last_dead] = msgspec.structs.replace(letter, id=self._last_dead)
+        return True
+
+    @_one_at_a_time
+    def whereabouts(self, delivery_ids: Collection[str]) -> dict[str, str]:
+        wanted = set(delivery_ids)
+        waiting = {row.delivery.id: "waiting" for row in self._rows.values() if row.delivery.id in wanted}
+        return waiting | {each.delivery_id: "dead" for each in self._dead.values() if each.delivery_id in wanted}
 
     @_one_at_a_time
     def discard(self, dead_ids: Sequence[int], *, reason: str, now: float) -> int:
@@ -629,37 +685,106 @@ class MemoryStore:
         return sum(self._dead.pop(dead_id, None) is not None for dead_id in dead_ids)
 
     @_one_at_a_time
-    def forget(self, subject: str, *, now: float) -> dict[str, int]:
-        rows = [row for row in self._rows.values() if concerns(subject, row.delivery.key, row.delivery.body)]
-        letters = [letter for letter in self._dead.values() if concerns(subject, letter.key, letter.body)]
+    def forget(
+        self,
+        subject: str,
+        *,
+        now: float,
+        by_key: bool = False,
+        mentions: bool = False,
+        client: str | None = None,
+        dry: bool = False,
+    ) -> dict[str, int]:
+        before = {name: deepcopy(getattr(self, name)) for name in _ERASED} if dry else {}
+        found = self._forget(Subject(subject, by_key=by_key), now, client, mentions=mentions)
+        for name, value in before.items():
+            setattr(self, name, value)
+        return found
+
+    def _forget(self, person: Subject, now: float, client: str | None, *, mentions: bool) -> dict[str, int]:
+        def theirs(key: str | None, body: bytes) -> bool:
+            return person.has(key, body) or (mentions and person.named_in(body))
+
+        self._forgotten += 1
+        of_client = [row for row in self._rows.values() if client in (None, row.lane[1])]
+        rows = [row for row in of_client if theirs(row.delivery.key, row.delivery.body)]
+        letters = [
+            each for each in self._dead.values() if client in (None, each.client) and theirs(each.key, each.body)
+        ]
         events = {(row.lane, row.delivery.event_id) for row in rows}
         events |= {((letter.connector, letter.client), letter.event_id) for letter in letters}
-        self._disband(subject, rows)
+        disbanded = self._disband(person, rows, client)
         self.settle(None, [Settled(row.delivery.seq, "skipped") for row in rows], now=now)
         for letter in letters:
             del self._dead[letter.id]
             self._followers.pop(letter.id, None)
-        for dead_id, theirs in list(self._followers.items()):
-            if any(concerns(subject, each.key, each.body) for each, _ in theirs):
+        for dead_id, waiting in list(self._followers.items()):
+            if client in (None, self._dead[dead_id].client) and any(theirs(each.key, each.body) for each, _ in waiting):
                 del self._followers[dead_id]
-        for letter in self._dead.values():
-            if letter.trace is not None and mentions(subject, msgspec.json.encode(letter.trace)):
-                self._dead[letter.id] = msgspec.structs.replace(letter, trace=None)
-        wanted = subject.strip().casefold()
-        seen = [each for each in self._dedupe if each in events or each[1].casefold() == wanted]
+        named = [each for each in self._dead.values() if client in (None, each.client) and names_in(person, each)]
+        for letter in named:
+            self._dead[letter.id] = without(person, letter)
+        for name, lane in self._lanes.items():
+            if client in (None, name[1]) and lane.reason is not None:
+                lane.reason = person.taken_out(lane.reason)
+        seen = [
+            each
+            for each in self._dedupe
+            if each in events or (client in (None, each[0][1]) and each[1].casefold() == person.wanted)
+        ]
         held_until = [self._dedupe.pop(each) for each in seen]
-        return {"waiting": len(rows), "dead": len(letters), "dedupe": sum(until > now for until in held_until)}
+        kept = [row.delivery.body for row in self._rows.values() if client in (None, row.lane[1])]
+        kept += [letter.body for letter in self._dead.values() if client in (None, letter.client)]
+        return {
+            "waiting": len(rows),
+            "dead": len(letters),
+            "dedupe": sum(until > now for until in held_until),
+            "progress": disbanded,
+            "traces": len(named),
+            "limits": 0 if client is not None else self._forget_limits(person),
+            "mentioned": 0 if person.by_key else sum(map(person.named_in, kept)),
+        }
 
-    def _disband(self, subject: str, rows: list[_Waiting]) -> None:
+    def _forget_limits(self, person: Subject) -> int:
+        names = [*self._uses, *self._slots]
+        theirs = {name for name in names if named_by_limit(person, name)}
+        for name in theirs:
+            self._uses.pop(name, None)
+            self._slots.pop(name, None)
+        return len(theirs)
+
+    def _disband(self, person: Subject, rows: list[_Waiting], client: str | None) -> int:
         """What a half-done batch remembers may hold the person too: it goes, and the others in it start afresh."""
         theirs = {(row.lane, row.delivery.batch) for row in rows}
+        gone = 0
         for (name, batch), progress in list(self._batches.items()):
-            if (name, batch) in theirs or mentions(subject, msgspec.json.encode(progress)):
+            named = client in (None, name[1]) and person.named_in(msgspec.json.encode(progress))
+            if (name, batch) in theirs or named:
+                gone += 1
                 for row in self._of_lane(name):
                     if row.delivery.batch == batch:
                         self._change(row, batch=None)
                 del self._batches[name, batch]
                 self._lanes[name].stir(self._earliest(name))
+        return gone
+
+    @_one_at_a_time
+    def forgotten(self) -> int:
+        return self._forgotten
+
+    def scrub(self) -> bool:
+        return True
+
+    @_one_at_a_time
+    def expire(self, *, dead_before: float | None, now: float, most: int = 1000) -> dict[str, int]:
+        old = [] if dead_before is None else [each.id for each in self._dead.values() if each.at < dead_before][:most]
+        for dead_id in old:
+            del self._dead[dead_id]
+            self._followers.pop(dead_id, None)
+        over = [each for each, until in self._dedupe.items() if until <= now][:most]
+        for each in over:
+            del self._dedupe[each]
+        return {"dead": len(old), "dedupe": len(over)}
 
     # Tokens and locks
 

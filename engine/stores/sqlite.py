@@ -22,31 +22,34 @@ from contextlib import contextmanager, suppress
 from decimal import Decimal
 from functools import cache
 from itertools import groupby
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar, overload
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar, Unpack, overload
 from urllib.parse import quote
 
 import msgspec
 
 from engine.errors import LeaseLost, StoreUnavailable, TokenUnreadable
-from engine.records import Dead, Delivery, Lane, Lease, Progress, Settled, Skipped, Stored, TokenRow, Trace
+from engine.people import Subject
+from engine.records import Dead, Delivery, Lane, Lease, Progress, Settled, Skipped, Stored, TokenRow, Trace, Try
 from engine.stores.memory import (
     Wait,
-    concerns,
     first_of,
     follow,
     followers,
     lane_state,
     lost,
-    mentions,
+    named_by_limit,
+    names_in,
     refuse_impossible,
+    tried,
     wait_until,
     waits_of,
+    without,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 
-    from engine.records import Accepted, LaneChange
+    from engine.records import Accepted, LaneChange, Which
 
 T = TypeVar("T")
 _Answer = tuple[Any, Exception | None]
@@ -118,7 +121,15 @@ WAITS = (
     "ALTER TABLE dead ADD COLUMN followers TEXT",
     "CREATE INDEX dead_event ON dead (lane, event_id)",
 )
-SCHEMA = (FIRST, WAITS)  # each takes a file from the version before it; a new file goes through all of them
+AGAIN = (
+    "ALTER TABLE deliveries ADD COLUMN again_at REAL",
+    "ALTER TABLE deliveries ADD COLUMN tries TEXT",
+    "ALTER TABLE dead ADD COLUMN tries TEXT",
+    "CREATE INDEX dead_at ON dead (at)",
+    "CREATE TABLE forgotten (times INTEGER NOT NULL)",
+    "INSERT INTO forgotten VALUES (0)",
+)
+SCHEMA = (FIRST, WAITS, AGAIN)  # each takes a file from the version before it; a new file goes through all of them
 VERSION = len(SCHEMA)
 
 SEEN = """
@@ -149,7 +160,8 @@ LEFT = """
         AND d.seq >= asked.seq)
 """
 INSERT = """
-    INSERT INTO deliveries (lane, action, key, id, event_id, body, received_at, due_at, turn_at, attempts)
+    INSERT INTO deliveries (
+        lane, action, key, id, event_id, body, received_at, due_at, turn_at, attempts, again_at, tries)
     {rows}
 """
 COUNT = """
@@ -170,7 +182,7 @@ _READABLE = """
         WHERE b.lane = d.lane AND b.action = d.action AND b.key = d.key AND b.batch IS NOT NULL AND b.seq < d.seq))
     ORDER BY turn_at, seq LIMIT :limit
 """
-READ = f"SELECT seq, id, event_id, action, key, body, received_at, turn_at, attempts, batch {_READABLE}"
+READ = f"SELECT seq, id, event_id, action, key, body, received_at, turn_at, attempts, batch, again_at {_READABLE}"
 BACKLOG = f"SELECT count(*), min(received_at) FROM (SELECT received_at {_READABLE})"
 _OWN_TURN = "CASE WHEN after IS NULL THEN due_at ELSE 9e999 END"
 WAITING_FOR = """
@@ -207,7 +219,7 @@ ACTIONS = (
     _LOOSE.format(index="deliveries_batch", null="IS NOT NULL"),
 )
 MEMBERS = """
-    SELECT seq, id, event_id, action, key, body, received_at, due_at, attempts, batch
+    SELECT seq, id, event_id, action, key, body, received_at, due_at, attempts, batch, again_at
     FROM deliveries INDEXED BY deliveries_batch
     WHERE lane = :lane AND action = :action AND batch = :batch AND batch IS NOT NULL ORDER BY seq
 """
@@ -228,14 +240,17 @@ NEXT_DUE = f"""
 """
 _DEAD = """
     SELECT dead.id, connector, client, action, delivery_id, event_id, key, body, dead.reason, code, attempts,
-           received_at, at, expected, trace
+           received_at, at, expected, trace, tries
     FROM dead JOIN lanes ON lanes.id = dead.lane
 """
+
+_COUNTED = {"reason": "dead.reason", "code": "code", "action": "action", "client": "client", "connector": "connector"}
 
 _encode = msgspec.json.Encoder(decimal_format="number").encode
 _decode_values = msgspec.json.Decoder(dict[str, Any], float_hook=Decimal).decode
 _decode_progress = msgspec.json.Decoder(Progress, float_hook=Decimal).decode
 _decode_trace = msgspec.json.Decoder(Trace).decode
+_decode_tries = msgspec.json.Decoder(tuple[Try, ...]).decode
 _decode_wait = msgspec.json.Decoder(Wait).decode
 
 
@@ -389,21 +404,26 @@ class SqliteStore:
 
     # Dead letters, and people
 
-    def dead(
-        self,
-        *,
-        connector: str | None = None,
-        client: str | None = None,
-        reason: str | None = None,
-        limit: int = 100,
-        after: int = 0,
-    ) -> list[Dead]:
-        wanted = {"connector = ?": connector, "client = ?": client, "instr(dead.reason, ?)": reason}
-        given = {condition: value for condition, value in wanted.items() if value is not None}
-        where = " AND ".join(["dead.id > ?", *given])
+    def held(self, *, now: float) -> dict[tuple[str, str], int]:
         with self._readers.reading() as db:
-            rows = db.execute(f"{_DEAD} WHERE {where} ORDER BY dead.id LIMIT ?", (after, *given.values(), limit))
+            rows = db.execute("SELECT connector, client, fence FROM lanes WHERE until > ?", (now,))
+            return {(connector, client): fence for connector, client, fence in rows}
+
+    def dead(self, *, limit: int = 100, after: int = 0, **which: Unpack[Which]) -> list[Dead]:
+        where, values = _which(which)
+        with self._readers.reading() as db:
+            rows = db.execute(f"{_DEAD} WHERE dead.id > ?{where} ORDER BY dead.id LIMIT ?", (after, *values, limit))
             return [_dead(row) for row in rows]
+
+    def count_dead(self, by: str, **which: Unpack[Which]) -> dict[str, int]:
+        column = _COUNTED[by]
+        where, values = _which(which)
+        with self._readers.reading() as db:
+            rows = db.execute(
+                f"SELECT {column}, count(*) FROM dead JOIN lanes ON lanes.id = dead.lane WHERE 1{where} GROUP BY 1",
+                values,
+            )
+            return dict(rows.fetchall())
 
     def dead_letter(self, dead_id: int) -> Dead | None:
         with self._readers.reading() as db:
@@ -411,12 +431,23 @@ class SqliteStore:
             return _dead(row) if row else None
 
     def requeue(self, dead_ids: Sequence[int], *, now: float) -> int:
-        return self._writer.run(lambda db: sum(bool(_requeue(db, dead_id, now)) for dead_id in dead_ids))
+        return self._writer.run(lambda db: sum(bool(_requeue(db, dead_id, now, now)) for dead_id in dead_ids))
 
     def revive(
         self, connector: str, client: str, event_id: str, actions: Collection[str], *, now: float, hold_s: float
     ) -> list[Delivery]:
-        return self._writer.run(lambda db: _revive(db, connector, client, event_id, actions, now + hold_s))
+        return self._writer.run(lambda db: _revive(db, connector, client, event_id, actions, now, now + hold_s))
+
+    def amend(self, dead_id: int, *, body: bytes, key: str | None) -> bool:
+        changed = "UPDATE dead SET body = ?, key = ? WHERE id = ?"
+        return self._writer.run(lambda db: db.execute(changed, (body, key, dead_id)).rowcount == 1)
+
+    def admit(self, letters: Sequence[Dead]) -> list[bool]:
+        return self._writer.run(lambda db: _admit(db, letters))
+
+    def whereabouts(self, delivery_ids: Collection[str]) -> dict[str, str]:
+        with self._readers.reading() as db:
+            return _whereabouts(db, delivery_ids)
 
     def discard(self, dead_ids: Sequence[int], *, reason: str, now: float) -> int:
         del reason, now  # for the log of who calls; the letter is gone
@@ -424,11 +455,42 @@ class SqliteStore:
             lambda db: sum(db.execute("DELETE FROM dead WHERE id = ?", (dead_id,)).rowcount for dead_id in dead_ids)
         )
 
-    def forget(self, subject: str, *, now: float) -> dict[str, int]:
+    def forget(
+        self,
+        subject: str,
+        *,
+        now: float,
+        by_key: bool = False,
+        mentions: bool = False,
+        client: str | None = None,
+        dry: bool = False,
+    ) -> dict[str, int]:
+        person = Subject(subject, by_key=by_key)
         # Bodies are searched on a reading connection, for that may take seconds; only what was found is written.
         with self._readers.reading() as db:
-            found = _find_person(db, subject)
-        return self._writer.run(lambda db: _forget(db, found, subject, now))
+            found = _find_person(db, person, client, mentions=mentions)
+
+        def erase(db: _Connection) -> dict[str, int]:
+            counts = _forget(db, found, person, client, now)
+            if dry:
+                raise _NotNow(counts)
+            return counts
+
+        try:
+            return self._writer.run(erase)
+        except _NotNow as found_only:
+            return found_only.counts
+
+    def forgotten(self) -> int:
+        with self._readers.reading() as db:
+            times: int = _value(db, "SELECT times FROM forgotten")
+            return times
+
+    def scrub(self) -> bool:
+        return self._writer.alone(_scrub)
+
+    def expire(self, *, dead_before: float | None, now: float, most: int = 1000) -> dict[str, int]:
+        return self._writer.run(lambda db: _expire(db, dead_before, now, most))
 
     # Tokens and locks
 
@@ -494,9 +556,23 @@ class _Put(NamedTuple):
     new_id: Callable[[], str]
 
 
+class _Outside(NamedTuple):
+    """Work that SQLite does in no transaction."""
+
+    work: Callable[[_Connection], Any]
+
+
+class _NotNow(Exception):
+    """What was found is told, and the transaction taken back."""
+
+    def __init__(self, counts: dict[str, int]) -> None:
+        super().__init__()
+        self.counts = counts
+
+
 class _Job(NamedTuple):
     future: Future[Any]
-    work: Callable[[_Connection], Any] | _Put
+    work: Callable[[_Connection], Any] | _Put | _Outside
 
 
 class _Writer:
@@ -527,7 +603,9 @@ class _Writer:
     def submit(self, work: _Put) -> Future[list[Stored]]: ...
     @overload
     def submit(self, work: Callable[[_Connection], T]) -> Future[T]: ...
-    def submit(self, work: Callable[[_Connection], Any] | _Put) -> Future[Any]:
+    @overload
+    def submit(self, work: _Outside) -> Future[Any]: ...
+    def submit(self, work: Callable[[_Connection], Any] | _Put | _Outside) -> Future[Any]:
         future: Future[Any] = Future()
         with self._gate:
             if self._closed:
@@ -537,6 +615,11 @@ class _Writer:
 
     def run(self, work: Callable[[_Connection], T]) -> T:
         return self.submit(work).result()
+
+    def alone(self, work: Callable[[_Connection], T]) -> T:
+        """Work outside of any transaction, while no other process writes."""
+        found: T = self.submit(_Outside(work)).result()
+        return found
 
     def close(self) -> None:
         with self._gate:
@@ -570,8 +653,12 @@ class _Writer:
         while going:
             group, going = self._queued()
             live = [job for job in group if job.future.set_running_or_notify_cancel()]
-            if live:
-                self._commit(db, live)
+            together = [job for job in live if not isinstance(job.work, _Outside)]
+            if together:
+                self._commit(db, together)
+            for job in live:
+                if isinstance(job.work, _Outside):
+                    self._do_alone(db, job, job.work)
 
     def _queued(self) -> tuple[list[_Job], bool]:
         group: list[_Job] = []
@@ -601,6 +688,15 @@ class _Writer:
                 job.future.set_result(value)
             else:
                 _fail(job.future, _unavailable(self._path, failure), failure)
+
+    def _do_alone(self, db: _Connection, job: _Job, outside: _Outside) -> None:
+        try:
+            with self._alone():
+                value = outside.work(db)
+        except Exception as error:
+            _fail(job.future, _unavailable(self._path, error), error)
+        else:
+            job.future.set_result(value)
 
     def _transact(self, db: _Connection, jobs: list[_Job]) -> list[_Answer]:
         db.execute("BEGIN IMMEDIATE")
@@ -648,7 +744,7 @@ def _attempt(db: _Connection, jobs: list[_Job]) -> list[_Answer]:
 
 def _done(db: _Connection, jobs: list[_Job]) -> list[Any]:
     puts = [job.work for job in jobs if isinstance(job.work, _Put)]
-    return _accept(db, puts) if puts else [job.work(db) for job in jobs if not isinstance(job.work, _Put)]
+    return _accept(db, puts) if puts else [job.work(db) for job in jobs if not isinstance(job.work, _Put | _Outside)]
 
 
 def _fail(future: Future[Any], error: Exception, cause: Exception) -> None:
@@ -902,26 +998,47 @@ def _sweep_seen(db: _Connection, new: int, now: float) -> None:
         _sweep(db, "dedupe", now, most=SWEEP * times)
 
 
-def _insert(db: _Connection, fresh: Sequence[tuple[int, Delivery]], waits: Mapping[int, Wait]) -> list[Delivery]:
+def _insert(
+    db: _Connection,
+    fresh: Sequence[tuple[int, Delivery]],
+    waits: Mapping[int, Wait],
+    tries: tuple[Try, ...] = (),
+) -> list[Delivery]:
     """
     The deliveries, each given with its lane, as stored: with their seqs, and due when their turn comes.
 
-    `waits` says which of them wait for which, by their places.
+    `waits` says which of them wait for which, by their places; `tries` are those of the first.
     """
+    kept = [_encode_tries(tries)] + [None] * len(fresh)
     turns = _turns(db, fresh, waits)
     last = _write_rows(
         db,
         INSERT,
         [
-            (lane, each.action, each.key, each.id, each.event_id, each.body, each.received_at, each.due_at, turn_at, 0)
-            for (lane, each), turn_at in zip(fresh, turns, strict=True)
+            (
+                *(lane, each.action, each.key, each.id, each.event_id, each.body, each.received_at, each.due_at),
+                *(turn_at, 0, each.again_at, of_each),
+            )
+            for (lane, each), turn_at, of_each in zip(fresh, turns, kept, strict=False)
         ],
     )
     seqs = range(last + 1 - len(fresh), last + 1)  # AUTOINCREMENT leaves no gap within one transaction
     for at, wait in waits.items():
         _write_wait(db, seqs[at], Wait(frozenset(seqs[each] for each in wait.after), wait.past_rejected))
     return [
-        Delivery(seq, each.id, each.event_id, each.action, each.key, each.body, each.received_at, turn_at)
+        Delivery(
+            seq,
+            each.id,
+            each.event_id,
+            each.action,
+            each.key,
+            each.body,
+            each.received_at,
+            turn_at,
+            0,
+            None,
+            each.again_at,
+        )
         for seq, (_, each), turn_at in zip(seqs, fresh, turns, strict=True)
     ]
 
@@ -1144,6 +1261,7 @@ class _Row(NamedTuple):
     event_id: str
     attempts: int
     batch: str | None
+    tries: tuple[Try, ...] | None = None
 
 
 _decode_rows = msgspec.json.Decoder(list[_Row]).decode
@@ -1154,7 +1272,8 @@ def _rows(db: _Connection, seqs: Iterable[int], lane: int | None) -> dict[int, _
     # As one text: every row that is fetched lets go of the interpreter.
     found = _value(
         db,
-        "SELECT json_group_array(json_array(seq, lane, action, key, event_id, attempts, batch)) FROM deliveries"
+        "SELECT json_group_array(json_array(seq, lane, action, key, event_id, attempts, batch, json(tries)))"
+        " FROM deliveries"
         " WHERE seq IN (SELECT value FROM json_each(?))",
         (_numbers(seqs),),
     )
@@ -1193,9 +1312,14 @@ def _settle_one(db: _Connection, row: _Row, settled: Settled, now: float) -> int
             # A batch of which nothing was saved could never be gone on with: its deliveries start afresh.
             db.execute(
                 "UPDATE deliveries SET due_at = ?1, turn_at = CASE WHEN after IS NULL THEN ?1 ELSE 9e999 END,"
-                " attempts = ?2,"
-                " batch = (SELECT batch FROM batches WHERE lane = ?3 AND action = ?4 AND batch = ?5) WHERE seq = ?6",
-                (settled.due_at, settled.attempts, row.lane, row.action, settled.batch, row.seq),
+                " attempts = ?2, tries = ?3,"
+                " batch = (SELECT batch FROM batches WHERE lane = ?4 AND action = ?5 AND batch = ?6) WHERE seq = ?7",
+                (
+                    settled.due_at,
+                    settled.attempts,
+                    _encode_tries(tried(row.tries or (), now, settled.reason)),
+                    *(row.lane, row.action, settled.batch, row.seq),
+                ),
             )
         case other:
             raise ValueError(f"a delivery is delivered, skipped, rejected or later, not {other}")
@@ -1212,8 +1336,9 @@ def _bury(db: _Connection, row: _Row, settled: Settled, now: float) -> int | Non
     attempts = max(settled.attempts, row.attempts)
     buried = db.execute(
         "INSERT INTO dead (lane, action, key, delivery_id, event_id, body, received_at,"
-        " at, attempts, reason, code, expected, trace)"
-        " SELECT lane, action, key, id, event_id, body, received_at, ?, ?, ?, ?, ?, ? FROM deliveries WHERE seq = ?",
+        " at, attempts, reason, code, expected, trace, tries)"
+        " SELECT lane, action, key, id, event_id, body, received_at, ?, ?, ?, ?, ?, ?, tries"
+        " FROM deliveries WHERE seq = ?",
         (now, attempts, settled.reason, settled.code, settled.expected, trace, row.seq),
     )
     return buried.lastrowid
@@ -1345,25 +1470,48 @@ def _save_progress(db: _Connection, lease: Lease | None, progress: Progress, seq
 # Dead letters, and people
 
 
+def _which(which: Which) -> tuple[str, list[Any]]:
+    """What follows a WHERE, and its values."""
+    conditions = {
+        "connector": "connector = ?",
+        "client": "client = ?",
+        "action": "action = ?",
+        "reason": "instr(dead.reason, ?)",
+        "code": "code = ?",
+        "key": "key = ?",
+        "since": "at >= ?",
+        "until": "at < ?",
+    }
+    given = {conditions[name]: value for name, value in which.items() if value is not None}
+    return "".join(f" AND {condition}" for condition in given), list(given.values())
+
+
+def _encode_tries(tries: tuple[Try, ...]) -> str | None:
+    return _encode(tries).decode() if tries else None
+
+
 def _dead(row: tuple[Any, ...]) -> Dead:
-    expected, trace = row[-2:]
-    return Dead(*(*row[:-2], bool(expected), None if trace is None else _decode_trace(trace)))
+    expected, trace, tries = row[-3:]
+    sent = None if trace is None else _decode_trace(trace)
+    return Dead(*(*row[:-3], bool(expected), sent, () if tries is None else _decode_tries(tries)))
 
 
-def _requeue(db: _Connection, dead_id: int, due_at: float) -> list[Delivery]:
+def _requeue(db: _Connection, dead_id: int, now: float, due_at: float) -> list[Delivery]:
     row = db.execute(
-        "SELECT lane, action, key, delivery_id, event_id, body, received_at, followers FROM dead WHERE id = ?",
+        "SELECT lane, action, key, delivery_id, event_id, body, received_at, followers, tries, at, reason"
+        " FROM dead WHERE id = ?",
         (dead_id,),
     ).fetchone()
     if row is None:
         return []
-    lane, action, key, delivery_id, event_id, body, received_at, kept = row
+    lane, action, key, delivery_id, event_id, body, received_at, kept, tries, at, reason = row
     theirs = _decode_followers(kept) if kept is not None else []
     revived = [
-        (lane, Delivery(0, of, event_id, what, whose, body, received_at, due_at))
+        (lane, Delivery(0, of, event_id, what, whose, body, received_at, due_at, again_at=now))
         for of, what, whose in [(delivery_id, action, key), *(each[:3] for each in theirs)]
     ]
-    stored = _insert(db, revived, {place: each.wait for place, each in enumerate(theirs, 1)})
+    history = tried(_decode_tries(tries) if tries is not None else (), at, reason)
+    stored = _insert(db, revived, {place: each.wait for place, each in enumerate(theirs, 1)}, history)
     db.execute("DELETE FROM dead WHERE id = ?", (dead_id,))
     db.execute("UPDATE lanes SET rejected = rejected - 1, skipped = skipped - ? WHERE id = ?", (len(theirs), lane))
     _stir(db, lane, first_of(each.due_at for each in stored))
@@ -1371,7 +1519,7 @@ def _requeue(db: _Connection, dead_id: int, due_at: float) -> list[Delivery]:
 
 
 def _revive(
-    db: _Connection, connector: str, client: str, event_id: str, actions: Collection[str], due_at: float
+    db: _Connection, connector: str, client: str, event_id: str, actions: Collection[str], now: float, due_at: float
 ) -> list[Delivery]:
     lane = _lane_id(db, connector, client)
     found = db.execute(
@@ -1379,7 +1527,36 @@ def _revive(
         (lane, event_id),
     ).fetchall()
     letters = [dead_id for dead_id, action in found if action in actions]
-    return [delivery for dead_id in letters for delivery in _requeue(db, dead_id, due_at)]
+    return [delivery for dead_id in letters for delivery in _requeue(db, dead_id, now, due_at)]
+
+
+def _whereabouts(db: _Connection, delivery_ids: Collection[str]) -> dict[str, str]:
+    wanted = (_encode(list(delivery_ids)).decode(),)
+    waiting = db.execute("SELECT id FROM deliveries WHERE id IN (SELECT value FROM json_each(?))", wanted)
+    found = {delivery_id: "waiting" for (delivery_id,) in waiting}
+    dead = db.execute("SELECT delivery_id FROM dead WHERE delivery_id IN (SELECT value FROM json_each(?))", wanted)
+    return found | {delivery_id: "dead" for (delivery_id,) in dead}
+
+
+def _admit(db: _Connection, letters: Sequence[Dead]) -> list[bool]:
+    here = set(_whereabouts(db, [letter.delivery_id for letter in letters]))
+    admitted = []
+    for letter in letters:
+        admitted.append(letter.delivery_id not in here)
+        if letter.delivery_id in here:
+            continue
+        here.add(letter.delivery_id)
+        lane = _lane_made(db, letter.connector, letter.client)
+        trace = None if letter.trace is None else _encode(letter.trace)
+        named = (lane, letter.action, letter.key, letter.delivery_id, letter.event_id, letter.body, letter.received_at)
+        said = (letter.at, letter.attempts, letter.reason, letter.code, letter.expected, trace)
+        db.execute(
+            "INSERT INTO dead (lane, action, key, delivery_id, event_id, body, received_at,"
+            " at, attempts, reason, code, expected, trace, tries) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (*named, *said, _encode_tries(letter.tries)),
+        )
+        db.execute("UPDATE lanes SET accepted = accepted + 1, rejected = rejected + 1 WHERE id = ?", (lane,))
+    return admitted
 
 
 class _Found(NamedTuple):
@@ -1388,40 +1565,69 @@ class _Found(NamedTuple):
     seqs: list[int]
     dead_ids: list[int]
     delivery_ids: set[str]
-    traces: list[int]
+    named: dict[int, Dead]  # dead letters of others, as they stay
     followed: list[int]
     batches: list[tuple[int, str]]
+    limits: list[tuple[str, str]]  # table and name
+    lanes: dict[int, str]  # reasons that name them, as they stay
+    mentioned: int
     last_seq: int
 
 
-def _find_person(db: _Connection, subject: str) -> _Found:
-    found = _Found([], [], set(), [], [], [], _value(db, "SELECT ifnull(max(seq), 0) FROM deliveries"))
-    for seq, delivery_id, key, body in db.execute("SELECT seq, id, key, body FROM deliveries"):
-        if concerns(subject, key, body):
+def _find_person(db: _Connection, person: Subject, client: str | None, *, mentions: bool) -> _Found:
+    found = _Found([], [], set(), {}, [], [], [], {}, 0, _value(db, "SELECT ifnull(max(seq), 0) FROM deliveries"))
+    lanes = "(SELECT id FROM lanes WHERE ?1 IS NULL OR client = ?1)"
+    mentioned = 0
+
+    def theirs(key: str | None, body: bytes) -> bool:
+        nonlocal mentioned
+        if person.has(key, body):
+            return True
+        named = not person.by_key and person.named_in(body)
+        mentioned += named and not mentions
+        return named and mentions
+
+    rows = db.execute(f"SELECT seq, id, key, body FROM deliveries WHERE lane IN {lanes}", (client,))
+    for seq, delivery_id, key, body in rows:
+        if theirs(key, body):
             found.seqs.append(seq)
             found.delivery_ids.add(delivery_id)
-    letters = db.execute("SELECT id, delivery_id, key, body, trace, followers FROM dead")
-    for dead_id, delivery_id, key, body, trace, kept in letters:
-        theirs = _decode_followers(kept) if kept is not None else []
-        if concerns(subject, key, body):
-            found.dead_ids.append(dead_id)
-            found.delivery_ids.update([delivery_id, *(each.delivery_id for each in theirs)])
+    letters = db.execute(f"{_DEAD.replace('tries', 'tries, followers')} WHERE dead.lane IN {lanes}", (client,))
+    for *row, kept in letters:
+        letter = _dead(tuple(row))
+        followers_ = _decode_followers(kept) if kept is not None else []
+        if theirs(letter.key, letter.body):
+            found.dead_ids.append(letter.id)
+            found.delivery_ids.update([letter.delivery_id, *(each.delivery_id for each in followers_)])
             continue
-        if trace is not None and mentions(subject, trace):
-            found.traces.append(dead_id)
-        if any(concerns(subject, each.key, b"{}") for each in theirs):
-            found.followed.append(dead_id)
-    for lane, batch, progress in db.execute("SELECT lane, batch, progress FROM batches"):
-        if mentions(subject, progress):
+        if names_in(person, letter):
+            found.named[letter.id] = without(person, letter)
+        if any(person.has(each.key, b"{}") for each in followers_):
+            found.followed.append(letter.id)
+    for lane, batch, progress in db.execute(
+        f"SELECT lane, batch, progress FROM batches WHERE lane IN {lanes}", (client,)
+    ):
+        if person.named_in(progress):
             found.batches.append((lane, batch))
-    return found
+    for lane, reason in db.execute(
+        f"SELECT id, reason FROM lanes WHERE reason IS NOT NULL AND id IN {lanes}", (client,)
+    ):
+        if person.named_in(reason):
+            found.lanes[lane] = person.taken_out(reason)
+    for table in ("limits", "slots") if client is None else ():
+        names = db.execute(f"SELECT DISTINCT name FROM {table}")
+        found.limits.extend((table, name) for (name,) in names if named_by_limit(person, name))
+    return found._replace(mentioned=mentioned)
 
 
-def _forget(db: _Connection, found: _Found, subject: str, now: float) -> dict[str, int]:
+def _forget(db: _Connection, found: _Found, person: Subject, client: str | None, now: float) -> dict[str, int]:
+    db.execute("UPDATE forgotten SET times = times + 1")
     revived = db.execute("SELECT seq, id FROM deliveries WHERE seq > ?", (found.last_seq,))
     seqs = found.seqs + [seq for seq, delivery_id in revived if delivery_id in found.delivery_ids]
     rows = _rows(db, seqs, None)
-    _disband(db, {(row.lane, row.batch) for row in rows.values() if row.batch is not None} | set(found.batches))
+    disbanded = _disband(
+        db, {(row.lane, row.batch) for row in rows.values() if row.batch is not None} | set(found.batches)
+    )
     events = {(row.lane, row.event_id) for row in rows.values()}
     _settle(db, None, [Settled(seq, "skipped") for seq in rows], now, None)
     dead = 0
@@ -1430,28 +1636,61 @@ def _forget(db: _Connection, found: _Found, subject: str, now: float) -> dict[st
         encoded = _encode(values).decode()
         events |= set(db.execute(f"SELECT lane, event_id {where}", (encoded,)))
         dead += db.execute(f"DELETE {where}", (encoded,)).rowcount
-    for column, ids in (("trace", found.traces), ("followers", found.followed)):
-        db.executemany(f"UPDATE dead SET {column} = NULL WHERE id = ?", [(dead_id,) for dead_id in ids])
-    dedupe = _forget_seen(db, "event_id = ? COLLATE NOCASE", (subject.strip(),), now)
-    dedupe += sum(_forget_seen(db, "lane = ? AND event_id = ?", event, now) for event in events)
-    return {"waiting": len(rows), "dead": dead, "dedupe": dedupe}
+    for letter in found.named.values():
+        trace = None if letter.trace is None else _encode(letter.trace)
+        kept = (trace, letter.reason, _encode_tries(letter.tries), letter.id)
+        db.execute("UPDATE dead SET trace = ?, reason = ?, tries = ? WHERE id = ?", kept)
+    db.executemany("UPDATE dead SET followers = NULL WHERE id = ?", [(dead_id,) for dead_id in found.followed])
+    db.executemany("UPDATE lanes SET reason = ? WHERE id = ?", [(text, lane) for lane, text in found.lanes.items()])
+    for table, name in found.limits:
+        db.execute(f"DELETE FROM {table} WHERE name = ?", (name,))
+    of_lanes = "lane IN (SELECT id FROM lanes WHERE ?2 IS NULL OR client = ?2)"
+    dedupe = _forget_seen(db, f"event_id = ?1 COLLATE NOCASE AND {of_lanes}", (person.wanted, client), now)
+    dedupe += sum(_forget_seen(db, "lane = ?1 AND event_id = ?2", event, now) for event in events)
+    return {
+        "waiting": len(rows),
+        "dead": dead,
+        "dedupe": dedupe,
+        "progress": disbanded,
+        "traces": len(found.named),
+        "limits": len({name for _, name in found.limits}),
+        "mentioned": found.mentioned,
+    }
+
+
+def _expire(db: _Connection, dead_before: float | None, now: float, most: int) -> dict[str, int]:
+    dead = "DELETE FROM dead WHERE id IN (SELECT id FROM dead WHERE at < ? ORDER BY at LIMIT ?)"
+    over = "DELETE FROM dedupe WHERE rowid IN (SELECT rowid FROM dedupe WHERE until <= ? ORDER BY until LIMIT ?)"
+    return {
+        "dead": 0 if dead_before is None else db.execute(dead, (dead_before, most)).rowcount,
+        "dedupe": db.execute(over, (now, most)).rowcount,
+    }
+
+
+def _scrub(db: _Connection) -> bool:
+    """The file is written anew without what was deleted, and the log is cut to nothing."""
+    db.execute("VACUUM")
+    busy, *_ = db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+    return not busy
 
 
 def _forget_seen(db: _Connection, where: str, values: tuple[Any, ...], now: float) -> int:
-    count = db.execute(f"DELETE FROM dedupe WHERE {where} AND until > ?", (*values, now)).rowcount
+    count = db.execute(f"DELETE FROM dedupe WHERE {where} AND until > ?3", (*values, now)).rowcount
     db.execute(f"DELETE FROM dedupe WHERE {where}", values)  # those that ran out hold nothing back and aren't counted
     return count
 
 
-def _disband(db: _Connection, batches: Iterable[tuple[int, str | None]]) -> None:
+def _disband(db: _Connection, batches: Iterable[tuple[int, str | None]]) -> int:
     """What a half-done batch remembers may hold the person too: it goes, and the others in it start afresh."""
+    gone = 0
     for lane, batch in batches:
         action = _value(db, "SELECT action FROM batches WHERE lane = ? AND batch = ?", (lane, batch))
-        db.execute("DELETE FROM batches WHERE lane = ? AND batch = ?", (lane, batch))
+        gone += db.execute("DELETE FROM batches WHERE lane = ? AND batch = ?", (lane, batch)).rowcount
         db.execute(
             "UPDATE deliveries SET batch = NULL WHERE lane = ? AND action = ? AND batch = ?", (lane, action, batch)
         )
         _stir(db, lane, _earliest(db, lane))
+    return gone
 
 
 # Locks, slots, rates
