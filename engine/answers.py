@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import lru_cache
 from http import HTTPStatus
@@ -40,7 +41,7 @@ def accepted(received: Received, stored: Sequence[Stored]) -> Answer:
         body["duplicates"] = duplicates
     if received.faults:
         body["faults"] = [shown_fault(fault) for fault in received.faults]
-    return Answer(202, encode(body))
+    return Answer(202, encode(body), headers=retry_after(received.wait_s) if received.wait_s else ())
 
 
 def answered(answer: Answered) -> Answer:
@@ -67,7 +68,8 @@ def answered_list(received: Received, answers: Sequence[Answered]) -> Answer:
 
 def refused(received: Received) -> Answer:
     """Nothing was accepted."""
-    return problem(received.status, received.title, faults=received.faults)
+    headers = retry_after(received.wait_s) if received.status == 429 else ()
+    return problem(received.status, received.title, faults=received.faults, headers=headers)
 
 
 def problem(
@@ -92,9 +94,19 @@ def problem(
     return Answer(status, encode(body), PROBLEM, headers, why=title)
 
 
-def busy(detail: str) -> Answer:
-    """503, and come again in a second."""
-    return problem(503, detail=detail, headers=((b"retry-after", b"1"),))
+def busy(detail: str, wait_s: float = 1.0) -> Answer:
+    """503, and come again in a second, or later."""
+    return problem(503, detail=detail, headers=retry_after(wait_s))
+
+
+def too_many(detail: str, wait_s: float) -> Answer:
+    """429, and come again then."""
+    return problem(429, detail=detail, headers=retry_after(wait_s))
+
+
+def retry_after(wait_s: float) -> Headers:
+    """Whole seconds, one at least."""
+    return ((b"retry-after", b"%d" % max(1, math.ceil(wait_s))),)
 
 
 def shown_fault(fault: Fault) -> dict[str, Any]:

@@ -1,15 +1,22 @@
-"""HTTP servers on one event loop: sockets, signals, an end in order, and senders that dawdle or close early."""
+"""
+HTTP servers on one event loop: sockets, signals, an end in order, and senders that dawdle, flood or close early.
+
+A connection that waits for its sender is cut off after a time, and before that when all descriptors that may be used
+are: then the one that has waited longest makes room for the new one, so that nobody is kept out by those who say
+nothing.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import resource
 import signal
 import socket
 import threading
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from ipaddress import ip_address
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol, cast
 
 import uvicorn
 import uvloop
@@ -29,8 +36,13 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 KEEP_ALIVE_S = 75  # longer than the 60 s of the usual load balancers, or they would use a closed connection
-HEADERS_S = 15.0
-MAX_HEADERS = 64 * 1024
+HEADERS_S = 15.0  # for all headers, and for the rest of a body that was refused
+WRITE_S = 30.0  # for a sender to read what it was answered
+MAX_HEADERS = 64 * 1024  # bytes
+MAX_FIELDS = 100
+MAX_URL = 8 * 1024
+MAX_CONNECTIONS = 30_000
+KEPT_DESCRIPTORS = 256  # for the store, requests to vendors, files
 MAX_DRAIN = 16 * 1024 * 1024  # of a body that was refused before it was read
 POLL_S = 0.05
 
@@ -54,13 +66,29 @@ def listen(host: str, port: int) -> socket.socket:
     return sock
 
 
+def raise_descriptors() -> int:
+    """As many descriptors as the system lets this process have; how many connections that allows."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = MAX_CONNECTIONS + KEPT_DESCRIPTORS
+    wanted = most if hard == resource.RLIM_INFINITY else min(hard, most)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+            soft = wanted
+        except (OSError, ValueError):  # some systems have a lower limit besides
+            pass
+    allowed = most if soft == resource.RLIM_INFINITY else min(soft, most)
+    return max(allowed - KEPT_DESCRIPTORS, allowed // 2)
+
+
 def run(apps: Sequence[tuple[App, socket.socket]], *, stop: Stop, grace_s: float, ready: Callable[[], None]) -> None:
     """
     Serve each app on its socket until SIGTERM, SIGINT or `stop`; then let requests in flight finish for `grace_s`.
 
     Signals are only heeded in the main thread. `ready` is called once all of them answer.
     """
-    servers = [_Server(_config(app, grace_s)) for app, _ in apps]
+    room = Room(raise_descriptors())
+    servers = [_Server(_config(app, grace_s, room)) for app, _ in apps]
     with ExitStack() as stack:
         for _, sock in apps:
             stack.enter_context(sock)
@@ -118,30 +146,64 @@ class _Joined:
         self._parts.clear()
 
 
+class Room:
+    """How many connections there may be, and which of them wait for their senders, the longest waiting first."""
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self.open = 0
+        self.waiting: dict[_Protocol, None] = {}
+
+    def enter(self, connection: _Protocol) -> None:
+        self.open += 1
+        if self.open > self.most and self.waiting:
+            first = next(iter(self.waiting))
+            del self.waiting[first]
+            first.transport.abort()
+        self.waiting[connection] = None
+
+    def leave(self, connection: _Protocol) -> None:
+        self.open -= 1
+        self.waiting.pop(connection, None)
+
+
 class _Protocol(HttpToolsProtocol):
     """
-    Besides what uvicorn does: a sender who closed its half is still answered, headers have a limit in bytes and time,
-    and so has what is left of a body that was refused. The app is told in its state whether the body is all there
-    (`whole`) or will never be (`cut`).
+    Besides what uvicorn does: a sender who closed its half is still answered, headers have a limit in number, bytes and
+    time, and so has what is left of a body that was refused. Who says nothing, or does not read its answer, is cut off.
+    The app is told in its state whether the body is all there (`whole`) or will never be (`cut`).
     """
 
+    room: Room
+
     _in_headers = False
+    _large = False
     _head = 0
     _drained = 0
+    _wrong = ""
     _patience: asyncio.TimerHandle | None = None
+    _unread: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(cast("asyncio.Transport", _Joined(transport, self.loop)))
+        self.room.enter(self)
+        self._hurry(KEEP_ALIVE_S)
 
     def data_received(self, data: bytes) -> None:
         unfinished = self._in_headers
+        self._large = len(data) > MAX_HEADERS
         super().data_received(data)
         if self._in_headers:
-            self._head += len(data) if unfinished else 0
+            if unfinished:
+                self._head += len(data)
+            else:
+                self._calm()
             if self._head > MAX_HEADERS:
                 self._in_headers = False
                 self.send_400_response("the headers are too large")
             self._hurry()
+        elif self.cycle is None or self.cycle.response_complete:
+            self._hurry()  # what came belongs to nothing: empty lines, the rest of a body that was refused
 
     def eof_received(self) -> bool | None:  # type: ignore[override]
         cycle = self.cycle
@@ -156,10 +218,13 @@ class _Protocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._calm()
+        if self._unread is not None:
+            self._unread.cancel()
+        self.room.leave(self)
         super().connection_lost(exc)
 
     def send_400_response(self, msg: str) -> None:
-        answer = answers.problem(400, detail=msg)
+        answer = answers.problem(400, detail=self._wrong or msg)
         self.transport.write(
             STATUS_LINE[400]
             + b"content-type: %b\r\ncontent-length: %d\r\nconnection: close\r\n\r\n"
@@ -173,9 +238,18 @@ class _Protocol(HttpToolsProtocol):
         self._head = self._drained = 0
         super().on_message_begin()
 
+    def on_url(self, url: bytes) -> None:
+        super().on_url(url)
+        if len(self.url) > MAX_URL:
+            self._refuse("the address is too long")
+
     def on_headers_complete(self) -> None:
         self._in_headers = False
         self._calm()
+        if len(self.headers) > MAX_FIELDS:
+            self._refuse(f"more than {MAX_FIELDS} headers")
+        if self._large and sum(len(name) + len(value) for name, value in self.headers) > MAX_HEADERS:
+            self._refuse("the headers are too large")
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
@@ -189,11 +263,33 @@ class _Protocol(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         self._calm()
         self.scope["state"]["whole"] = True
+        if not self.cycle.response_complete:
+            self.room.waiting.pop(self, None)
         super().on_message_complete()
 
-    def _hurry(self) -> None:
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        self.room.waiting[self] = None
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        if self._unread is None:
+            self._unread = self.loop.call_later(WRITE_S, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if self._unread is not None:
+            self._unread.cancel()
+            self._unread = None
+
+    def _refuse(self, why: str) -> NoReturn:
+        """Within a call of the parser, which then ends in `send_400_response`."""
+        self._wrong = why
+        raise ValueError(why)
+
+    def _hurry(self, seconds: float | None = None) -> None:
         if self._patience is None:
-            self._patience = self.loop.call_later(HEADERS_S, self.transport.close)
+            self._patience = self.loop.call_later(seconds or HEADERS_S, self.transport.close)
 
     def _calm(self) -> None:
         if self._patience is not None:
@@ -219,10 +315,10 @@ async def _run(
         group.create_task(watch())
 
 
-def _config(app: App, grace_s: float) -> uvicorn.Config:
+def _config(app: App, grace_s: float, room: Room) -> uvicorn.Config:
     return uvicorn.Config(
         app,
-        http=_Protocol,
+        http=type("_Protocol", (_Protocol,), {"room": room}),
         ws="none",
         lifespan="off",
         interface="asgi3",

@@ -12,14 +12,18 @@ import msgspec
 import re2
 
 from engine.alerts import LogAlerts
+from engine.capacity import Capacity
 from engine.clock import SystemClock
 from engine.egress import PUBLIC
 from engine.errors import Refused, SecretUnavailable, SpecErrors, TokenUnreadable, UsageError, told
 from engine.intake import Receiver
+from engine.meters import Meter
 from engine.program import Program
+from engine.published import openapi
 from engine.records import Answered, Fault, LaneChange, TokenRow
 from engine.secrets import SecretSources, fingerprint
 from engine.sending import HttpTransport, Masker
+from engine.spec import units
 from engine.spec.findings import Finding
 from engine.telemetry import NullTelemetry
 from engine.walk import Credentials, World
@@ -105,8 +109,9 @@ class Engine:
         reach: Egress = PUBLIC,
         workers: int = 8,
         reloads: bool = True,
+        max_store: int | None = None,
     ) -> None:
-        """`reloads` False: files are read once, and changes need a new start."""
+        """`reloads` False: files are read once, and changes need a new start. `max_store`: bytes of what waits."""
         self.project, self.store, self.reloads = project, store, reloads
         self.clock = clock or SystemClock()
         self.telemetry = telemetry or NullTelemetry()
@@ -116,7 +121,15 @@ class Engine:
         self.secrets = secrets or SecretSources(project.directory, os.environ)
         self.lock = threading.RLock()
         self.programs: dict[tuple[str, str], tuple[object, object, Program]] = {}
+        self.capacity = Capacity(
+            used=getattr(store, "used_bytes", None),
+            folder=getattr(store, "folder", None),
+            max_bytes=max_store,
+            telemetry=self.telemetry,
+        )
         self.receivers: dict[str, Receiver] = {}
+        self.meters: dict[str, Meter] = {}  # by client; over all its connectors
+        self.described: tuple[object, bytes] = (None, b"")
         self.origins: dict[str, set[str]] = {}
         self.connector_specs: dict[str, Connector] = {}
         self.client_specs: dict[str, Client] = {}
@@ -125,6 +138,7 @@ class Engine:
         self.told: set[str] = set()
         # what a lane was configured with when an action of it paused
         self.held_with: dict[tuple[str, str], str] = {}
+        self.marked = False
         self.served_with: dict[tuple[str, str], tuple[Connector | None, Client | None]] = {}
         self.worker = Worker(
             World(
@@ -160,6 +174,7 @@ class Engine:
             if same and self.receivers:
                 return
             self.connector_specs, self.client_specs = connectors, clients
+            self.meters = {name: self.meter(client) for name, client in clients.items() if client.ingest.rate}
             self.receivers = {
                 name: self.receiver(connector) for name, connector in connectors.items() if self.bound(name)
             }
@@ -183,13 +198,15 @@ class Engine:
         active: dict[str, str] = {}
         inactive: dict[str, str] = {}
         keys: dict[str, list[str]] = {}
+        signatures: dict[str, list[str]] = {}
         for client, binding in self.bound(connector.name):
             match = binding.match or client.client
             if client.active and binding.active:
                 active.setdefault(match, client.client)
             else:
                 inactive[match] = client.client
-            keys[client.client] = self.write_keys(client)
+            keys[client.client] = self.ingest_secrets(client, client.ingest.keys)
+            signatures[client.client] = self.ingest_secrets(client, client.ingest.signatures)
         return Receiver(
             connector,
             active,
@@ -197,12 +214,20 @@ class Engine:
             schema=connector.receive.schema,
             keys=keys,
             inactive=inactive,
+            signatures=signatures,
+            origins={client.client: client.ingest.origins for client, _ in self.bound(connector.name)},
+            meters=self.meters,
         )
 
-    def write_keys(self, client: Client) -> list[str]:
+    def meter(self, client: Client) -> Meter:
+        """The one it has, with what it has counted, unless the rate is another now."""
+        rate, kept = units.rate(client.ingest.rate), self.meters.get(client.client)
+        return kept if kept is not None and kept.rate == rate else Meter(rate)
+
+    def ingest_secrets(self, client: Client, references: list[str]) -> list[str]:
         """Resolved write keys; one that can't be had is named, and the client takes no events without a key either."""
         found = []
-        for reference in client.ingest.keys:
+        for reference in references:
             try:
                 value = self.secrets.resolve(reference)
             except SecretUnavailable as error:
@@ -283,9 +308,31 @@ class Engine:
     def allows_origin(self, connector: str, origin: str) -> bool:
         return origin in self.origins.get(connector, ())
 
-    def receive(self, connector: str, body: bytes, content_type: str, key: str | None, now: float) -> Received:
+    def receive(
+        self,
+        connector: str,
+        body: bytes,
+        content_type: str,
+        key: str | None,
+        now: float,
+        *,
+        signature: str | None = None,
+        origin: str = "",
+    ) -> Received:
         self.look()
-        return self.receivers[connector].receive(body, content_type, key, now)
+        return self.receivers[connector].receive(body, content_type, key, now, signature=signature, origin=origin)
+
+    def full(self) -> str | None:
+        return self.capacity.why()
+
+    def openapi(self) -> bytes:
+        receivers = self.receivers
+        if self.described[0] is not receivers:
+            specs = {name: receiver.connector for name, receiver in receivers.items()}
+            proven = {name: receiver.senders.all_known for name, receiver in receivers.items()}
+            document = openapi(specs, proven)
+            self.described = (receivers, msgspec.json.Encoder(decimal_format="number").encode(document))
+        return self.described[1]
 
     def put(self, events: list[Accepted], now: float, hold_s: float) -> Future[list[Stored]]:
         return self.store.put(events, now=now, hold_s=hold_s)
@@ -307,6 +354,8 @@ class Engine:
             self.store.next_due(now=self.clock.now())
         except Exception as error:
             reasons.append(f"the store: {error}")
+        if (full := self.capacity.measure()) is not None:
+            reasons.append(full)
         return reasons
 
     def lanes(self) -> list[Lane]:
@@ -322,8 +371,10 @@ class Engine:
         """
         Remember what each paused lane was configured with, and let go of those whose configuration has changed.
 
-        A lane goes on when the client file, the connector or a secret changes, or by hand.
+        A lane goes on when the client file, the connector or a secret changes, or by hand. One whose process was killed
+        before it wrote that down is tried once by the next.
         """
+        first, self.marked = not self.marked, True
         for lane in self.store.lanes():
             if lane.state != "paused" or (lane.reason or "").startswith(BY_HAND):
                 continue
@@ -339,7 +390,10 @@ class Engine:
                 self.store.save_token(
                     lane.connector, lane.client, PAUSED_WITH, TokenRow(values, self.clock.now(), None, "")
                 )
-            if changed and reason == lane.reason:  # written down first: a change that mends nothing is tried once
+            unknown = first and (row is None or reason != lane.reason)
+            if unknown or (
+                changed and reason == lane.reason
+            ):  # written down first: a change that mends nothing is tried once
                 self.resume(lane.connector, lane.client)
         self.mark_held()
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from functools import partial
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import msgspec
@@ -19,7 +20,9 @@ from engine.admin import State, admin_app, health
 from engine.answers import Answer, Headers
 from engine.errors import Refused, StoreUnavailable, UsageError, told
 from engine.listening import is_loopback, reply
+from engine.meters import Meters
 from engine.records import Answered
+from engine.spec.units import Rate
 from engine.telemetry import NullTelemetry
 
 if TYPE_CHECKING:
@@ -41,8 +44,24 @@ class Front(State, Protocol):
     def allows_origin(self, connector: str, origin: str) -> bool:
         """Whether a page of that origin may post; on the loop."""
 
-    def receive(self, connector: str, body: bytes, content_type: str, key: str | None, now: float) -> Received:
-        """Intake, on the loop: computing only."""
+    def receive(
+        self,
+        connector: str,
+        body: bytes,
+        content_type: str,
+        key: str | None,
+        now: float,
+        *,
+        signature: str | None = None,
+        origin: str = "",
+    ) -> Received:
+        """Intake: computing only; on the loop, and of a large body in a thread beside it."""
+
+    def full(self) -> str | None:
+        """Why the store is to take nothing more for now, as last measured; None: it takes; on the loop."""
+
+    def openapi(self) -> bytes:
+        """The OpenAPI document of all that can be posted to, as JSON; in a thread."""
 
     def put(self, events: list[Accepted], now: float, hold_s: float) -> Future[list[Stored]]:
         """As Buffer.put, in the order of the events; on the loop."""
@@ -58,12 +77,25 @@ class Front(State, Protocol):
         """
 
 
+NEEDS_TOKEN = "give it a token (CONNECT_ADMIN_TOKEN), or bind it to 127.0.0.1"
+LARGE = 32 * 1024  # bytes of a body that is read in a thread of its own
+FREE = 16 * 1024  # of a body that is coming, not counted: nobody's small body is refused for others' large ones
+FULL_S = 30.0
+MOST_PROXIES = 10
+
+Network = IPv4Network | IPv6Network
+
+
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """What the door takes on."""
 
     max_body: int = 1_000_000  # bytes
     body_s: float = 10.0  # until a body is there, else 408
+    max_coming: int = 64_000_000  # bytes of bodies that are not whole yet, beyond 16 KB of each; more is told 503
+    max_held: int = 64_000_000  # bytes of bodies that are whole and not answered; more is told 503
     max_pending: int = 2_000  # requests that wait for their commit; one more is told 503
+    address_rate: Rate | None = None  # requests of one address; more is told 429
+    proxies: tuple[Network, ...] = ()  # whose X-Forwarded-For is believed
     direct_workers: int = 32  # walks at the same time for `direct` callers
     grace_s: float = 30.0  # for requests in flight at the end
 
@@ -87,21 +119,19 @@ def serve(
     Serve until SIGTERM, SIGINT or `stop`; then finish the requests in flight and return.
 
     Port 0 takes a free one; `on_ready` is told both ports once they answer (the second is 0 where there is no admin
-    side). Without an admin port the admin side is on the first port if `host` is loopback. `admin_routes` are
-    Starlette routes behind the same guard. Raises UsageError for a port that is taken, and for an admin side that is
-    open to others without a token.
+    side). The admin side is on a port of its own, or nowhere. `admin_routes` are Starlette routes behind the same
+    guard. Raises UsageError for a port that is taken, and for an admin side that is open to others without a token.
     """
     stop, limits, telemetry = stop or threading.Event(), limits or Limits(), telemetry or NullTelemetry()
-    shared = admin_port is None
     admin: App | None = None
-    if not shared or is_loopback(host):
-        at = host if shared else admin_host
-        if not admin_token and not is_loopback(at):
-            raise UsageError(f"the admin side on {at} is open to others: give it a token, or bind it to 127.0.0.1")
+    if admin_port is not None:
+        if not admin_token and not is_loopback(admin_host):
+            raise UsageError(f"the admin side on {admin_host} is open to others: {NEEDS_TOKEN}")
         admin = admin_app(front, token=admin_token, routes=admin_routes, telemetry=telemetry, clock=clock)
     with ExitStack() as stack:
         pool = stack.enter_context(ThreadPoolExecutor(limits.direct_workers, thread_name_prefix="direct"))
-        door = Door(front, limits=limits, pool=pool, telemetry=telemetry, clock=clock, admin=admin if shared else None)
+        beside = stack.enter_context(ThreadPoolExecutor(1, thread_name_prefix="large"))
+        door = Door(front, limits=limits, pool=pool, beside=beside, telemetry=telemetry, clock=clock)
         apps: list[tuple[App, socket.socket]] = [(door, stack.enter_context(listening.listen(host, port)))]
         if admin is not None and admin_port is not None:
             apps.append((admin, stack.enter_context(listening.listen(admin_host, admin_port))))
@@ -115,7 +145,7 @@ def serve(
 
 
 class Door:
-    """`POST /{connector}`, its preflight, and health. No routing framework: one halves what the server takes."""
+    """`POST /{connector}`, its preflight, its description, health. A routing framework would halve what it takes."""
 
     def __init__(
         self,
@@ -123,27 +153,35 @@ class Door:
         *,
         limits: Limits,
         pool: ThreadPoolExecutor,
+        beside: ThreadPoolExecutor,
         telemetry: Telemetry,
         clock: Callable[[], float] = time.time,
-        admin: App | None = None,
     ) -> None:
-        self._front, self._limits, self._telemetry, self._clock, self._admin = front, limits, telemetry, clock, admin
+        """`beside` reads large bodies one after the other, so that those who send small ones need not wait for them."""
+        self._front, self._limits, self._telemetry, self._clock = front, limits, telemetry, clock
+        self._beside = beside
+        self._addresses = Meters(limits.address_rate) if limits.address_rate is not None else None
+        self._coming = self._held = 0  # bytes
         self._walks = Walks(front, pool, limits.direct_workers, telemetry, clock)
         self._puts = Puts(front, telemetry, clock)
         self._pending = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        path: str = scope["path"]
-        connector = path[1:]
-        if connector not in self._front.connectors():
-            if path in ("/healthz", "/readyz") and scope["method"] in ("GET", "HEAD"):
-                await reply(send, await health(self._front, path, reasons=self._admin is not None))
-            elif self._admin is not None:
-                await self._admin(scope, receive, send)
-            else:
-                await self._refuse(send, "", answers.problem(404, detail=f"there is nothing at {path[:200]}"))
+        connector = scope["path"][1:]
+        known = connector in self._front.connectors()
+        if not known and scope["path"] in _HEALTH and scope["method"] in ("GET", "HEAD"):
+            await reply(send, await health(self._front, scope["path"], reasons=False))
             return
         headers: dict[bytes, bytes] = dict(scope["headers"])
+        if self._addresses is not None:
+            wait_s = self._addresses.wait_s(address_of(scope["client"], headers, self._limits.proxies))
+            if wait_s:
+                answer = answers.too_many("more requests than one address may send", wait_s)
+                await self._refuse(send, connector if known else "", answer)
+                return
+        if not known:
+            await self._elsewhere(scope, send)
+            return
         origin = headers.get(b"origin", b"").decode("latin-1")
         if origin and not self._front.allows_origin(connector, origin):
             answer = answers.problem(403, detail="this origin is not one of the client's `ingest.origins`")
@@ -154,7 +192,7 @@ class Door:
             await self._other_method(scope["method"], connector, send, cors)
             return
         try:
-            answer = await self._take(connector, scope, headers, receive)
+            answer = await self._take(connector, scope, headers, receive, origin)
         except _Gone:
             return
         except Exception as error:
@@ -164,6 +202,14 @@ class Door:
             await self._refuse(send, connector, answer, cors)
         else:
             await reply(send, answer, cors)
+
+    async def _elsewhere(self, scope: Scope, send: Send) -> None:
+        path: str = scope["path"]
+        if path == "/openapi.json" and scope["method"] in ("GET", "HEAD"):
+            document = await asyncio.to_thread(self._front.openapi)
+            await reply(send, Answer(200, document))
+        else:
+            await self._refuse(send, "", answers.problem(404, detail=f"there is nothing at {path[:200]}"))
 
     async def _other_method(self, method: str, connector: str, send: Send, cors: Headers) -> None:
         if method == "OPTIONS":
@@ -176,16 +222,50 @@ class Door:
         self._telemetry.event("refused", connector=connector, status=answer.status, why=answer.why)
         await reply(send, answer, extra)
 
-    async def _take(self, connector: str, scope: Scope, headers: dict[bytes, bytes], receive: Receive) -> Answer:
+    async def _take(
+        self, connector: str, scope: Scope, headers: dict[bytes, bytes], receive: Receive, origin: str
+    ) -> Answer:
         content_type = answers.body_type(headers.get(b"content-type"))
         if content_type is None or headers.get(b"content-encoding", b"identity") != b"identity":
             return answers.problem(415, detail="send application/json or text/plain, in UTF-8 and not compressed")
+        if (why := self._front.full()) is not None:
+            return answers.busy(f"{why}; nothing was accepted, send it again later", FULL_S)
         body = await self._body(scope, headers, receive)
         if isinstance(body, Answer):
             return body
-        key = answers.write_key(headers, scope["query_string"])
+        if self._held + len(body) > self._limits.max_held:
+            return answers.busy("more is coming in than is read; send it again a little later")
+        self._held += len(body)
         try:
-            received = self._front.receive(connector, body, content_type, key, self._clock())
+            return await self._read_and_store(connector, body, content_type, scope, headers, origin)
+        finally:
+            self._held -= len(body)
+
+    async def _read_and_store(
+        self,
+        connector: str,
+        body: bytes,
+        content_type: str,
+        scope: Scope,
+        headers: dict[bytes, bytes],
+        origin: str,
+    ) -> Answer:
+        signature = headers.get(b"x-connect-signature")
+        read = partial(
+            self._front.receive,
+            connector,
+            body,
+            content_type,
+            answers.write_key(headers, scope["query_string"]),
+            self._clock(),
+            signature=signature.decode("latin-1") if signature is not None else None,
+            origin=origin,
+        )
+        try:
+            if len(body) > LARGE:
+                received = await asyncio.get_running_loop().run_in_executor(self._beside, read)
+            else:
+                received = read()
         except Refused as refused:
             return answers.problem(refused.status, refused.title, faults=refused.faults)
         if not received.accepted:
@@ -208,15 +288,23 @@ class Door:
                 body = await _read(receive, limit)
             else:
                 async with asyncio.timeout(self._limits.body_s):
-                    body = await _read(receive, limit)
+                    body = await _read(receive, limit, self._count_coming)
         except TimeoutError:
             late = f"the body was not there after {self._limits.body_s:g} s"
-            return answers.problem(408, detail=late, headers=((b"connection", b"close"),))
+            return answers.problem(408, detail=late, headers=_CLOSE)
+        except _TooMuch:
+            full = answers.busy("too many large bodies are on their way; send it again a little later")
+            return msgspec.structs.replace(full, headers=(*full.headers, *_CLOSE))
         if body is None:
             return _too_large(limit)
         if state.get("cut") or (length is not None and int(length) != len(body)):
             return answers.problem(400, detail="the body ended early")
         return body
+
+    def _count_coming(self, size: int) -> None:
+        self._coming += size
+        if size > 0 and self._coming > self._limits.max_coming:
+            raise _TooMuch
 
     async def _store(self, connector: str, received: Received) -> Answer:
         events = [event for _, event in received.accepted]
@@ -391,6 +479,8 @@ class Walks:
             self._telemetry.event("fault", where="walk", error=told(error))
 
 
+_HEALTH = ("/healthz", "/readyz")
+_CLOSE: Headers = ((b"connection", b"close"),)
 _VARY: Headers = ((b"vary", b"Origin"),)
 _ALLOW: Headers = ((b"allow", b"POST, OPTIONS"),)
 _PREFLIGHT: Headers = (
@@ -405,20 +495,63 @@ class _Gone(Exception):
     """The sender hung up before the body was whole; nothing was accepted, and nobody is there to be told."""
 
 
-async def _read(receive: Receive, limit: int) -> bytes | None:
-    """The body; None if it is larger than `limit`."""
+class _TooMuch(Exception):
+    """All bodies that are on their way are larger together than what is to be kept in memory."""
+
+
+async def _read(receive: Receive, limit: int, count: Callable[[int], None] | None = None) -> bytes | None:
+    """The body; None if it is larger than `limit`. `count` is told what is held of it, and at the end given back."""
     parts: list[bytes] = []
-    size, more = 0, True
-    while more:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise _Gone
-        more = message["more_body"]
-        size += len(message["body"])
-        if size > limit:
-            return None
-        parts.append(message["body"])
+    size, counted, more = 0, 0, True
+    try:
+        while more:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                raise _Gone
+            more = message["more_body"]
+            size += len(message["body"])
+            if size > limit:
+                return None
+            parts.append(message["body"])
+            if count is not None and more and size > FREE + counted:
+                held, counted = size - FREE - counted, size - FREE
+                count(held)
+    finally:
+        if count is not None and counted:
+            count(-counted)
     return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+def address_of(client: tuple[str, int] | None, headers: dict[bytes, bytes], proxies: Sequence[Network]) -> str:
+    """
+    Whom to count a request by: the connection's address, or the last in X-Forwarded-For that no proxy of ours has.
+
+    Of IPv6 the network of 64 bits, for every sender has that many addresses.
+    """
+    found = _address(client[0] if client is not None else "")
+    if found is None:
+        return ""
+    if proxies and _within(found, proxies):
+        for text in reversed(headers.get(b"x-forwarded-for", b"").decode("latin-1").split(",")[-MOST_PROXIES:]):
+            named = _address(text.strip())
+            if named is None:
+                break
+            found = named
+            if not _within(found, proxies):
+                break
+    return str(found) if found.version == 4 else str(IPv6Network((int(found) >> 64 << 64, 64)))
+
+
+def _address(text: str) -> IPv4Address | IPv6Address | None:
+    try:
+        found = ip_address(text)
+    except ValueError:
+        return None
+    return (found.ipv4_mapped or found) if isinstance(found, IPv6Address) else found
+
+
+def _within(address: IPv4Address | IPv6Address, networks: Sequence[Network]) -> bool:
+    return any(address in network for network in networks)
 
 
 def _cors(origin: str) -> Headers:

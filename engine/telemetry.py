@@ -36,10 +36,12 @@ LEVEL_OF = {
     "dead-letter": "warning",
     "lane-paused": "warning",
     "alert": "warning",
+    "store-full": "error",
     "token-refused": "error",
     "lane-failed": "error",
     "fault": "error",
 }
+ALWAYS = ("audit",)  # stands in every log, however little else does
 MAX_FACT = 2_000  # characters of one fact
 MAX_VALUES = 5_000  # different values of one label; further ones count as "other"
 SECONDS = (0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
@@ -81,7 +83,7 @@ class Telemetry:
     def event(self, name: str, /, **facts: object) -> None:
         self._metrics.count(name, facts)
         level = LEVEL_OF.get(name, "info")
-        if LEVELS[level] < self._lowest:
+        if LEVELS[level] < self._lowest and name not in ALWAYS:
             return
         head = {"at": _stamp(self._clock()), "level": level, "event": name}
         line = self._line(head | {key: self._fact(value) for key, value in facts.items()} | head)

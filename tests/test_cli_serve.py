@@ -57,11 +57,13 @@ def test_serve_takes_in_delivers_and_ends_in_order_with_nothing_lost(home: Path,
     with Running("serve", "--port", "0", "--via", vendors, project=home, **SECRETS) as serve:
         said = serve.lines_until("Tokens are")
         port = said[0].partition("127.0.0.1:")[2].partition("/")[0]
+        admin = said[3].partition("127.0.0.1:")[2].partition("/")[0]
+        assert admin != port
         assert said == [
             f"Events: http://127.0.0.1:{port}/{{rdstation,responsys,salesforce}}",
             "Clients: client-abc, client-def, client-xyz",
             "Store: sqlite:///connect.db",
-            f"Admin: http://127.0.0.1:{port}/",
+            f"Admin: http://127.0.0.1:{admin}/",
             f"Every request goes to {vendors} and not to the vendors.",
             "Tokens are stored unencrypted; set CONNECT_KEY to what `connect key` prints.",
         ]
@@ -195,7 +197,10 @@ def test_check_asks_the_vendor_with_a_new_log_in(home: Path, vendors: str) -> No
     [
         (["--via", "http://crm.example.com"], "connect: --via http://crm.example.com: only this machine, such as"),
         (["--store", "redis://x"], "connect: no store is called redis; known are memory:"),
-        (["--admin-port", "0", "--admin-host", "0.0.0.0"], "give it a token, or bind it to 127.0.0.1"),
+        (["--admin-port", "0", "--admin-host", "0.0.0.0"], "give it a token (CONNECT_ADMIN_TOKEN), or bind"),
+        (["--max-store", "5 cows"], "connect: --max-store: '5 cows' is not a size; write it as 200B, 6KB, 512KiB"),
+        (["--address-rate", "fast"], "connect: --address-rate: 'fast' is not a rate; write it as 120/1m or 10/1s"),
+        (["--proxies", "10.0.0.0/8 nginx"], "connect: --proxies: 'nginx' does not appear to be an IPv4 or IPv6 net"),
         (["--project", "none"], "Directory 'none' does not exist."),
     ],
 )  # fmt: skip

@@ -12,7 +12,7 @@ ENGINE = Path(__file__).parent.parent / "engine"
 # From the ground to the doors. A name stands for its package too; a module imports only what is listed before it.
 LAYERS = (
     # ground
-    "errors", "records", "ports", "clock", "names", "owners",
+    "errors", "records", "ports", "clock", "names", "owners", "people",
     # the language
     "spec.units", "spec.types", "spec.findings", "functions", "semantics", "emitting", "holes", "jmes", "jinja",
     "expressions",
@@ -20,14 +20,14 @@ LAYERS = (
     "spec.located", "spec.presets", "spec.expand", "spec.violations", "spec.load", "spec.project",
     "spec.fix", "spec.report",
     # the stages
-    "mapping", "bodies", "unpacking", "meters", "senders", "intake", "caching", "batching", "limits",
+    "mapping", "bodies", "unpacking", "meters", "senders", "intake", "published", "caching", "batching", "limits",
     "tls", "egress", "sending", "retrying", "outcomes",
     "wire", "signing", "placing", "auth", "exchange", "lookups", "steps", "sequence", "program",
     "provisioning",
     # the walk
     "walk", "reporting", "settling", "direct", "worker",
     # adapters
-    "telemetry", "alerts", "secrets", "stores",
+    "telemetry", "alerts", "secrets", "stores", "capacity",
     # what runs a spec without its vendor
     "sandbox", "examples", "explaining", "curl", "preview", "differences", "planning", "versions", "pages",
     "spec.check", "coverage",

@@ -186,6 +186,7 @@ def make_engine(
     workers: int | None,
     log_level: str | None,
     reloads: bool = True,
+    max_store: int | None = None,
 ) -> tuple[Engine, Logging, Alerts]:
     """An engine that logs to stderr, counts, and alerts as the environment says."""
     from engine.runtime import Engine
@@ -203,6 +204,7 @@ def make_engine(
         reach=reach,
         workers=workers or project.settings.workers,
         reloads=reloads,
+        max_store=max_store,
     )
     masking.masker = engine.masker
     telemetry.watch(engine.lanes)

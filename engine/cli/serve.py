@@ -14,8 +14,11 @@ import click
 from engine.cli import options
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from engine.egress import Egress
     from engine.runtime import Engine
+    from engine.serve import Limits
     from engine.spec.project import Project
 
 PROXIES = ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")
@@ -29,9 +32,19 @@ JOIN_S = 60.0  # for batches in flight at the end; they are repeated at the next
     "--admin-port",
     envvar="CONNECT_ADMIN_PORT",
     type=click.IntRange(0, 65535),
-    help="A port of its own for metrics, lanes and dashboard.  [default: the same, if --host is this machine's own]",
+    help="Where health, metrics and lanes are shown.  [default: the port after --port]",
 )
 @click.option("--admin-host", envvar="CONNECT_ADMIN_HOST", metavar="ADDRESS", help="Where --admin-port listens.")
+@click.option("--max-store", envvar="CONNECT_MAX_STORE", metavar="SIZE", help="What may wait, such as 5GB; then 503.")
+@click.option(
+    "--address-rate", envvar="CONNECT_ADDRESS_RATE", metavar="RATE", help="Requests of one address, such as 50/1s."
+)
+@click.option(
+    "--proxies",
+    envvar="CONNECT_PROXIES",
+    metavar="NETWORKS",
+    help="Load balancers: 10.0.0.0/8, apart by commas.",
+)
 @click.option("--deliver/--no-deliver", envvar="CONNECT_DELIVER", default=None, help="--no-deliver: only take in.")
 @click.option("--reload/--no-reload", envvar="CONNECT_RELOAD", default=None, help="Heed changed files.  [default: yes]")
 @options.workers
@@ -45,6 +58,9 @@ def command(
     port: int | None,
     admin_port: int | None,
     admin_host: str | None,
+    max_store: str | None,
+    address_rate: str | None,
+    proxies: str | None,
     deliver: bool | None,
     reload: bool | None,
     workers: int | None,
@@ -65,7 +81,11 @@ def command(
     require_clients(project)
     settings = project.settings
     host, admin_host = host or settings.host, admin_host or settings.admin_host
+    port = port if port is not None else settings.port
     admin_port = admin_port if admin_port is not None else settings.admin_port
+    if admin_port is None:
+        admin_port = port + 1 if 0 < port < 65535 else 0
+    limits = door_limits(address_rate or settings.address_rate, proxies, settings.proxies)
     delivers = deliver if deliver is not None else settings.deliver
     via, reach = options.checked_via(via, project), options.reach(allow_private, project)
     from engine.errors import ConnectError
@@ -82,6 +102,7 @@ def command(
             workers=workers,
             log_level=log_level,
             reloads=reload if reload is not None else settings.reload,
+            max_store=size_of(max_store or settings.max_store),
         )
         stack.callback(engine.close)
         stack.callback(options.close_alerts, alerts)
@@ -98,7 +119,7 @@ def command(
         serve(
             engine,
             host=host,
-            port=port if port is not None else settings.port,
+            port=port,
             admin_port=admin_port,
             admin_host=admin_host,
             admin_token=os.environ.get("CONNECT_ADMIN_TOKEN") or None,
@@ -106,6 +127,7 @@ def command(
             on_ready=ready,
             stop=stop,
             telemetry=telemetry,
+            limits=limits,
         )
     if delivery.failed is not None:
         raise ConnectError(f"deliveries stopped: {type(delivery.failed).__name__}; what waits is kept in the store")
@@ -145,6 +167,36 @@ class Delivery:
             self.door.set()
 
 
+def size_of(text: str | None) -> int | None:
+    """UsageError for what is no size."""
+    from engine.errors import UsageError
+    from engine.spec.units import UnitError, size
+
+    try:
+        return size(text) if text else None
+    except UnitError as error:
+        raise UsageError(f"--max-store: {error}") from None
+
+
+def door_limits(rate: str | None, given: str | None, proxies: Sequence[str]) -> Limits:
+    """UsageError for what is no rate, or no network."""
+    from ipaddress import ip_network
+
+    from engine.errors import UsageError
+    from engine.serve import Limits
+    from engine.spec import units
+
+    named = given.replace(",", " ").split() if given is not None else proxies
+    try:
+        networks = tuple(ip_network(each) for each in named)
+    except ValueError as error:
+        raise UsageError(f"--proxies: {error}") from None
+    try:
+        return Limits(address_rate=units.rate(rate) if rate else None, proxies=networks)
+    except units.UnitError as error:
+        raise UsageError(f"--address-rate: {error}") from None
+
+
 def require_clients(project: Project) -> None:
     """UsageError in a directory that is no project: a store made there would be looked for elsewhere later."""
     from engine.errors import UsageError
@@ -163,8 +215,7 @@ def started(
         f"Clients: {', '.join(clients) or 'none that is active'}",
         f"Store: {without_password(store)}",
     ]
-    if admin_port:
-        lines.append(f"Admin: http://{shown_host(host if admin_port == port else admin_host)}:{admin_port}/")
+    lines.append(f"Admin: http://{shown_host(admin_host)}:{admin_port}/")
     if via:
         lines.append(f"Every request goes to {via} and not to the vendors.")
     lines += told_reach(engine.reach, via)

@@ -32,6 +32,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     admin_port: int | None = None
     admin_host: str = "127.0.0.1"
     store: str = "sqlite:///connect.db"
+    max_store: str | None = None
+    address_rate: str | None = None
+    proxies: list[str] = []
     via: str | None = None
     allow_private: bool = False
     proxy: str | None = None

@@ -549,7 +549,9 @@ class Connector(Part, frozen=True, kw_only=True):
 
 class Ingest(Part, frozen=True, kw_only=True):
     keys: list[str] = []
+    signatures: list[str] = []
     origins: list[str] = []
+    rate: Rate | None = None
 
 
 class Binding(Part, frozen=True, kw_only=True):

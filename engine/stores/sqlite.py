@@ -22,6 +22,7 @@ from contextlib import contextmanager, suppress
 from decimal import Decimal
 from functools import cache
 from itertools import groupby
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar, Unpack, overload
 from urllib.parse import quote
 
@@ -57,6 +58,7 @@ _Answer = tuple[Any, Exception | None]
 ROWS = 64  # in one statement; each number of them is a statement of its own, kept compiled
 GROUP = 1000  # writes in one commit at most, so that the first of them is not kept waiting by the last
 SWEEP = 100  # expired rows cleaned in passing
+_PAGES = ("page_size", "page_count", "freelist_count")
 SWEEP_EVERY = 16  # remembered event ids between two such cleanings
 
 FIRST = (
@@ -323,6 +325,19 @@ class SqliteStore:
 
     def put(self, events: Sequence[Accepted], *, now: float, hold_s: float = 0) -> Future[list[Stored]]:
         return self._writer.submit(_Put(events, now, now + hold_s, self._new_id))
+
+    @property
+    def folder(self) -> Path:
+        """Where its file lies."""
+        return Path(self._path).absolute().parent
+
+    def used_bytes(self) -> int:
+        """What events take up of the file, without what has become free inside of it."""
+        with self._readers.reading() as db:
+            size, pages, free = (
+                int(_value(db, f"PRAGMA {of}")) for of in ("page_size", "page_count", "freelist_count")
+            )
+            return size * (pages - free)
 
     # Lanes
 
