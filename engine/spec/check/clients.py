@@ -57,8 +57,9 @@ def client_sheet(
     """`facts_of` gives None for a connector that can't be used; `known` are the names of all."""
     sheet = Sheet(file.located, indent=file.indent)
     client = file.client
-    for index, reference in enumerate(client.ingest.keys):
-        sheet.add(_reference_faults(reference, ("ingest", "keys", index), resolve))
+    for kind, references in (("keys", client.ingest.keys), ("signatures", client.ingest.signatures)):
+        for index, reference in enumerate(references):
+            sheet.add(_reference_faults(reference, ("ingest", kind, index), resolve))
     for name, binding in client.connectors.items():
         place: Path = ("connectors", name)
         if name not in known:
@@ -233,7 +234,8 @@ class _Bound:
         }
 
     def keys(self) -> Iterator[Problem]:
-        if self.client.ingest.keys or not self.active or "keys" in self.gone:
+        ingest = self.client.ingest
+        if ingest.keys or ingest.signatures or not self.active or not {"keys", "signatures"}.isdisjoint(self.gone):
             return
         if self.connector.receive.client is None:
             says = f"no event can come in: the client has no write key, and {self.connector.name} reads no client"
@@ -371,8 +373,9 @@ def clashes(files: Iterable[ClientFile], chosen: Collection[str]) -> list[tuple[
         claims.setdefault(("duplicate-client", "", client.client), []).append(_Claim(file, ("client",), client.client))
         if not client.active:
             continue
-        for index, key in enumerate(client.ingest.keys):
-            claims.setdefault(("duplicate-key", "", key), []).append(_Claim(file, ("ingest", "keys", index), ""))
+        for kind, listed in (("keys", client.ingest.keys), ("signatures", client.ingest.signatures)):
+            for index, key in enumerate(listed):
+                claims.setdefault(("duplicate-key", "", key), []).append(_Claim(file, ("ingest", kind, index), ""))
         for name, binding in client.connectors.items():
             if binding.active:
                 place: Path = ("connectors", name, "match") if binding.match else ("client",)
