@@ -31,6 +31,10 @@ class Cache:
                 del self.kept[oldest]
             self.kept[of, key] = (value, now + for_s)
 
+    def clear(self) -> None:
+        with self.lock:
+            self.kept.clear()
+
     def forget(self, of: str, key: str) -> None:
         with self.lock:
             self.kept.pop((of, key), None)

@@ -184,16 +184,16 @@ class Direct:
                 if outcome.scope == "action":
                     self.held[*self.lane, self.delivery.action] = until
                 elif not outcome.ours:
-                    self.change(LaneChange(not_before=until, reason=outcome.reason))
+                    self.change(LaneChange(not_before=until, reason=self.kept(outcome.reason)))
                 return self.later(spec.throttle, outcome.reason, until)
             case OutcomeKind.DEFER:
                 return self.later(spec.defer, outcome.reason, now + (outcome.wait_s or DEFER_S))
             case OutcomeKind.PAUSE:
                 if outcome.scope == "action":
                     self.held[*self.lane, self.delivery.action] = math.inf
-                    self.reporter.paused(*self.lane, outcome.reason, self.delivery.action)
+                    self.reporter.paused(*self.lane, self.kept(outcome.reason), self.delivery.action)
                 elif not already:
-                    self.change(LaneChange(pause=True, reason=outcome.reason))
+                    self.change(LaneChange(pause=True, reason=self.kept(outcome.reason)))
                 if spec.pause >= 400:
                     return self.bury(spec.pause, outcome.reason, outcome.code, trace, attempts)
                 return self.later(spec.pause, outcome.reason, now)
@@ -220,10 +220,15 @@ class Direct:
         return status, "rejected", reason
 
     def settle(self, row: Settled) -> None:
+        row = msgspec.structs.replace(row, reason=self.kept(row.reason))
         self.skipped = self.world.store.settle(None, [row], now=self.world.clock.now())
         ended = Ended(self.delivery, Outcome(OutcomeKind.DELIVERED), None, None)
         self.reporter.settled(self.program, [ended], [row], None)
         self.reporter.followed(self.program, self.skipped)
+
+    def kept(self, reason: str) -> str:
+        """As others may read it; the caller is told what the CRM said, for the event is theirs."""
+        return self.program.personal.text(reason, self.delivery.body)
 
     def change(self, change: LaneChange) -> None:
         self.world.store.change_lane(*self.lane, change, now=self.world.clock.now())

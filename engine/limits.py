@@ -15,6 +15,7 @@ from zoneinfo import ZoneInfo
 from engine.emitting import dotted
 from engine.errors import BadValue
 from engine.names import BOUND
+from engine.people import digest
 from engine.records import Outcome, OutcomeKind
 from engine.semantics import plain
 from engine.spec import units
@@ -167,7 +168,8 @@ class _Limit:
         if self.by is None:
             return self.name
         value = self.by(scope)
-        return f"{self.name}:{plain(value) if value is not None else ''}"
+        # A digest: the name stays in the store, and what it counts by may be an address.
+        return f"{self.name}:{digest(plain(value)) if value is not None else ''}"
 
     def turn(self, bound: Bound) -> tuple[bool, bool, float]:
         """What is asked earlier sorts before."""

@@ -22,6 +22,7 @@ from engine.lookups import Found, Lookup
 from engine.mapping import compile_tree
 from engine.names import ARRIVED, BOUND, CHECKED, CLIENT, LOOKED_UP, LOOKING, MAPPED, REPLY, ROW
 from engine.outcomes import Judge, Level, probed
+from engine.personal import Personal
 from engine.records import Draft, Outcome, OutcomeKind
 from engine.retrying import Backoff
 from engine.sending import Hosts, Requester
@@ -234,6 +235,7 @@ class Program:
         self.compiler = compiler or Compiler()
         self.hosts = Hosts(connector.hosts)
         self.cache = Cache()
+        self.personal = Personal(connector.receive.schema)
         self.settings = with_defaults(connector.settings, binding.settings)
         self.scope: dict[str, Any] = {
             "settings": self.settings,

@@ -41,6 +41,8 @@ class Verdicts:
             batch = one.progress.batch if one.progress is not None else None
             kind, wait = outcome.kind, outcome.wait_s
             attempts = delivery.attempts
+            # What is kept of a reason is shown in logs, alerts and lists; of the event only `dead show --reveal` tells.
+            why = self.program.personal.text(outcome.reason, delivery.body)
             if kind in (OutcomeKind.RETRY, OutcomeKind.REAUTH):
                 attempts += 0 if outcome.outage or not outcome.count else 1
                 age = self.age(delivery, now) if outcome.outage else 0.0
@@ -48,7 +50,7 @@ class Verdicts:
                 kind, wait = after_failure(outcome, counted, age, self.program.backoff)
                 if kind is OutcomeKind.RETRY and outcome.outage:
                     wait = wait or self.program.backoff.wait_s(counted)  # a vendor that is down and says 0 says nothing
-                    hold, reason = max(hold or 0.0, now + wait), outcome.reason
+                    hold, reason = max(hold or 0.0, now + wait), why
                     # While others come through it is this one that fails: it comes again ever more rarely.
                     wait = min(age, self.program.backoff.max_s) if self.failing_since is None else 0.0
             if kind not in (OutcomeKind.RETRY, OutcomeKind.DEFER, OutcomeKind.THROTTLE, OutcomeKind.PAUSE):
@@ -56,7 +58,7 @@ class Verdicts:
             if kind is OutcomeKind.DELIVERED:
                 rows.append(Settled(delivery.seq, "delivered"))
             elif kind is OutcomeKind.SKIP:
-                rows.append(Settled(delivery.seq, "skipped", reason=outcome.reason))
+                rows.append(Settled(delivery.seq, "skipped", reason=why))
             elif kind in (OutcomeKind.REJECT, OutcomeKind.SPLIT):
                 text, tries = self.last_words(outcome, attempts, asked=one.trace is not None)
                 rows.append(
@@ -64,7 +66,7 @@ class Verdicts:
                         delivery.seq,
                         "rejected",
                         attempts=tries,
-                        reason=text,
+                        reason=self.program.personal.text(text, delivery.body),
                         code=outcome.code,
                         trace=one.trace,
                         expected=outcome.expected,
@@ -75,21 +77,21 @@ class Verdicts:
                 if outcome.scope == "action":
                     actions[delivery.action] = float("inf")
                 else:
-                    pause = outcome.reason
+                    pause = why
             elif kind is OutcomeKind.THROTTLE:
                 wait = wait or self.program.backoff.wait_s(self.failures + 1)
                 if outcome.scope == "action":
                     actions[delivery.action] = now + wait
                     rows.append(Settled(delivery.seq, "later", due_at=now + wait, attempts=attempts, batch=batch))
                 else:
-                    hold, reason = max(hold or 0.0, now + wait), outcome.reason
+                    hold, reason = max(hold or 0.0, now + wait), why
                     rows.append(Settled(delivery.seq, "later", due_at=now, attempts=attempts, batch=batch))
             else:  # retry and defer: this delivery again, later
                 due = now + (wait or (DEFER_S if kind is OutcomeKind.DEFER else 0.0))
                 rows.append(
                     Settled(
                         *(delivery.seq, "later", due, attempts, batch),
-                        reason="" if outcome.ours else outcome.reason,
+                        reason="" if outcome.ours else why,
                     )
                 )
         return rows, self.change(ended, hold, reason, pause, now), actions

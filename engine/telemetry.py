@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 import msgspec
 
 from engine.errors import ConnectError
+from engine.personal import addresses
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
@@ -36,6 +37,7 @@ LEVEL_OF = {
     "dead-letter": "warning",
     "lane-paused": "warning",
     "alert": "warning",
+    "audit": "info",
     "store-full": "error",
     "token-refused": "error",
     "lane-failed": "error",
@@ -61,7 +63,8 @@ class Telemetry:
     """
     Events to JSON lines (to readable ones where a person watches) and to Prometheus metrics; any thread may call.
 
-    `mask` is given every text before it is cut and written. `lanes` is asked when metrics are read.
+    `mask` is given every text before it is cut and written; addresses of people are masked besides.
+    `lanes` is asked when metrics are read.
     """
 
     def __init__(
@@ -111,7 +114,7 @@ class Telemetry:
         return self._text(value)
 
     def _text(self, value: object) -> str:
-        text = self._mask(str(value))
+        text = addresses(self._mask(str(value)))
         return text if len(text) <= MAX_FACT else f"{text[:MAX_FACT]}… ({len(text)} characters)"
 
 

@@ -292,6 +292,7 @@ class Turn:
         self.worker.reporter.settled(program, ended, rows, change)
         self.worker.reporter.followed(program, skipped)
         if float("inf") in actions.values():
-            reason = next(one.outcome.reason for one in ended if one.outcome.kind is OutcomeKind.PAUSE)
+            paused = next(one for one in ended if one.outcome.kind is OutcomeKind.PAUSE)
+            reason = program.personal.text(paused.outcome.reason, paused.delivery.body)
             self.worker.reporter.paused(self.lease.connector, self.lease.client, reason, ", ".join(actions))
         return change is None or not (change.pause or change.not_before is not None)

@@ -21,20 +21,20 @@ LAYERS = (
     "spec.fix", "spec.report",
     # the stages
     "mapping", "bodies", "unpacking", "meters", "senders", "intake", "published", "caching", "batching", "limits",
-    "tls", "egress", "sending", "retrying", "outcomes",
+    "personal", "tls", "egress", "sending", "retrying", "outcomes",
     "wire", "signing", "placing", "auth", "exchange", "lookups", "steps", "sequence", "program",
     "provisioning",
     # the walk
     "walk", "reporting", "settling", "direct", "worker",
     # adapters
-    "telemetry", "alerts", "secrets", "stores", "capacity",
+    "telemetry", "audit", "alerts", "secrets", "stores", "capacity",
     # what runs a spec without its vendor
     "sandbox", "examples", "explaining", "curl", "preview", "differences", "planning", "versions", "pages",
     "spec.check", "coverage",
     # what writes a new spec
     "openapi", "scaffold",
     # wiring
-    "runtime", "login",
+    "housekeeping", "runtime", "dead_letters", "login",
     # doors
     "answers", "listening", "admin", "serve", "demo", "cassettes", "cli",
 )  # fmt: skip
