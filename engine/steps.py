@@ -609,9 +609,9 @@ class Steps:
             if stop is not None:
                 self.wait(part, stop, None, own)
                 return
-            if waiting and self.onward(BEHIND, own) is None:
-                later = [member for member in part if waiting & member.unit.keys]
-                self.wait(later, BEHIND, None, None)
+            if later := [member for member in part if waiting & member.unit.keys]:
+                theirs = msgspec.structs.replace(own, batch=f"{own.batch}h{mark_of(later[0])}")
+                self.wait(later, BEHIND, None, theirs)
                 part = [member for member in part if member.outcome is None]
                 if not part:
                     return

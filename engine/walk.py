@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 
 GROUP, ROW = "#group", "#row"  # beside what the steps saved: no step is called so
+OVERTAKES = Outcome(OutcomeKind.RETRY, "an older one of its key waits", wait_s=5.0, count=False)
 ANEW = Outcome(OutcomeKind.RETRY, "it begins anew", wait_s=0.0, count=False)
 
 
@@ -162,9 +163,31 @@ class Walk:
             units_ = []
         # A step had decided over these, and the process was killed before that was written down.
         ended += [Ended(delivery, ANEW, None, None) for delivery in left.values()]
+        units_, held, own = self.overtaking(units_, progress)
+        if units_ and held:
+            self.save(action, own, [Member(unit) for unit in held], progress.saved.get(GROUP), lease)
+        ended += [Ended(delivery, OVERTAKES, None, own) for unit in held for delivery in unit.deliveries]
         if units_:
             ended += self.run(action, units_, progress.saved.get(GROUP), progress, lease)
         return ended
+
+    def overtaking(self, units_: list[Unit], progress: Progress) -> tuple[list[Unit], list[Unit], Progress]:
+        """
+        (those that may go on, those of whose key an older one waits elsewhere, where these go on then).
+
+        It waits elsewhere when it passed a step at which the younger ones failed, and failed itself at a later one.
+        """
+        oldest: dict[str, Delivery] = {}
+        for delivery in sorted((each for unit in units_ for each in unit.deliveries), key=lambda each: each.seq):
+            if delivery.key is not None:
+                oldest.setdefault(delivery.key, delivery)
+        lane, behind = (self.wire.connector, self.wire.client), self.world.store.behind
+        keys = {key for key, delivery in oldest.items() if behind(*lane, delivery)}
+        held = [unit for unit in units_ if unit.keys & keys]
+        free = [unit for unit in units_ if not unit.keys & keys]
+        if free and held:
+            progress = msgspec.structs.replace(progress, batch=f"{progress.batch}h{held[0].deliveries[-1].seq}")
+        return free, held, progress
 
     def run(
         self, action: Action, units_: Sequence[Unit], group: Any, progress: Progress, lease: Lease | None
@@ -172,9 +195,7 @@ class Walk:
         members = [Member(unit) for unit in units_]
 
         def save(reached: Progress, undecided: list[Member]) -> None:
-            whole = self.whole(reached, undecided, group, single=action.steps.single)
-            seqs = [seq for listed in whole.members for seq in listed]
-            self.world.store.save_progress(lease, whole, seqs, now=self.world.clock.now())
+            self.save(action, reached, undecided, group, lease)
 
         action.steps.run(self.wire, members, group=group, progress=progress, save=save, failures=self.failures)
         ended = []
@@ -186,6 +207,11 @@ class Walk:
         for kept, sharing in shared(members):
             save(kept, sharing)
         return ended
+
+    def save(self, action: Action, reached: Progress, undecided: list[Member], group: Any, lease: Lease | None) -> None:
+        whole = self.whole(reached, undecided, group, single=action.steps.single)
+        seqs = [seq for listed in whole.members for seq in listed]
+        self.world.store.save_progress(lease, whole, seqs, now=self.world.clock.now())
 
     @staticmethod
     def whole(progress: Progress, members: list[Member], group: Any, *, single: bool) -> Progress:

@@ -278,6 +278,19 @@ def test_who_waits_is_not_overtaken_when_the_lane_has_to_wait_too(store: Store) 
     assert shop.sums() == {"delivered": 4}
 
 
+def test_who_failed_earlier_does_not_overtake_an_older_one_that_got_further_and_holds_no_other_key(
+    store: Store,
+) -> None:
+    vendor = People(one_2=[AGAIN], one_3=[AGAIN], two_1=[AGAIN, AGAIN])
+    shop = posted(Shop(TWO, vendor=vendor, store=store), *ids(1, 2, who="a"), *ids(3, who="b"), *ids(4, who="c"))
+    assert sent(shop) == ["one1", "one2", "one3", "one4", "two1", "two4"]
+    shop.drain(for_s=60)
+    assert sent(shop)[6:] == ["one3", "two3", "two1"]
+    shop.drain(for_s=70)
+    assert sent(shop)[9:] == ["two1", "one2", "two2"]
+    assert shop.sums() == {"delivered": 4}
+
+
 def test_results_of_one_record_are_its_own_and_it_goes_on_at_its_step(store: Store) -> None:
     shop = posted(Shop(TWO, vendor=People(two_1=[reply(200, {"bad": "again"})]), store=store), *ids(1, 2))
     shop.drain(for_s=60)
@@ -352,7 +365,9 @@ KINDS = {"records": "each: records,", "list": "each: \"${ ['x'] }\",", "none": "
 def test_a_half_done_batch_goes_on_when_a_step_becomes_one_for_each_or_no_more(
     at: str, before: str, after: str, store: Store
 ) -> None:
-    trouble = {at: [reply(200, {"id": "x"}), AGAIN] if at == "one" and before == "records" else [AGAIN]}
+    trouble: dict[str, list[Answer]] = {
+        at: [reply(200, {"id": "x"}), AGAIN] if at == "one" and before == "records" else [AGAIN]
+    }
     shop = posted(Shop(CHANGED.replace("EACH", KINDS[before]), vendor=People(**trouble), store=store), *ids(1, 2))
     shop = Shop(CHANGED.replace("EACH", KINDS[after]), vendor=shop.vendor, store=store, clock=shop.clock)
     shop.drain(for_s=60)
@@ -374,7 +389,7 @@ def test_one_request_for_each_item_of_a_list(store: Store) -> None:
 
 
 def test_a_list_goes_on_at_the_item_that_failed(store: Store) -> None:
-    trouble = [reply(200, {"id": "t"}), reply(409, {})]
+    trouble: list[Answer] = [reply(200, {"id": "t"}), reply(409, {})]
     shop = posted(Shop(ITEMS, vendor=People(tags=trouble), store=store), {"id": "1", "tags": ["x", "y", "z"]})
     shop.drain(for_s=60)
     assert [body.get("tag") for path, body in shop.vendor.told if path.endswith("tags")] == ["x", "y", "y", "z"]
@@ -429,7 +444,7 @@ def test_a_list_that_has_become_shorter_goes_on_at_the_item_that_failed(store: S
 
 
 def test_of_equal_items_each_is_sent_once(store: Store) -> None:
-    trouble = [reply(200, {"id": "t"}), reply(200, {"id": "u"}), AGAIN]
+    trouble: list[Answer] = [reply(200, {"id": "t"}), reply(200, {"id": "u"}), AGAIN]
     shop = posted(Shop(ITEMS, vendor=People(tags=trouble), store=store), {"id": "1", "tags": ["x", "x", "x"]})
     shop.drain(for_s=60)
     assert [path for path in sent(shop) if path.endswith("tags")] == ["peopleid-people-1tags"] * 4

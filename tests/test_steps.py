@@ -241,6 +241,21 @@ def test_who_was_decided_by_a_step_before_the_process_was_killed_begins_anew(sto
     assert shop.vendor.bodies[-3:] == [[{"id": "2"}, {"id": "3"}], {}, [{"id": "1"}]]
 
 
+def test_a_half_done_second_half_does_not_overtake_those_of_its_keys_in_the_first(store: Store) -> None:
+    answers = [reply(200, {"id": "o"}), reply(400), reply(409), reply(200, {}), reply(200, {}), reply(200, {})]
+    shop = Shop('key: "${ event.who }"\n' + BATCH.strip(), vendor=Vendor(*answers), store=store)
+    shop.post({"id": "1", "who": "a"}, {"id": "2"}, {"id": "3", "who": "a"}, {"id": "4"})
+    shop.drain(for_s=66)
+    assert [body["all"] for body in shop.vendor.bodies if body] == [
+        ["1", "2", "3", "4"],
+        ["1", "2"],
+        ["4"],
+        ["1", "2"],
+        ["3"],
+    ]
+    assert shop.sums() == {"delivered": 4}
+
+
 CHANGED = """
 replies: {outcomes: [{status: 409, then: retry, wait: 1m}]}
 actions:
