@@ -986,6 +986,33 @@ def test_one_record_of_a_batch_that_is_refused_takes_its_own_along_and_no_other(
     assert (skipped["action"], skipped["count"], skipped["why"]) == ("deal", 1, "contact was rejected")
 
 
+def test_what_comes_back_with_a_dead_letter_waits_for_all_that_it_waited_for(store: Store) -> None:
+    text = """
+replies: {outcomes: [{status: 409, then: retry, wait: 1m}]}
+actions:
+  left: {record: {id: "${ event.id }"}, request: {path: /left}}
+  right: {record: {id: "${ event.id }"}, request: {path: /right}}
+  last: {after: [left, right], record: {id: "${ event.id }"}, request: {path: /last}}
+"""
+    trouble = {"left": [reply(422)], "right": [reply(409)], "last": []}
+
+    def answer(request: Prepared) -> Reply:
+        listed = trouble[request.url.rsplit("/", 1)[-1]]
+        return listed.pop() if listed else reply(200)
+
+    vendor = Vendor(answer=answer)
+    shop = Shop(text, vendor=vendor, store=store)
+    shop.post({"id": "1"})
+    shop.drain()
+    assert shop.sums() == {"waiting": 1, "rejected": 1, "skipped": 1}
+    shop.store.requeue([shop.dead()[0].id], now=shop.clock.now())
+    shop.drain(30)
+    assert vendor.lines == ["POST /v1/left", "POST /v1/right", "POST /v1/left"]
+    shop.drain(30)
+    assert vendor.lines[3:] == ["POST /v1/right", "POST /v1/last"]
+    assert shop.sums() == {"delivered": 3}
+
+
 def test_what_was_skipped_is_sent_after_all_when_the_dead_letter_is_tried_again(store: Store) -> None:
     shop = Shop(AFTER, store=store, vendor=Vendor(reply(200, [{"ok": False}]), reply(200), reply(200, [{"ok": True}])))
     shop.post({"id": "1", "deal": True})

@@ -105,14 +105,15 @@ def followers(skipped: Mapping[int, int], waits: Mapping[int, Wait]) -> dict[int
     """
     For each that was rejected, those skipped for its sake: what comes back with it if it is tried again.
 
-    Each waits by place: 0 is the rejected one, then they follow in order.
+    Each waits by place: 0 is the rejected one, then they follow in order. Below 0 is the seq of another, if it is still
+    there then.
     """
     by_root: dict[int, dict[int, Wait]] = {}
     for root in sorted(set(skipped.values())):
         seqs = sorted(seq for seq in skipped if skipped[seq] == root)
         places = {seq: place for place, seq in enumerate([root, *seqs])}
         by_root[root] = {
-            seq: Wait(frozenset(places[each] for each in waits[seq].after if each in places), waits[seq].past_rejected)
+            seq: Wait(frozenset(places.get(each, -each) for each in waits[seq].after), waits[seq].past_rejected)
             for seq in seqs
         }
     return by_root
@@ -629,7 +630,12 @@ class MemoryStore:
         fresh = Delivery(0, *named, due_at=due_at, again_at=now)
         first = self._last_seq + 1
         waits = {
-            first + place: Wait(frozenset(first + each for each in wait.after), wait.past_rejected)
+            first + place: Wait(
+                frozenset(
+                    first + each if each >= 0 else -each for each in wait.after if each >= 0 or -each in self._rows
+                ),
+                wait.past_rejected,
+            )
             for place, (_, wait) in enumerate(theirs, 1)
         }
         again = [msgspec.structs.replace(each, due_at=due_at, attempts=0, again_at=now) for each, _ in theirs]

@@ -1022,7 +1022,8 @@ def _insert(
     """
     The deliveries, each given with its lane, as stored: with their seqs, and due when their turn comes.
 
-    `waits` says which of them wait for which, by their places; `tries` are those of the first.
+    `waits` says which of them wait for which, by their places, or below 0 the seq of one that is stored;
+    `tries` are those of the first.
     """
     kept = [_encode_tries(tries)] + [None] * len(fresh)
     turns = _turns(db, fresh, waits)
@@ -1039,7 +1040,9 @@ def _insert(
     )
     seqs = range(last + 1 - len(fresh), last + 1)  # AUTOINCREMENT leaves no gap within one transaction
     for at, wait in waits.items():
-        _write_wait(db, seqs[at], Wait(frozenset(seqs[each] for each in wait.after), wait.past_rejected))
+        _write_wait(
+            db, seqs[at], Wait(frozenset(seqs[each] if each >= 0 else -each for each in wait.after), wait.past_rejected)
+        )
     return [
         Delivery(
             seq,
@@ -1526,11 +1529,24 @@ def _requeue(db: _Connection, dead_id: int, now: float, due_at: float) -> list[D
         for of, what, whose in [(delivery_id, action, key), *(each[:3] for each in theirs)]
     ]
     history = tried(_decode_tries(tries) if tries is not None else (), at, reason)
-    stored = _insert(db, revived, {place: each.wait for place, each in enumerate(theirs, 1)}, history)
+    stored = _insert(db, revived, _waits_again(db, [each.wait for each in theirs]), history)
     db.execute("DELETE FROM dead WHERE id = ?", (dead_id,))
     db.execute("UPDATE lanes SET rejected = rejected - 1, skipped = skipped - ? WHERE id = ?", (len(theirs), lane))
     _stir(db, lane, first_of(each.due_at for each in stored))
     return stored
+
+
+def _waits_again(db: _Connection, kept: Sequence[Wait]) -> dict[int, Wait]:
+    """What each waits for, by place, without those that have ended since."""
+    others = _numbers(-each for wait in kept for each in wait.after if each < 0)
+    there = {
+        -seq
+        for (seq,) in db.execute("SELECT seq FROM deliveries WHERE seq IN (SELECT value FROM json_each(?))", (others,))
+    }
+    return {
+        place: Wait(frozenset(each for each in wait.after if each >= 0 or each in there), wait.past_rejected)
+        for place, wait in enumerate(kept, 1)
+    }
 
 
 def _revive(
