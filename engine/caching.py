@@ -14,7 +14,15 @@ class Cache:
 
     def __init__(self) -> None:
         self.kept: dict[tuple[str, str], tuple[Any, float]] = {}
+        self.credentials = ""  # fingerprint of those that it was found with
         self.lock = threading.Lock()
+
+    def keep_for(self, credentials: str) -> None:
+        """With other secrets the account may be another one: nothing that was found in the old one serves."""
+        with self.lock:
+            if credentials != self.credentials:
+                self.kept.clear()
+            self.credentials = credentials
 
     def get(self, of: str, key: str, now: float) -> tuple[Any] | None:
         with self.lock:

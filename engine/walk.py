@@ -79,6 +79,7 @@ class Walk:
         """`over`: is a batch that sends many requests to go on another time? `mapped` hears how long mapping took."""
         self.world, self.program, self.failures, self.mapped = world, program, failures, mapped
         credentials = world.credentials(program)
+        program.cache.keep_for(credentials.fingerprint)
         derived = program.derived(credentials.values)
         world.masker(program).add(*(plain(value) for value in derived.values() if not isinstance(value, bool)))
         self.wire = Wire(

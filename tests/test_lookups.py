@@ -9,8 +9,9 @@ from conftest import REFUSED, TIMED_OUT, Answer, Shop, Vendor, client_from, repl
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from engine.caching import Cache
 from engine.clock import VirtualClock
-from engine.lookups import Cache, Found
+from engine.lookups import Found
 from engine.program import Program
 from engine.records import Outcome, OutcomeKind
 from engine.sending import Masker, Prepared
@@ -478,6 +479,17 @@ def test_the_walk_goes_on_when_the_vendor_is_back() -> None:
     assert shop.sums() == {"delivered": 1, "rejected": 1}
     assert list(shop.reasons().values()) == ["look-up person: not found"]
     assert [body for body in shop.vendor.bodies if body] == [{"id": "id-a"}]
+
+
+def test_with_other_secrets_nothing_is_known_any_more() -> None:
+    auth = "secrets: {key: {title: Key}}\nauth: {type: bearer, token: '${ secrets.key }'}\n"
+    text = "\n".join([*HEAD.splitlines()[4:], PEOPLE, auth])
+    shop = Shop(text, vendor=directory(contacts=["a"]), secrets={"key": "one1"})
+    for key in ("one1", "one1", "two2"):
+        shop.secrets["key"] = key
+        shop.post({"id": key, "email": "a"})
+        shop.drain()
+    assert [line.split()[0] for line in shop.vendor.lines] == ["GET", "POST", "POST", "GET", "POST"]
 
 
 # --- what nobody knows is made ---
