@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help setup demo test authserver check format bench clean
+.PHONY: help setup demo test torture authserver check format bench clean
 
 help: ## what there is
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
@@ -23,6 +23,11 @@ demo: $(READY) ## simulated CRMs, 1,000 events, one table
 
 test: $(READY) authserver ## all tests
 	@$(BIN)/python -m pytest -n 2
+
+torture: $(READY) ## kills, outages, full disks: the promises of docs/guarantees.md, and its figures; some minutes
+	@mkdir -p .cache && rm -f .cache/figures.jsonl
+	@CONNECT_TORTURE=full CONNECT_FIGURES=.cache/figures.jsonl $(BIN)/python -m pytest tests/torture
+	@$(BIN)/python tests/torture/page.py .cache/figures.jsonl
 
 authserver: .cache/authserver/.ready ## an authorization server for some of the tests, where node is there
 

@@ -16,6 +16,7 @@ from engine.capacity import Capacity
 from engine.clock import SystemClock
 from engine.egress import PUBLIC
 from engine.errors import Refused, SecretUnavailable, SpecErrors, TokenUnreadable, UsageError, told
+from engine.housekeeping import Housekeeper
 from engine.intake import Receiver
 from engine.meters import Meter
 from engine.program import Program
@@ -140,6 +141,7 @@ class Engine:
         self.held_with: dict[tuple[str, str], str] = {}
         self.marked = False
         self.served_with: dict[tuple[str, str], tuple[Connector | None, Client | None]] = {}
+        self.house = Housekeeper(store, self.clock, self.telemetry, self.compiled, self.keep_dead_s)
         self.worker = Worker(
             World(
                 store=store,
@@ -447,6 +449,19 @@ class Engine:
                 if lane.waiting:
                     self.store.change_lane(lane.connector, lane.client, LaneChange(), now=self.clock.now())
 
+    def compiled(self) -> list[Program]:
+        """The programs there are."""
+        with self.lock:
+            return [program for _, _, program in self.programs.values()]
+
+    def keep_dead_s(self) -> float | None:
+        """How long dead letters are kept; for good where `connect.yaml` does not say, or can't be read."""
+        try:
+            keep = self.project.settings.dead.keep
+        except SpecErrors:
+            return None
+        return units.duration(keep) if keep is not None else None
+
     # --- running ---
 
     def watch(self, stop: threading.Event) -> None:
@@ -456,6 +471,7 @@ class Engine:
                 self.look()
                 self.mark_paused()
                 self.wake_changed()
+                self.house.look()
             except Exception as error:
                 self.telemetry.event("fault", where="watch", error=told(error))
 
