@@ -86,6 +86,8 @@ class Emitter:
         self.bound: dict[str, str] = {}  # loop variables: name -> Python variable
         self.roots: dict[str, str] = {}  # context names read so far -> Python variable
         self.counter = 0
+        self.looping = 0  # loops that the current place is within
+        self.metered = False  # the function counts its steps in `work`
         self.read: list[tuple[str | int, ...]] = []  # every path this function reads
         self.watched: list[tuple[tuple[str, ...], set[str]]] = []  # a path, and what is read below it: for $rest
 
@@ -106,6 +108,11 @@ class Emitter:
     def line(self, text: str) -> None:
         self.lines.append("    " * self.depth + text)
         self.places.append(self.place)
+
+    def work(self) -> str:
+        """The Python variable with the steps that are left, for what goes over a list or is called in a loop."""
+        self.metered = True
+        return "work"
 
     def passed(self, *keys: str | int) -> None:
         """Told of each branch, at the current place plus `keys`; `engine.coverage` notes those that are taken."""
@@ -148,6 +155,7 @@ class Emitter:
     def build(self, result: str) -> Run:
         """The finished function: scope -> value; a BadValue that leaves it knows its target field."""
         source = ["def run(scope):", "    try:", "        pass"]
+        source += [f"        work = [{semantics.MAX_STEPS}]"] if self.metered else []
         source += [f"        {variable} = scope.get({name!r})" for name, variable in self.roots.items()]
         first = len(source) + 1
         self.line(f"result = {result}")
@@ -231,10 +239,11 @@ def exact(value: Any) -> Any:
     return value
 
 
-def compare(operator: str, left: str, right: str) -> str:
+def compare(em: Emitter, operator: str, left: str, right: str) -> str:
     """eq and ne over all types (strictly), order over numbers; anything else is absent."""
     if operator in ("eq", "ne"):
-        return f"same({left}, {right})" if operator == "eq" else f"(not same({left}, {right}))"
+        same = f"same({left}, {right}, {em.work()})" if em.looping else f"same({left}, {right})"
+        return same if operator == "eq" else f"(not {same})"
     return f"ordered({left}, {operator!r}, {right})"
 
 
@@ -260,7 +269,17 @@ def emit_call(em: Emitter, name: str, arguments: list[str], kinds: list[str]) ->
             wanted = " or ".join(sorted(parameter.kinds))
             raise ExpressionError("arguments", f"{name}: {parameter.name} is to be {wanted}, got {kind}")
     em.globals[f"f_{name}"] = function.call
+    how = METERED.get(name, "metered")
+    if em.looping or how == "metered_slow":
+        return f"{how}({em.work()}, f_{name}, {', '.join(arguments)})"
     return f"f_{name}({', '.join(arguments)})"
+
+
+METERED = {  # functions whose time depends on something else than the length of their texts and lists
+    **dict.fromkeys(("get", "first", "last", "length"), "metered_quick"),
+    **dict.fromkeys(("contains", "unique", "group", "where", "find", "json"), "metered_deep"),
+    "regex_replace": "metered_slow",
+}
 
 
 EXTRA_NAMES = frozenset({"calls"})

@@ -82,7 +82,8 @@ class _Jinja:
     def code(self, body: list[Any]) -> str:
         if all(type(node).__name__ == "Output" for node in body):
             parts = [self.part(part) for node in body for part in node.nodes]
-            return parts[0] if len(parts) == 1 else f"concat(({', '.join(parts)},))" if parts else "''"
+            whole = parts[0] if len(parts) == 1 else f"concat(({', '.join(parts)},))" if parts else "''"
+            return f"written({self.em.work()}, {whole})" if self.em.looping and len(parts) > 1 else whole
         name = self.em.fresh("text")
         self.em.line(f"def {name}():")
         self.em.depth += 1
@@ -102,7 +103,8 @@ class _Jinja:
             raise ExpressionError("html-hole", "escaped twice: a hole of $html is escaped by itself", "without | html")
         value = self.node(node)
         named = self.em.const(describe(node))
-        return f"{helper}({value}, {named})"
+        made = f"{helper}({value}, {named})"
+        return f"written({self.em.work()}, {made})" if self.em.looping else made
 
     def statements(self, nodes: list[Any]) -> None:
         for node in nodes:
@@ -168,7 +170,9 @@ class _Jinja:
         before = self.em.bound.get(name)
         self.em.bound[name] = variable
         begin = copy(self.place)
-        self.block(f"for {variable} in bounded({listed}):", node.body)
+        self.em.looping += 1
+        self.block(f"for {variable} in bounded({listed}, {self.em.work()}):", node.body)
+        self.em.looping -= 1
         self.same_end([begin], "the rounds of {% for %} begin")
         if before is None:
             del self.em.bound[name]
@@ -231,7 +235,7 @@ class _Jinja:
             raise ExpressionError(
                 "template", "compare two values with == != < <= > >=", "for lists: list | contains(value)"
             )
-        return compare(_OPERATORS[node.ops[0].op], self.node(node.expr), self.node(node.ops[0].expr))
+        return compare(self.em, _OPERATORS[node.ops[0].op], self.node(node.expr), self.node(node.ops[0].expr))
 
     def on_and(self, node: Any) -> str:
         return f"(true({self.node(node.left)}) and true({self.node(node.right)}))"

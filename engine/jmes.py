@@ -170,7 +170,14 @@ class _Jmes:
         if right["type"] == "identity":
             return f"compact({left})"
         item = self.em.fresh("c")
-        return f"project({left}, lambda {item}: {self.node(right, item, False)})"
+        return f"project({left}, lambda {item}: {self.looped(right, item, False)}, {self.em.work()})"
+
+    def looped(self, node: dict[str, Any], cur: str, start: bool) -> str:
+        """What is done with each item of a list."""
+        self.em.looping += 1
+        code = self.node(node, cur, start)
+        self.em.looping -= 1
+        return code
 
     def on_projection(self, node: dict[str, Any], cur: str | None, start: bool) -> str:
         left, right = node["children"]
@@ -181,12 +188,13 @@ class _Jmes:
         return self.each(f"values({self.node(left, cur, start)})", right)
 
     def on_flatten(self, node: dict[str, Any], cur: str | None, start: bool) -> str:
-        return f"flat({self.node(node['children'][0], cur, start)})"
+        return f"flat({self.node(node['children'][0], cur, start)}, {self.em.work()})"
 
     def on_filter_projection(self, node: dict[str, Any], cur: str | None, start: bool) -> str:
         left, right, condition = node["children"]
         item = self.em.fresh("c")
-        kept = f"keep({self.node(left, cur, start)}, lambda {item}: {self.node(condition, item, True)})"
+        listed, holds = self.node(left, cur, start), self.looped(condition, item, True)
+        kept = f"keep({listed}, lambda {item}: {holds}, {self.em.work()})"
         return self.each(kept, right)
 
     def on_pipe(self, node: dict[str, Any], cur: str | None, start: bool) -> str:
@@ -195,7 +203,7 @@ class _Jmes:
 
     def on_comparator(self, node: dict[str, Any], cur: str | None, start: bool) -> str:
         left, right = (self.node(child, cur, True) for child in node["children"])
-        return compare(node["value"], left, right)
+        return compare(self.em, node["value"], left, right)
 
     def on_or_expression(self, node: dict[str, Any], cur: str | None, start: bool) -> str:
         left, right = (self.node(child, cur, True) for child in node["children"])

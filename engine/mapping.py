@@ -308,8 +308,9 @@ class Tree:
         listed = self.emit(node["$each"], "$each")
         out, variable, index = self.em.fresh("l"), self.em.fresh("v"), self.em.fresh("i")
         self.em.line(f"{out} = []")
-        self.em.line(f"for {index}, {variable} in enumerate(bounded({listed})):")
+        self.em.line(f"for {index}, {variable} in enumerate(bounded({listed}, {self.em.work()})):")
         self.em.depth += 1
+        self.em.looping += 1
         outer = dict(self.em.bound)
         self.em.bound.update({"index": index, name: variable})
         if "where" in node:
@@ -317,6 +318,7 @@ class Tree:
         code = self.emit(node["do"], "do")
         self.em.line(f"if {code} is not None: {out}.append(plain_null({code}))")
         self.em.bound = outer
+        self.em.looping -= 1
         self.em.depth -= 1
         self.em.line(f"if not {out}: {out} = None")
         return out
@@ -512,6 +514,6 @@ def compile_tree(
         tree = Tree(em, drop)
         if args:
             em.bound["args"] = tree.emit(dict(args), "args")
-        return em.build(f"plain_null({tree.emit(spec)})")
+        return em.build(f"weighed(plain_null({tree.emit(spec)}))")
 
     return compiler.kept(("tree", encode_json([spec, args]), drop, names, place), make)

@@ -16,6 +16,10 @@ if TYPE_CHECKING:
 
 MAX_ITEMS = 100_000
 MAX_TEXT = 1_000_000
+MAX_STEPS = 5_000_000  # of one expression or tree, over all its loops: seconds, and some 40 MB of text
+MAX_NODES = 5_000_000  # values in what one gives
+MAX_WEIGHT = 100_000_000  # characters in it
+MAX_LEVELS = 200
 NUMBERS = (int, Decimal)
 KINDS = {
     str: "text",
@@ -43,16 +47,101 @@ def cut(value: Any, first: int | None, last: int | None, step: int | None) -> An
     return value[slice(first, last, step)] if value.__class__ is list else None
 
 
+class TooMuch(BadValue):
+    """More work than one expression or tree may cause; not even a condition passes over it."""
+
+
+Work = list[int]  # the steps that are left to one run, in a list of one
+
+
+def spend(work: Work, steps: int) -> None:
+    work[0] -= steps
+    if work[0] < 0:
+        raise TooMuch(f"more than {MAX_STEPS:,} steps; loops within loops over long lists")
+
+
+def metered(work: Work, call: Callable[..., Any], *arguments: Any) -> Any:
+    """A function called in a loop: a step, one for each item or key of what it is given, and some for long texts."""
+    steps = 1
+    for value in arguments:
+        if value.__class__ is str:
+            steps += len(value) >> 4
+        elif value.__class__ in DEEP:
+            steps += len(value)
+    spend(work, steps)
+    return written(work, call(*arguments))
+
+
+def metered_quick(work: Work, call: Callable[..., Any], *arguments: Any) -> Any:
+    """One that takes as long for a long list as for a short one."""
+    spend(work, 1)
+    return call(*arguments)
+
+
+def metered_slow(work: Work, call: Callable[..., Any], *arguments: Any) -> Any:
+    """One that takes long for long texts, in a loop or not: a step for each character."""
+    spend(work, 1 + sum(len(value) for value in arguments if value.__class__ is str))
+    return written(work, call(*arguments))
+
+
+def metered_deep(work: Work, call: Callable[..., Any], *arguments: Any) -> Any:
+    """One that compares or writes whole values, which is paid for as it is done."""
+    values_.PAYING.work = work
+    try:
+        return metered(work, call, *arguments)
+    finally:
+        values_.PAYING.work = None
+
+
+def written(work: Work, value: Any) -> Any:
+    """A text that was made in a loop, where many of them may pile up."""
+    if value.__class__ is str:
+        spend(work, len(value) >> 3)
+    return value
+
+
+DEEP = (dict, list)
+
+
+def weighed(value: Any, work: Work | None = None) -> Any:
+    """
+    The value, if it is of a size that can be written down; TooMuch where the same list or object is in it so often that
+    it would be larger, which costs nothing until then. `work` pays for the look.
+    """
+    level = [value] if value.__class__ in DEEP else []
+    levels = nodes = characters = 0
+    while level:
+        below: list[Any] = []
+        for each in level:
+            nodes += len(each) + 1
+            for child in each.values() if each.__class__ is dict else each:
+                if child.__class__ is str:
+                    characters += len(child)
+                elif child.__class__ in DEEP:
+                    below.append(child)
+            if nodes > MAX_NODES or characters > MAX_WEIGHT:
+                raise TooMuch(f"a value with more than {MAX_NODES:,} parts or {MAX_WEIGHT:,} characters")
+        levels += 1
+        if levels > MAX_LEVELS:
+            raise TooMuch(f"a value nested more than {MAX_LEVELS} levels deep")
+        level = below
+    if work is not None:
+        spend(work, nodes + (characters >> 6))
+    return value
+
+
 def true(value: Any) -> bool:
     """Absent, false, "", [] and {} are false; all else, 0 too, is true."""
     return True if value.__class__ in NUMBERS else bool(value)
 
 
-def same(left: Any, right: Any) -> bool:
-    """Equal, types strict: 1 is not true and not "1"; 1 equals 1.0."""
+def same(left: Any, right: Any, work: Work | None = None) -> bool:
+    """Equal, types strict: 1 is not true and not "1"; 1 equals 1.0. In a loop `work` pays for it."""
     if left.__class__ is right.__class__:
-        deep = left.__class__ in (list, dict)
-        return bool(values_.identity(left) == values_.identity(right)) if deep else bool(left == right)
+        if left.__class__ in DEEP:
+            left, right = weighed(left, work), weighed(right, work)
+            return bool(values_.identity(left) == values_.identity(right))
+        return bool(left == right)
     return left.__class__ in NUMBERS and right.__class__ in NUMBERS and bool(left == right)
 
 
@@ -71,6 +160,8 @@ def attempt(read: Callable[..., Any], *arguments: Any) -> Any:
     """A condition: a value of a wrong type makes it false."""
     try:
         return read(*arguments)
+    except TooMuch:
+        raise
     except BadValue:
         return False
 
@@ -83,38 +174,49 @@ def solid(value: dict[str, Any]) -> dict[str, Any]:
     return {key: entry for key, entry in value.items() if entry is not None}
 
 
-def project(value: Any, read: Callable[[Any], Any]) -> Any:
+def project(value: Any, read: Callable[[Any], Any], work: Work) -> Any:
     if value.__class__ is not list:
         return None
+    spend(work, len(value))
     return [found for entry in value if (found := read(entry)) is not None]
 
 
-def keep(value: Any, holds: Callable[[Any], Any]) -> Any:
+def keep(value: Any, holds: Callable[[Any], Any], work: Work) -> Any:
     """The items for which the condition holds; one that meets a value of a wrong type does not."""
-    return [entry for entry in value if true(attempt(holds, entry))] if value.__class__ is list else None
+    if value.__class__ is not list:
+        return None
+    spend(work, len(value))
+    return [entry for entry in value if true(attempt(holds, entry))]
 
 
 def values(value: Any) -> Any:
     return list(value.values()) if value.__class__ is dict else None
 
 
-def flat(value: Any) -> Any:
+def flat(value: Any, work: Work) -> Any:
     if value.__class__ is not list:
         return None
+    spend(work, sum(len(entry) if entry.__class__ is list else 1 for entry in value))
     out: list[Any] = []
     for entry in value:
         out.extend(entry) if entry.__class__ is list else out.append(entry)
     return out
 
 
-def bounded(value: Any) -> list[Any]:
-    """What a loop goes over: nothing for absent, a list of at most 100,000 items; anything else is a BadValue."""
+def bounded(value: Any, work: Work | None = None) -> list[Any]:
+    """
+    What a loop goes over: nothing for absent, a list of at most 100,000 items; anything else is a BadValue.
+
+    `work` pays a step for each.
+    """
     if value is None:
         return []
     if value.__class__ is not list:
         raise BadValue(f"a list is needed, got {kind(value)}")
     if len(value) > MAX_ITEMS:
         raise BadValue(f"a list of {len(value)} items; {MAX_ITEMS} is the most")
+    if work is not None:
+        spend(work, len(value))
     found: list[Any] = value
     return found
 
@@ -277,6 +379,7 @@ HELPERS: dict[str, Any] = {
     function.__name__: function
     for function in (
         attempt, item, cut, true, same, ordered, compact, solid, project, keep, values, flat, bounded, text, must,
+        metered, metered_quick, metered_slow, metered_deep, written, weighed,
         segment, url_host, url_base, url_value, html, html_link, html_part, html_mail, concat, soql, soql_name,
         soql_like, sql, sql_like,
     )

@@ -1,6 +1,7 @@
 """What all functions agree on: exact numbers, how a value is printed, named in an error and compared, and the caps."""
 
 import json
+import threading
 from decimal import ROUND_HALF_UP, Context, Decimal, DivisionByZero, InvalidOperation, Overflow
 from typing import Any, TypeAlias
 
@@ -13,6 +14,7 @@ MAX_TEXT_BYTES = 1_000_000
 MAX_ITEMS = 100_000
 MAX_DIGITS = 40
 MAX_EXPONENT = 40
+MAX_COMPARED = 5_000_000  # values within one that is compared
 _MAX_INTEGER: int = 10**MAX_EXPONENT
 
 # Wide enough that sums and products of numbers within the caps are exact; what comes out is capped afterwards.
@@ -71,6 +73,10 @@ class Budget:
     def __init__(self) -> None:
         self._left = MAX_TEXT_BYTES
 
+    @property
+    def spent(self) -> int:
+        return MAX_TEXT_BYTES - self._left
+
     def spend(self, characters: int) -> None:
         self._left -= characters
         if self._left < 0:
@@ -119,24 +125,62 @@ def _shortened(text: str) -> str:
     return shown.encode(errors="replace").decode()
 
 
+class Paying(threading.local):
+    """Who pays for comparing whole lists and objects: the steps that are left to a loop of this thread."""
+
+    work: list[int] | None = None
+
+
+PAYING = Paying()
+
+
 def identity(value: Any) -> Any:
-    """A hashable stand-in, equal for the same JSON value: 1 and 1.0 are the same, 1 and true or '1' are not."""
+    """
+    A hashable stand-in, equal for the same JSON value: 1 and 1.0 are the same, 1 and true or '1' are not.
+
+    BadValue for one in which the same list or object is so often that it is too large.
+    """
+    if value.__class__ not in (list, dict):
+        return _identity(value, [0])
+    left = [MAX_COMPARED]
+    found = _identity(value, left)
+    if PAYING.work is not None:
+        PAYING.work[0] -= MAX_COMPARED - left[0]
+        _paid(PAYING.work)
+    return found
+
+
+def _identity(value: Any, left: list[int]) -> Any:
     match value:
         case bool():
             return ("boolean", value)
         case list():
-            return ("list", *map(identity, value))
+            left[0] -= len(value) + 1
+            _paid(left)
+            return ("list", *(_identity(item, left) for item in value))
         case dict():
-            return frozenset((key, identity(item)) for key, item in value.items())
+            left[0] -= len(value) + 1
+            _paid(left)
+            return frozenset((key, _identity(item, left)) for key, item in value.items())
         case Decimal() if not value.is_finite():
             return ("not a number", str(value))
     return value
 
 
+def _paid(left: list[int]) -> None:
+    if left[0] < 0:
+        raise BadValue("lists or objects that are too large to compare")
+
+
 def json_text(value: Any) -> str:
     """Compact JSON: exact decimals without exponents, key order kept, non-ASCII characters as they are."""
     parts: list[str] = []
-    _write_json(value, parts, Budget())
+    budget = Budget()
+    try:
+        _write_json(value, parts, budget)
+    finally:
+        if PAYING.work is not None:
+            PAYING.work[0] -= budget.spent >> 3
     return "".join(parts)
 
 
