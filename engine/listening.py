@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Any, NoReturn, Protocol, cast
 
 import uvicorn
 import uvloop
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from engine import answers
 from engine.errors import UsageError
@@ -41,6 +42,10 @@ WRITE_S = 30.0  # for a sender to read what it was answered
 MAX_HEADERS = 64 * 1024  # bytes
 MAX_FIELDS = 100
 MAX_URL = 8 * 1024
+MAX_PIECES = 2_000  # of one body: each costs as much as a small request
+MAX_PIPELINE = 32  # requests sent before the answers to those before them
+MAX_FRAMING = 512 * 1024  # bytes around the chunks of a body, beyond as many as it has itself
+TURN = 64 * 1024  # bytes; who sends more at once lets the others have their turn
 MAX_CONNECTIONS = 30_000
 KEPT_DESCRIPTORS = 256  # for the store, requests to vendors, files
 MAX_DRAIN = 16 * 1024 * 1024  # of a body that was refused before it was read
@@ -180,6 +185,9 @@ class _Protocol(HttpToolsProtocol):
     _large = False
     _head = 0
     _drained = 0
+    _raw = 0
+    _got = 0
+    _pieces = 0
     _wrong = ""
     _patience: asyncio.TimerHandle | None = None
     _unread: asyncio.TimerHandle | None = None
@@ -191,13 +199,18 @@ class _Protocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         unfinished = self._in_headers
-        self._large = len(data) > MAX_HEADERS
+        self._large = self._head + len(data) > MAX_HEADERS
+        self._raw += len(data)
         super().data_received(data)
+        if self._raw - self._got > self._got + MAX_FRAMING:
+            self.send_400_response("more is sent around the body than in it")
+        if len(data) >= TURN:
+            self.flow.pause_reading()  # or as much as there is would be read before anyone else
+            self.loop.call_soon(self._go_on)
         if self._in_headers:
-            if unfinished:
-                self._head += len(data)
-            else:
+            if not unfinished:
                 self._calm()
+            self._head += len(data) if unfinished else _size(self.headers)
             if self._head > MAX_HEADERS:
                 self._in_headers = False
                 self.send_400_response("the headers are too large")
@@ -210,10 +223,7 @@ class _Protocol(HttpToolsProtocol):
         if cycle is None or cycle.response_complete:
             return None
         cycle.keep_alive = False
-        if cycle.more_body:
-            cycle.scope["state"]["cut"] = True
-            cycle.more_body = False
-            cycle.message_event.set()
+        self._cut(cycle)
         return True  # stays open until the answer is written
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -224,6 +234,13 @@ class _Protocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def send_400_response(self, msg: str) -> None:
+        """Those who were whole before it are answered first; so none of them is taken for the one that is refused."""
+        cycle = self.cycle
+        if cycle is not None and not cycle.response_complete and (self.pipeline or not cycle.more_body):
+            cycle.keep_alive = False
+            self._cut(cycle)
+            self.flow.pause_reading()
+            return
         answer = answers.problem(400, detail=self._wrong or msg)
         self.transport.write(
             STATUS_LINE[400]
@@ -235,7 +252,7 @@ class _Protocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         self._in_headers = True
-        self._head = self._drained = 0
+        self._head = self._drained = self._raw = self._got = self._pieces = 0
         super().on_message_begin()
 
     def on_url(self, url: bytes) -> None:
@@ -245,14 +262,23 @@ class _Protocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         self._in_headers = False
+        self._head = 0
         self._calm()
         if len(self.headers) > MAX_FIELDS:
             self._refuse(f"more than {MAX_FIELDS} headers")
-        if self._large and sum(len(name) + len(value) for name, value in self.headers) > MAX_HEADERS:
+        if self._large and _size(self.headers) > MAX_HEADERS:
             self._refuse("the headers are too large")
+        if len(self.pipeline) >= MAX_PIPELINE:
+            self._refuse("more requests than are answered")
+        if self.parser.should_upgrade():  # the parser would take the body for the next request
+            self._refuse("no other protocol is spoken here; leave Upgrade out")
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
+        self._got += len(body)
+        self._pieces += 1
+        if self._pieces > MAX_PIECES:
+            self._refuse("the body comes in too many pieces")
         super().on_body(body)
         if self.cycle.response_complete:
             self._drained += len(body)
@@ -282,6 +308,17 @@ class _Protocol(HttpToolsProtocol):
             self._unread.cancel()
             self._unread = None
 
+    @staticmethod
+    def _cut(cycle: RequestResponseCycle) -> None:
+        if cycle.more_body:
+            cycle.scope["state"]["cut"] = True
+            cycle.more_body = False
+            cycle.message_event.set()
+
+    def _go_on(self) -> None:
+        if not self.pipeline and (self.cycle is None or len(self.cycle.body) <= HIGH_WATER_LIMIT):
+            self.flow.resume_reading()
+
     def _refuse(self, why: str) -> NoReturn:
         """Within a call of the parser, which then ends in `send_400_response`."""
         self._wrong = why
@@ -295,6 +332,10 @@ class _Protocol(HttpToolsProtocol):
         if self._patience is not None:
             self._patience.cancel()
             self._patience = None
+
+
+def _size(headers: Sequence[tuple[bytes, bytes]]) -> int:
+    return sum(len(name) + len(value) for name, value in headers)
 
 
 async def _run(

@@ -226,7 +226,8 @@ class Door:
         self, connector: str, scope: Scope, headers: dict[bytes, bytes], receive: Receive, origin: str
     ) -> Answer:
         content_type = answers.body_type(headers.get(b"content-type"))
-        if content_type is None or headers.get(b"content-encoding", b"identity") != b"identity":
+        plain = headers.get(b"content-encoding", b"identity") == b"identity"
+        if content_type is None or not plain or headers.get(b"transfer-encoding", b"chunked").lower() != b"chunked":
             return answers.problem(415, detail="send application/json or text/plain, in UTF-8 and not compressed")
         if (why := self._front.full()) is not None:
             return answers.busy(f"{why}; nothing was accepted, send it again later", FULL_S)
