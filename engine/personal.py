@@ -130,8 +130,8 @@ def without(text: str, values: Iterable[Any]) -> str:
         for form, pattern in _forms(value):
             if form.casefold() in folded:
                 text = re.sub(pattern, MASK, text, flags=re.IGNORECASE)
-        if (digits := _digits(value)) is not None:  # a telephone number is written in many ways
-            text = re.sub(rf"\+?(?<!\d){digits}(?!\d)", MASK, text)
+        for digits in _numbers(value):  # a telephone number is written in many ways
+            text = re.sub(rf"\+?(?<!\d)\(?{digits}(?!\d)", MASK, text)
     return text
 
 
@@ -161,8 +161,9 @@ def _forms(value: Any) -> list[tuple[str, str]]:
     return forms
 
 
-def _digits(value: Any) -> str | None:
+def _numbers(value: Any) -> list[str]:
+    """Patterns of a telephone number: whole, without the country, without the area."""
     if not isinstance(value, str) or not re.fullmatch(r"[\d\s()+.\-/]{8,}", value.strip()):
-        return None
+        return []
     digits = re.sub(r"\D", "", value)
-    return r"[\s()+.\-/]*".join(digits) if len(digits) >= 8 else None
+    return [r"[\s()+.\-/]*".join(digits[cut:]) for cut in (0, 2, 4) if len(digits) - cut >= 8]

@@ -18,7 +18,7 @@ from engine.expressions import Compiler
 from engine.intake import Receiver, parse
 from engine.names import CLIENT
 from engine.program import Program, patched, with_defaults
-from engine.records import Fault
+from engine.records import Accepted, Draft, Fault
 from engine.reporting import Reporter
 from engine.sandbox import Sandbox
 from engine.sending import Masker, Prepared, Reply
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from engine.ports import Alerts, Clock, Telemetry
-    from engine.records import Accepted, Delivery, LaneChange, Outcome, Settled
+    from engine.records import Dead, Delivery, LaneChange, Outcome, Settled
     from engine.sending import Transport
     from engine.spec import types
     from engine.walk import Ended
@@ -260,19 +260,26 @@ def preview(
     explain: bool = False,
     as_curl: bool = False,
     via: str | None = None,
+    letter: Dead | None = None,
 ) -> Shown:
     """
     The requests that the event would cause, with every secret as `***`, answered by the connector's sandbox.
 
+    Of a dead letter only its own action, and as its delivery; of it intake is not asked again.
     Refused where intake would not take the event. Time is virtual: polls and retries take none. `via` is where the
     commands of `as_curl` send to instead of to the vendor.
     """
     program = at_once(connector, client)
-    events = accepted(program, body, now)
+    events = [of_letter(letter)] if letter is not None else accepted(program, body, now)
     made_up = stand_in_secrets(connector, program.binding)
     clock = VirtualClock(now)
     single = Single(
-        program, Credentials(made_up, "preview"), StandIn(connector, clock), clock, masker=Masker(made_up.values())
+        program,
+        Credentials(made_up, "preview"),
+        StandIn(connector, clock),
+        clock,
+        masker=Masker(made_up.values()),
+        new_id=(lambda: letter.delivery_id) if letter is not None else None,
     )
     watch = single.recorder.watch = Watch(program) if explain else None
     single.put(events)
@@ -287,6 +294,11 @@ def preview(
         endings=single.endings(),
         paused=single.paused,
     )
+
+
+def of_letter(letter: Dead) -> Accepted:
+    draft = Draft(letter.action, letter.key)
+    return Accepted(letter.connector, letter.client, letter.event_id, letter.body, letter.received_at, (draft,))
 
 
 def explained(sent: Sent, explainer: Explainer, masker: Masker) -> list[Field]:

@@ -51,13 +51,6 @@ def bury(store: SqliteStore, connector: str, client: str, action: str, reasons: 
     store.settle(None, rows, now=2_000.5)
 
 
-@pytest.fixture
-def buried(store: SqliteStore) -> SqliteStore:
-    bury(store, "rdstation", "client-xyz", "send_conversion", ["HTTP 400: no user@example.com", "HTTP 422: other"])
-    bury(store, "responsys", "client-abc", "trigger_event", ["HTTP 400: list"])
-    return store
-
-
 # status, pause, resume
 
 
@@ -125,109 +118,6 @@ def test_what_waits_in_memory_cannot_be_seen_from_outside(home: Path) -> None:
         ended = connect(*command, "--store", "memory:", project=home)
         assert (ended.code, ended.out) == (2, "")
         assert ended.err == "connect: memory: is seen only by the process that serves; ask its admin side\n"
-
-
-# dead letters
-
-
-def test_dead_letters_are_listed_for_programs_and_for_people(home: Path, buried: SqliteStore) -> None:
-    del buried
-    assert connect("dead", "list", "--connector", "responsys", "--json", project=home).json == {
-        "dead": [
-            {
-                "id": 3,
-                "connector": "responsys",
-                "client": "client-abc",
-                "action": "trigger_event",
-                "reason": "HTTP 400: list",
-                "attempts": 3,
-                "at": 2000.5,
-            }
-        ]
-    }
-    ended = connect("dead", "list", "--reason", "HTTP 400", project=home, TZ="UTC")
-    assert ended == (
-        0,
-        "id  connector  client      action           tries  at\n"
-        " 1  rdstation  client-xyz  send_conversion      3  1970-01-01 00:33\n"
-        "  HTTP 400: no u***@example.com\n"
-        " 3  responsys  client-abc  trigger_event        3  1970-01-01 00:33\n"
-        "  HTTP 400: list\n",
-        "",
-    )
-    assert connect("dead", "list", "--limit", "1", project=home).err == "there are more than 1; see --limit\n"
-
-
-def test_a_dead_letter_is_shown_whole_with_the_address_masked(home: Path, buried: SqliteStore) -> None:
-    del buried
-    ended = connect("dead", "show", "1", project=home, TZ="UTC")
-    assert ended == (
-        0,
-        "dead letter 1: rdstation/client-xyz, send_conversion\n"
-        "reason:   HTTP 400: no u***@example.com [E1]\n"
-        "tries:    3\n"
-        "received: 1970-01-01 00:16:40+00:00\n"
-        "rejected: 1970-01-01 00:33:20+00:00\n"
-        "event:    e0\n"
-        "{\n"
-        '  "email": "u***@example.com",\n'
-        '  "eventType": "product_view",\n'
-        '  "product": {\n'
-        '    "id": "PROD-1",\n'
-        '    "name": "Café & Cia",\n'
-        '    "price": 1299.9,\n'
-        '    "url": "https://example.com/p"\n'
-        "  },\n"
-        '  "timestamp": "2026-01-28T10:30:45.123Z",\n'
-        '  "tid": "GA4.123456789.987654321"\n'
-        "}\n"
-        "\n"
-        "request:  POST https://api.rd.services/c?e=u***%40example.com\n"
-        '{"email": "u***@example.com"}\n'
-        "\n"
-        "reply:    HTTP 400\n"
-        "no such a***@b.io\n"
-        "\n"
-        "next:     mend what the reason names, in the CRM or in the client's file\n"
-        "          connect dead retry 1      to try it again\n"
-        "          connect dead discard 1    to give it up\n",
-        "",
-    )
-    assert "user@example.com" in connect("dead", "show", "1", "--unmask", project=home).out
-    shown = connect("dead", "show", "1", "--json", project=home).json
-    assert (shown["event"]["email"], shown["reply"]) == (
-        "u***@example.com",
-        {"status": 400, "body": "no such a***@b.io"},
-    )
-
-
-def test_dead_letters_go_back_or_for_good_by_id_or_by_what_they_have_in_common(home: Path, buried: SqliteStore) -> None:
-    assert connect("dead", "retry", "1", project=home) == (0, "1 back to be delivered\n", "")
-    assert connect("dead", "discard", "--all", "--connector", "responsys", "--yes", project=home) == (
-        0,
-        "1 discarded\n",
-        "",
-    )
-    again = connect("dead", "discard", "2", "3", project=home)
-    assert again == (1, "1 discarded\n", "1 of them are not there (any more)\n")
-    assert buried.dead() == []
-    (rdstation, responsys) = buried.lanes()
-    assert (rdstation.waiting, rdstation.rejected, responsys.waiting, responsys.rejected) == (1, 1, 0, 1)
-
-
-@pytest.mark.parametrize(
-    ("args", "says"),
-    [
-        (["retry"], "name the ids to retry, or say --all"),
-        (["retry", "1", "--all"], "ids or --all, not both"),
-        (["discard", "1", "--client", "client-abc"], "--connector, --client and --reason go with --all"),
-        (["discard", "--all"], "3 fit; say --yes, for nobody is here to be asked"),
-        (["show", "9"], "no dead letter has the id 9; see `connect dead list`"),
-    ],
-)
-def test_nothing_is_retried_or_discarded_by_a_slip(home: Path, buried: SqliteStore, args: list[str], says: str) -> None:
-    assert connect("dead", *args, project=home) == (2, "", f"connect: {says}\n")
-    assert len(buried.dead()) == 3
 
 
 # validate, test

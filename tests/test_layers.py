@@ -34,7 +34,7 @@ LAYERS = (
     # what writes a new spec
     "openapi", "scaffold",
     # wiring
-    "housekeeping", "runtime", "dead_letters", "login",
+    "housekeeping", "forgetting", "runtime", "dead_letters", "login",
     # doors
     "answers", "listening", "admin", "serve", "demo", "cassettes", "cli",
 )  # fmt: skip

@@ -3,132 +3,183 @@
 from __future__ import annotations
 
 import re
-import sys
 import time
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from engine.cli import options, output
+from engine.cli import dead_changes, dead_files, letters, options, output
 from engine.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-    from engine.ports import Store
+    from engine.personal import Personal
     from engine.records import Dead
 
-    Act = Callable[[list[int], float], int]
-
-PAGE = 500
 HEADS = ("id", "connector", "client", "action", "tries", "at")
-EMAIL = re.compile(r"([\w.+-])[\w.+-]*(@|%40)([\w-]+\.[\w.-]+)")
+GROUPS = ("reason", "code", "client", "connector", "action")
 
 
 @click.group("dead")
 def command() -> None:
-    """Events that were rejected: look at them, try them again, or discard them."""
+    """Events that were rejected: look at them, mend them, try them again, or discard them."""
 
 
-def filters(given: Callable[..., Any]) -> Callable[..., Any]:
-    given = click.option("--reason", metavar="TEXT", help="Only those with this in their reason.")(given)
-    return options.lane_filters(given)
+# --- list ---
 
 
 @command.command("list")
-@filters
+@letters.filters
+@click.option("--by", type=click.Choice(GROUPS), help="How many of each instead, the most first.")
 @click.option("--limit", default=100, show_default=True, type=click.IntRange(1), help="Not more than so many.")
+@click.option("--after", default=0, metavar="ID", type=int, help="Go on behind this one.")
 @options.as_json
 @options.store
 @options.project
 def list_(
-    connector: str | None,
-    client: str | None,
-    reason: str | None,
+    by: str | None,
     limit: int,
+    after: int,
     as_json: bool,
     store_url: str | None,
     directory: Path,
+    **given: Any,
 ) -> None:
     """List them, the oldest first, each with its reason."""
-    with opened(store_url, directory) as store:
-        found = store.dead(connector=connector, client=client, reason=reason, limit=limit + 1)
+    wanted = letters.which(given)
+    with letters.opened(store_url, directory) as place:
+        place.audit.line("dead list", **wanted, by=by)
+        if by is not None:
+            counts = alike(place.store.count_dead(by, **wanted))
+        else:
+            found = place.store.dead(limit=limit + 1, after=after, **wanted)
+            reasons = [place.desk.personal(dead.connector).text(dead.reason, dead.body) for dead in found]
+    if by is not None:
+        show_counts(by, counts, as_json=as_json)
+        return
     rows, more = found[:limit], len(found) > limit
     if as_json:
-        output.print_json({"dead": [entry(dead) for dead in rows]})
+        listed = [entry(dead, reason) for dead, reason in zip(rows, reasons, strict=False)]
+        output.print_json({"dead": listed, **({"next": rows[-1].id} if more else {})})
         return
     cells = [
-        [dead.id, dead.connector, dead.client, dead.action, dead.attempts, output.moment(dead.at)[:16]] for dead in rows
+        [dead.id, dead.connector, dead.client, dead.action, dead.attempts, letters.moment_text(dead.at)]
+        for dead in rows
     ]
-    click.echo(output.table(HEADS, cells, notes=[masked(dead.reason) for dead in rows]) if rows else "no dead letter")
+    click.echo(output.table(HEADS, cells, notes=reasons[: len(rows)]) if rows else "no dead letter")
     if more:
-        click.echo(f"there are more than {limit}; see --limit", err=True)
+        click.echo(f"there are more than {limit}; see --limit, or go on with --after {rows[-1].id}", err=True)
 
 
-def entry(dead: Dead) -> dict[str, Any]:
+def alike(counts: dict[str, int]) -> list[tuple[str, int]]:
+    """Those that differ by an address or a long number are one; the most first."""
+    from engine.personal import addresses
+
+    found: dict[str, int] = {}
+    for text, count in counts.items():
+        general = re.sub(r"\d{4,}", "…", addresses(text))
+        found[general] = found.get(general, 0) + count
+    return sorted(found.items(), key=lambda pair: (-pair[1], pair[0]))
+
+
+def show_counts(by: str, counts: list[tuple[str, int]], *, as_json: bool) -> None:
+    if as_json:
+        output.print_json({"counts": [{by: text, "count": count} for text, count in counts]})
+    elif counts:
+        click.echo(output.table(("count", by), [[count, text or "-"] for text, count in counts]))
+    else:
+        click.echo("no dead letter")
+
+
+def entry(dead: Dead, reason: str) -> dict[str, Any]:
     """A dead letter as `list --json` has it."""
     return {
         "id": dead.id,
         "connector": dead.connector,
         "client": dead.client,
         "action": dead.action,
-        "reason": dead.reason,
+        "reason": reason,
         "attempts": dead.attempts,
         "at": dead.at,
     }
 
 
+# --- show ---
+
+
 @command.command("show")
 @click.argument("dead_id", metavar="ID", type=int)
-@click.option("--unmask", is_flag=True, help="Show the person's e-mail address.")
+@click.option("--reveal", is_flag=True, help="Show what is personal in it, too.")
 @options.as_json
 @options.store
 @options.project
-def show(dead_id: int, unmask: bool, as_json: bool, store_url: str | None, directory: Path) -> None:
-    """Show one whole: the event, what was sent, what came back, and what can be done."""
-    with opened(store_url, directory) as store:
-        dead = store.dead_letter(dead_id)
-    if dead is None:
-        raise UsageError(f"no dead letter has the id {dead_id}; see `connect dead list`")
+def show(dead_id: int, reveal: bool, as_json: bool, store_url: str | None, directory: Path) -> None:
+    """Show one whole: event, request, reply, the tries before, and what can be done; personal fields as ***."""
+    with letters.opened(store_url, directory) as place:
+        dead = place.letter(dead_id)
+        place.audit.line("dead reveal" if reveal else "dead show", id=dead_id, **lane(dead))
+        shown = parts(dead, None if reveal else place.desk.personal(dead.connector))
+    if as_json:
+        output.print_json(shown)
+    else:
+        click.echo(text(shown))
+
+
+def lane(dead: Dead) -> dict[str, str]:
+    return {"connector": dead.connector, "client": dead.client}
+
+
+def parts(dead: Dead, personal: Personal | None) -> dict[str, Any]:
+    """All of it as `show --json` has it; with `personal` what is so is masked."""
     from engine.program import decode_event
 
-    mask: Callable[[Any], Any] = (lambda value: value) if unmask else masked
-    if as_json:
-        trace = dead.trace
-        more = {
-            "code": dead.code,
-            "event_id": dead.event_id,
-            "received_at": dead.received_at,
-            "event": decode_event(dead.body),
-            "request": {"method": trace.method, "url": trace.url, "body": trace.request} if trace else None,
-            "reply": {"status": trace.status, "body": trace.reply} if trace else None,
-            "next": next_step(dead),
-        }
-        output.print_json(mask({**entry(dead), **more}))
-    else:
-        click.echo(text(dead, decode_event(dead.body), mask))
+    trace, event = dead.trace, decode_event(dead.body)
+    said: dict[str, Any] = {
+        "request": {"method": trace.method, "url": trace.url, "body": trace.request} if trace else None,
+        "reply": {"status": trace.status, "body": trace.reply} if trace else None,
+        "history": [{"at": one.at, "until": one.until, "reason": one.reason, "times": one.times} for one in dead.tries],
+    }
+    reason = dead.reason
+    if personal is not None:
+        event, reason = personal.event(event), personal.text(reason, dead.body)
+        said = personal.anywhere(said, dead.body)
+    more = {"code": dead.code, "event_id": dead.event_id, "received_at": dead.received_at, "event": event}
+    return {**entry(dead, reason), **more, **said, "next": next_step(dead)}
 
 
-def text(dead: Dead, event: Any, mask: Callable[[Any], Any]) -> str:
+def text(shown: dict[str, Any]) -> str:
+    code, reason, number = shown["code"], shown["reason"], shown["id"]
     lines = [
-        f"{click.style('dead letter', bold=True)} {dead.id}: {dead.connector}/{dead.client}, {dead.action}",
-        f"reason:   {mask(dead.reason)}{f' [{dead.code}]' if dead.code and dead.code not in dead.reason else ''}",
-        f"tries:    {dead.attempts}",
-        f"received: {output.moment(dead.received_at)}",
-        f"rejected: {output.moment(dead.at)}",
-        f"event:    {dead.event_id}",
-        output.pretty(mask(event)),
+        f"{click.style('dead letter', bold=True)} {number}: {shown['connector']}/{shown['client']}, {shown['action']}",
+        f"reason:   {reason}{f' [{code}]' if code and code not in reason else ''}",
+        f"tries:    {shown['attempts']}",
+        *(f"          {tried(one)}" for one in shown["history"]),
+        f"received: {output.moment(shown['received_at'])}",
+        f"rejected: {output.moment(shown['at'])}",
+        f"event:    {shown['event_id']}",
+        output.pretty(shown["event"]),
     ]
-    if (trace := dead.trace) is not None:
-        lines += ["", f"request:  {trace.method} {mask(trace.url)}", *([mask(trace.request)] if trace.request else [])]
-        status = f"HTTP {trace.status}" if trace.status is not None else "none"
-        lines += ["", f"reply:    {status}", *([mask(trace.reply)] if trace.reply else [])]
-    lines += ["", f"next:     {next_step(dead)}"]
-    lines += [f"          connect dead retry {dead.id}      to try it again"]
-    lines += [f"          connect dead discard {dead.id}    to give it up"]
+    if (request := shown["request"]) is not None:
+        lines += ["", f"request:  {request['method']} {request['url']}", *filter(None, [request["body"]])]
+        status = shown["reply"]["status"]
+        lines += ["", f"reply:    {f'HTTP {status}' if status is not None else 'none'}"]
+        lines += filter(None, [shown["reply"]["body"]])
+    lines += ["", f"next:     {shown['next']}"]
+    steps = (
+        ("edit", "to mend the event"),
+        ("preview", "to see what would be sent"),
+        ("retry", "to try it again"),
+        ("discard", "to give it up"),
+    )
+    width = len(f"connect dead preview {number}")
+    lines += [f"          {f'connect dead {verb} {number}'.ljust(width)}  {what}" for verb, what in steps]
     return "\n".join(lines)
+
+
+def tried(one: dict[str, Any]) -> str:
+    if one["times"] == 1:
+        return f"{letters.moment_text(one['at'])}  {one['reason']}"
+    return f"{letters.moment_text(one['until'])}  {one['reason']} ({one['times']} times)"
 
 
 def next_step(dead: Dead) -> str:
@@ -139,95 +190,51 @@ def next_step(dead: Dead) -> str:
     return "mend what the reason names, in the CRM or in the client's file"
 
 
-def masked(value: Any) -> Any:
-    """The same with every e-mail address as `u***@example.com`."""
-    if isinstance(value, str):
-        return EMAIL.sub(r"\1***\2\3", value)
-    if isinstance(value, list):
-        return [masked(one) for one in value]
-    if isinstance(value, dict):
-        return {key: masked(one) for key, one in value.items()}
-    return value
+# --- preview ---
 
 
-def chosen(given: Callable[..., Any]) -> Callable[..., Any]:
-    given = click.option("--yes", is_flag=True, help="Do not ask.")(given)
-    given = click.option("--all", "all_", is_flag=True, help="All of them, or all that the other options leave.")(given)
-    return click.argument("ids", metavar="[ID]...", type=int, nargs=-1)(filters(given))
-
-
-@command.command("retry")
-@chosen
+@command.command("preview")
+@click.argument("dead_id", metavar="ID", type=int)
+@click.option("--reveal", is_flag=True, help="Show what is personal in it, too.")
+@options.as_json
 @options.store
 @options.project
-def retry(ids: tuple[int, ...], store_url: str | None, directory: Path, **choice: Any) -> int:
-    """Put them back to be delivered, as if they had just come in."""
-    with opened(store_url, directory) as store:
-        back: Act = lambda part, now: store.requeue(part, now=now)  # noqa: E731
-        return each(store, ids, "retry", "back to be delivered", back, **choice)
+def preview(dead_id: int, reveal: bool, as_json: bool, store_url: str | None, directory: Path) -> int:
+    """
+    Show what a retry would send with the files as they are now; nothing is sent.
+
+    The connector's sandbox answers, as it does for `connect preview`.
+    """
+    from engine.cli.preview import text as preview_text
+    from engine.preview import preview as previewed
+
+    with letters.opened(store_url, directory) as place:
+        dead = place.letter(dead_id)
+        place.audit.line("dead reveal" if reveal else "dead preview", id=dead_id, **lane(dead))
+        connector, client = place.project.connector(dead.connector), place.project.client(dead.client)
+        if dead.action not in place.desk.program(dead.connector, dead.client).actions:
+            raise UsageError(f"{dead.connector} has no action {dead.action} any more")
+        shown = previewed(connector, client, dead.body, now=time.time(), letter=dead)
+        skipped = [one for one in shown.skipped if one["action"] == dead.action]
+        shown = shown._replace(skipped=skipped)
+        if not reveal:
+            personal = place.desk.personal(dead.connector)
+            shown = shown._replace(
+                requests=[personal.anywhere(one, dead.body) for one in shown.requests],
+                skipped=[personal.anywhere(one, dead.body) for one in skipped],
+            )
+    if as_json:
+        output.print_json({"requests": shown.requests, "skipped": shown.skipped})
+    else:
+        click.echo(preview_text(shown, simulated=connector.sandbox is not None))
+    return 1 if shown.paused else 0
 
 
-@command.command("discard")
-@chosen
-@click.option("--because", default="discarded by hand", metavar="TEXT", help="Kept in the log of the store.")
-@options.store
-@options.project
-def discard(ids: tuple[int, ...], store_url: str | None, directory: Path, because: str, **choice: Any) -> int:
-    """Give them up for good; they stay counted as rejected."""
-    with opened(store_url, directory) as store:
-        gone: Act = lambda part, now: store.discard(part, reason=because, now=now)  # noqa: E731
-        return each(store, ids, "discard", "discarded", gone, **choice)
-
-
-def each(
-    store: Store,
-    ids: tuple[int, ...],
-    verb: str,
-    done: str,
-    act: Act,
-    *,
-    all_: bool,
-    yes: bool,
-    connector: str | None,
-    client: str | None,
-    reason: str | None,
-) -> int:
-    """Those that were named, or all that fit; the exit code is 1 if one that was named is not there."""
-    if bool(ids) == all_:
-        raise UsageError(f"name the ids to {verb}, or say --all" if not ids else "ids or --all, not both")
-    if ids and (connector or client or reason):
-        raise UsageError("--connector, --client and --reason go with --all")
-    wanted = list(ids) if ids else fitting(store, connector, client, reason)
-    if all_ and wanted and not yes:
-        if not sys.stdin.isatty():
-            raise UsageError(f"{len(wanted)} fit; say --yes, for nobody is here to be asked")
-        click.confirm(f"{verb} {len(wanted)}?", abort=True)
-    count = 0
-    parts = [wanted[at : at + PAGE] for at in range(0, len(wanted), PAGE)]
-    with output.progress(verb, len(parts)) as step:
-        for part in parts:
-            count += act(part, time.time())
-            step(str(count))
-    click.echo(f"{count} {done}")
-    if ids and count < len(set(ids)):
-        click.echo(f"{len(set(ids)) - count} of them are not there (any more)", err=True)
-        return 1
-    return 0
-
-
-def fitting(store: Store, connector: str | None, client: str | None, reason: str | None) -> list[int]:
-    found: list[int] = []
-    while page := store.dead(
-        connector=connector, client=client, reason=reason, limit=PAGE, after=found[-1] if found else 0
-    ):
-        found += [dead.id for dead in page]
-    return found
-
-
-@contextmanager
-def opened(store_url: str | None, directory: Path) -> Iterator[Store]:
-    store = options.open_shared_store(store_url, options.open_project(directory))
-    try:
-        yield store
-    finally:
-        store.close()
+for other in (
+    dead_changes.edit,
+    dead_changes.retry,
+    dead_changes.discard,
+    dead_files.export,
+    dead_files.import_,
+):
+    command.add_command(other)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from starlette.routing import BaseRoute
 
+    from engine.audit import Audit
     from engine.egress import Egress
     from engine.ports import Alerts, Secrets, Store, Telemetry
     from engine.program import Program
@@ -246,6 +247,14 @@ def admin_routes(engine: Engine) -> Sequence[BaseRoute]:
     """What the admin side shows besides health, metrics and lanes."""
     del engine
     return ()
+
+
+def audit(project: Project) -> Audit:
+    """Where CONNECT_AUDIT or `audit` of `connect.yaml` says, as the user who runs this."""
+    from engine.audit import Audit, operator
+
+    named = os.environ.get("CONNECT_AUDIT") or project.settings.audit
+    return Audit(None if named == "-" else project.directory / named, who=operator(os.environ))
 
 
 def secrets_of(project: Project) -> Secrets:

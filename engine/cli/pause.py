@@ -23,6 +23,7 @@ def command(connector: str, client: str, reason: str | None, store_url: str | No
     from engine.runtime import BY_HAND
 
     with known_lane(connector, client, store_url, directory) as store:
+        options.audit(options.open_project(directory)).line("pause", connector=connector, client=client, why=reason)
         why = f"{BY_HAND}: {reason}" if reason else BY_HAND
         store.change_lane(connector, client, LaneChange(pause=True, reason=why), now=time.time())
         lane = store.lane(connector, client)

@@ -28,6 +28,7 @@ def command(connector: str, client: str, store_url: str | None, directory: Path)
 
     goes_on = LaneChange(pause=False, reason="", not_before=0.0, failures=0, failing_since=0)
     with known_lane(connector, client, store_url, directory) as store:
+        options.audit(options.open_project(directory)).line("resume", connector=connector, client=client)
         store.change_lane(connector, client, goes_on, now=time.time())
         lane = store.lane(connector, client)
     click.echo(f"{connector}/{client} goes on; {lane.waiting if lane is not None else 0} waiting")

@@ -24,6 +24,12 @@ T = TypeVar("T")
 _SUFFIXES = (".yaml", ".yml")
 
 
+class DeadSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`dead` of `connect.yaml`."""
+
+    keep: str | None = None
+
+
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What `connect.yaml` says."""
 
@@ -42,6 +48,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     deliver: bool = True
     reload: bool = True
     log_level: str = "info"
+    dead: DeadSettings = DeadSettings()
+    audit: str = "connect.audit.log"
 
 
 class Loaded(NamedTuple, Generic[T]):
