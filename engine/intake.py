@@ -29,6 +29,7 @@ MAX_DEPTH = 64
 MAX_VALUES = 100_000  # of one body; commas in texts count, too
 MAX_DIGITS = 40
 MAX_FAULTS = 20
+MAX_TOLD = 200  # faults of one request; of further events only the first of each
 MAX_ID = 200  # characters
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 CONTENT_TYPES = ("application/json", "text/plain")
@@ -197,7 +198,8 @@ class Receiver:
             except Refused as refused:
                 if not faults or refused.status in (401, 403, 429):
                     status, title = refused.status, refused.title
-                faults += [Fault(fault.field, fault.reason, index if listed else None) for fault in refused.faults]
+                told = refused.faults if len(faults) < MAX_TOLD else refused.faults[:1]
+                faults += [Fault(fault.field, fault.reason, index if listed else None) for fault in told]
         return Received(
             len(events),
             accepted,

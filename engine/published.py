@@ -26,8 +26,10 @@ _SAYS = {
     "500": "A fault of this program",
     "503": "Nothing can be stored now, and nothing was accepted",
 }
+_DATA = ("const", "default", "enum", "example", "examples")  # not schemas
 _WAITS = ("429", "503")
 _RETRY = {"Retry-After": {"schema": {"type": "integer", "minimum": 1}, "description": "Seconds", "required": True}}
+_AS_TEXT = {"type": "string", "contentMediaType": "application/json", "description": "The same JSON, from a beacon"}
 _OUTCOME = {"enum": ["delivered", "waiting", "rejected", "skipped"]}
 _TEXT = {"type": "string"}
 _FAULT = {
@@ -132,7 +134,7 @@ def _path(name: str, spec: Connector, proven: bool) -> dict[str, Any]:
                 "required": True,
                 "content": {
                     "application/json": {"schema": posted},
-                    "text/plain": {"schema": {"type": "string", "contentMediaType": "application/json"}},
+                    "text/plain": {"schema": _AS_TEXT},
                 },
             },
             "responses": {**(_told(spec) if direct else _stored()), **_problems(direct)},
@@ -140,12 +142,25 @@ def _path(name: str, spec: Connector, proven: bool) -> dict[str, Any]:
     }
 
 
-def _event(spec: Connector) -> dict[str, Any]:
-    """The connector's schema under a name of its own, so that what it refers to in itself is found."""
+def _event(spec: Connector) -> Any:
+    """The connector's schema, with what it refers to in itself found in the document."""
     schema = spec.receive.schema
     if schema is None:
         return {"type": "object"}
-    return {"$id": f"urn:connect:event:{spec.name}", **schema} if "$id" not in schema else schema
+    rest = {key: value for key, value in schema.items() if key not in ("$id", "$schema")}
+    return _placed(rest, f"#/components/schemas/event-{spec.name}")
+
+
+def _placed(schema: Any, place: str) -> Any:
+    if isinstance(schema, list):
+        return [_placed(each, place) for each in schema]
+    if not isinstance(schema, dict):
+        return schema
+    found = {key: value if key in _DATA else _placed(value, place) for key, value in schema.items()}
+    reference = found.get("$ref")
+    if isinstance(reference, str) and (reference == "#" or reference.startswith("#/")):
+        found["$ref"] = place + reference[1:]
+    return found
 
 
 def _stored() -> dict[str, Any]:
