@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -340,6 +341,54 @@ def test_what_was_looked_up_in_vain_is_looked_up_anew_whatever_the_others_have_s
     shop.drain(for_s=60)
     assert sent(shop) == ["person1", "person2", "one1", "one2", "two1", "two2", "person2", "one2", "two2"]
     assert shop.sums() == {"delivered": 2}
+
+
+FOUR = """
+key: ${ event.who }
+http: {base_url: https://api.crm.example/v1, retry: {attempts: 50, initial: 10s, max: 1m, jitter: none}}
+replies: {outcomes: [{status: 409, then: retry, wait: 1m}, {status: 422, then: reject}, {status: 410, then: defer, wait: 30s}]}
+actions:
+  note:
+    record: {id: "${ event.id }"}
+    batch: {records: 6}
+    steps:
+      one: {each: records, request: {path: "/one/{{ record.id }}"}, save: {id: "${ response.body.id }"}}
+      two: {each: records, request: {path: "/two/{{ record.id }}", json: {one: "${ steps.one.id }"}}}
+      three: {request: {path: /three, json: {all: "${ batch.records[*].id }"}}}
+      four: {each: records, request: {path: "/four/{{ record.id }}"}}
+"""  # noqa: E501
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_whatever_the_vendor_says_none_is_lost_none_is_sent_twice_and_none_overtakes_one_of_its_key(seed: int) -> None:
+    dice = random.Random(seed)
+    taken: dict[str, list[int]] = {"one": [], "two": [], "three": [], "four": []}
+    refused: set[int] = set()
+
+    def answer(request: Prepared) -> Answer:
+        step, _, number = request.url.split("/v1/")[1].partition("/")
+        numbers = [int(number)] if number else [int(each) for each in request.decoded["all"]]
+        status = dice.choices([200, 409, 410, 422, 429, 503], [40, 3, 2, 1, 2, 2])[0]
+        if status == 422 and len(numbers) == 1:
+            refused.update(numbers)
+        if status == 200:
+            taken[step] += numbers
+        return reply(status, {"id": "x"})
+
+    shop = Shop(FOUR, vendor=Vendor(answer=answer))
+    who = [dice.choice("abc") for _ in range(14)]
+    for number, key in enumerate(who):
+        shop.post({"id": str(number), "who": key})
+        if dice.random() < 0.3:
+            shop.drain(for_s=dice.choice([0, 20]))
+    shop.drain(for_s=100_000)
+    done = [number for number in range(14) if number not in refused]
+    assert shop.sums() == {"delivered": len(done)} | ({"rejected": len(refused)} if refused else {})
+    for numbers in taken.values():
+        assert sorted(number for number in numbers if number not in refused) == done
+        for key in "abc":
+            mine = [number for number in numbers if who[number] == key]
+            assert mine == sorted(mine)
 
 
 # --- each, where the connector was changed ---
