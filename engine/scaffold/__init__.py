@@ -102,7 +102,7 @@ def shared_files() -> dict[str, str]:
 
     names = ("connector.schema.json", "client.schema.json")
     schemas = {f"schemas/{name}": (bundled("schemas") / name).read_text(encoding="utf-8") for name in names}
-    return {**schemas, ".gitignore": "connect.db*\n.connect/\n"}
+    return {**schemas, ".gitignore": "connect.db*\nconnect.audit.log\n.connect/\n"}
 
 
 def existing(directory: Path, wanted: Mapping[str, str]) -> list[str]:
