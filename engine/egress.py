@@ -9,6 +9,9 @@ from __future__ import annotations
 
 import ipaddress
 import socket
+import threading
+import time
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -17,7 +20,7 @@ from engine.errors import EgressRefused
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     import httpx
 
@@ -160,7 +163,7 @@ class Guard:
                 refusal = refusal or refused(host, address, why)
                 continue
             try:  # by its number, so that nothing is looked up again
-                return self.plain.connect_tcp(text, port, timeout, local_address, socket_options)
+                return Bounded(self.plain.connect_tcp(text, port, timeout, local_address, socket_options))
             except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
                 failed = error
         raise failed or refusal or httpcore.ConnectError("no address")
@@ -170,6 +173,55 @@ class Guard:
 
     def sleep(self, seconds: float) -> None:
         self.plain.sleep(seconds)
+
+
+_request = threading.local()  # of this thread: `ends_at`, monotonic seconds
+
+
+@contextmanager
+def ends_at(moment: float) -> Iterator[None]:
+    """No read or write of this thread's request waits past that moment (monotonic seconds)."""
+    _request.ends_at = moment
+    try:
+        yield
+    finally:
+        _request.ends_at = None
+
+
+class Bounded:
+    """A connection on which a request has an end: the library's time-outs begin anew with every byte that comes."""
+
+    def __init__(self, stream: Any) -> None:
+        self.stream = stream
+
+    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        import httpcore
+
+        data: bytes = self.stream.read(max_bytes, self.left(timeout, httpcore.ReadTimeout))
+        return data
+
+    def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        import httpcore
+
+        self.stream.write(buffer, self.left(timeout, httpcore.WriteTimeout))
+
+    def left(self, timeout: float | None, over: type[Exception]) -> float | None:
+        moment = getattr(_request, "ends_at", None)
+        if moment is None:
+            return timeout
+        left: float = moment - time.monotonic()
+        if left <= 0:
+            raise over
+        return left if timeout is None else min(timeout, left)
+
+    def start_tls(self, *args: Any, **options: Any) -> Bounded:
+        return Bounded(self.stream.start_tls(*args, **options))
+
+    def close(self) -> None:
+        self.stream.close()
+
+    def get_extra_info(self, info: str) -> Any:
+        return self.stream.get_extra_info(info)
 
 
 def client(egress: Egress, verify: ssl.SSLContext, timeout_s: float = 10.0) -> httpx.Client:

@@ -55,17 +55,25 @@ def after_failure(outcome: Outcome, attempts: int, age_s: float, backoff: Backof
 
 
 def retry_after(reply: Reply, scope: Mapping[str, Any]) -> float | None:
-    """Seconds of a `Retry-After` header, in both its forms."""
+    """Seconds of a `Retry-After` header, in both its forms; a date is held against the reply's own `Date`."""
     text = reply.headers.get("retry-after", "").strip()
     if not text:
         return None
     if text.isascii() and text.replace(".", "", 1).isdigit():
         return min(float(text), LONGEST_S)
+    at = http_date(text)
+    if at is None:
+        return None
+    # by the vendor's own clock, which need not be ours
+    since = http_date(reply.headers.get("date", ""))
+    return min(max(at - (float(scope["now"]) if since is None else since), 0.0), LONGEST_S)
+
+
+def http_date(text: str) -> float | None:
     try:
-        at = parsedate_to_datetime(text).timestamp()
+        return parsedate_to_datetime(text).timestamp()
     except (ValueError, TypeError, OverflowError):
         return None
-    return min(max(at - float(scope["now"]), 0.0), LONGEST_S)
 
 
 def wait_of(

@@ -542,16 +542,20 @@ class HttpTransport:
         try:
             if self.reach.proxy is not None:
                 egress.check_literal(urlsplit(url).hostname or "", self.reach)
-            with self.client(request.tls if not self.via else None).stream(
-                request.method, url, headers=encoded, content=request.content, timeout=request.timeout_s
-            ) as response:
+            client = self.client(request.tls if not self.via else None)
+            with (
+                egress.ends_at(ends_at),
+                client.stream(
+                    request.method, url, headers=encoded, content=request.content, timeout=request.timeout_s
+                ) as response,
+            ):
                 content = bytearray()
                 for chunk in response.iter_bytes():
                     content += chunk
                     if len(content) > MAX_REPLY:
                         raise NoReply(f"a reply of more than {MAX_REPLY} bytes", sent=True)
                     if time.monotonic() > ends_at:
-                        raise NoReply(f"a reply that was not whole within {2 * request.timeout_s:g}s", sent=True)
+                        raise NoReply(unfinished(request), sent=True)
                 return Reply(response.status_code, response.headers, bytes(content))
         except (BadValue, EgressRefused) as error:  # of the certificates, or the address: nothing else comes here
             raise NoReply(str(error), sent=False, ours=True) from None
@@ -560,6 +564,8 @@ class HttpTransport:
         except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:
             raise NoReply(f"no connection to {self.whom(request)}: {cause(error, request)}", sent=False) from None
         except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError) as error:
+            if isinstance(error, httpx.ReadTimeout) and time.monotonic() >= ends_at:
+                raise NoReply(unfinished(request), sent=True) from None
             raise NoReply(f"no reply from {self.whom(request)}: {cause(error, request)}", sent=True) from None
 
     def whom(self, request: Prepared) -> str:
@@ -569,6 +575,10 @@ class HttpTransport:
     def close(self) -> None:
         for client in self.clients:
             client.close()
+
+
+def unfinished(request: Prepared) -> str:
+    return f"a reply that was not whole within {2 * request.timeout_s:g}s"
 
 
 def cause(error: Exception, request: Prepared) -> str:

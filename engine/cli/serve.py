@@ -158,6 +158,17 @@ class Delivery:
         self.engine.worker.stop()
         for thread in self.threads:
             thread.join(JOIN_S)
+        if self.threads:
+            self._mark()
+
+    def _mark(self) -> None:
+        """With what the lanes are configured that paused just now: the next start asks whether that has changed."""
+        try:
+            self.engine.mark_paused()
+        except Exception as error:
+            from engine.errors import told
+
+            self.engine.telemetry.event("fault", where="watch", error=told(error))
 
     def _work(self) -> None:
         try:

@@ -1,7 +1,7 @@
 """
 `kill -9` of `connect serve` under traffic: what was answered 202 is delivered or a dead letter, and little of it twice.
 
-Kills come at random moments and at chosen ones: while a batch is at the vendor, right after its answer, in the middle of
+Kills come at random and at chosen moments: while a batch is at the vendor, right after its answer, in the middle of
 a log-in that spends a refresh token, between the creation of a job and the first look at it, in a direct caller's walk.
 """
 
@@ -139,7 +139,8 @@ def older(path: Path, version: int, rows: int) -> None:
         )
         db.execute(
             f"{numbers} INSERT INTO dead (lane, action, key, delivery_id, event_id, body, received_at, at, attempts,"
-            f" reason, code, expected) SELECT 1, 'task', NULL, 'x' || at, 'x' || at, '{body}', 0, 1, 1, '', '', 0 FROM n"
+            f" reason, code, expected) SELECT 1, 'task', NULL, 'x' || at, 'x' || at, '{body}', 0, 1, 1, '', "
+            f" '', 0 FROM n"
         )
         db.execute(f"PRAGMA user_version = {version}")
         db.commit()
