@@ -1,5 +1,5 @@
 """
-Some deliveries of one client -> what became of each: look up, map, check, fold, cut, send; knows nothing of leases.
+Some deliveries of one client -> what became of each: look up, map, check, fold, cut, send; a lease is only handed on.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class Ended(NamedTuple):
 
 
 class Walk:
-    """The walk for one program over some deliveries; knows nothing of leases."""
+    """The walk for one program over some deliveries."""
 
     def __init__(
         self,

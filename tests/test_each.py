@@ -644,3 +644,10 @@ def test_an_each_stands_beside_a_single_request_too() -> None:
     )
     assert connector.actions["a"].steps["request"].each == "records"
     assert connector.actions["a"].steps["request"].once_per is not None
+
+
+@pytest.mark.parametrize("key", ["poll: {until: '${ response.body.ok }'}", "results: {at: '${ response.body }'}"])
+def test_a_step_that_cleans_up_is_neither_polled_nor_read_for_results(key: str) -> None:
+    text = EACH + "    on_failure:\n      undo: {request: {path: /undo}, " + key + "}\n"
+    with pytest.raises(SpecErrors, match="a step that cleans up is neither polled nor read for results"):
+        Shop(text)

@@ -58,7 +58,6 @@ _Answer = tuple[Any, Exception | None]
 ROWS = 64  # in one statement; each number of them is a statement of its own, kept compiled
 GROUP = 1000  # writes in one commit at most, so that the first of them is not kept waiting by the last
 SWEEP = 100  # expired rows cleaned in passing
-_PAGES = ("page_size", "page_count", "freelist_count")
 SWEEP_EVERY = 16  # remembered event ids between two such cleanings
 
 FIRST = (
