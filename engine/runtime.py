@@ -139,7 +139,6 @@ class Engine:
         self.told: set[str] = set()
         # what a lane was configured with when an action of it paused
         self.held_with: dict[tuple[str, str], str] = {}
-        self.marked = False
         self.served_with: dict[tuple[str, str], tuple[Connector | None, Client | None]] = {}
         self.house = Housekeeper(store, self.clock, self.telemetry, self.compiled, self.keep_dead_s)
         self.worker = Worker(
@@ -369,14 +368,13 @@ class Engine:
 
     # --- lanes that are paused ---
 
-    def mark_paused(self) -> None:
+    def mark_paused(self, *, starting: bool = False) -> None:
         """
         Remember what each paused lane was configured with, and let go of those whose configuration has changed.
 
         A lane goes on when the client file, the connector or a secret changes, or by hand. One whose process was killed
-        before it wrote that down is tried once by the next.
+        before it wrote that down is tried once by the next that is `starting`.
         """
-        first, self.marked = not self.marked, True
         for lane in self.store.lanes():
             if lane.state != "paused" or (lane.reason or "").startswith(BY_HAND):
                 continue
@@ -392,7 +390,7 @@ class Engine:
                 self.store.save_token(
                     lane.connector, lane.client, PAUSED_WITH, TokenRow(values, self.clock.now(), None, "")
                 )
-            unknown = first and (row is None or reason != lane.reason)
+            unknown = starting and (row is None or reason != lane.reason)
             if unknown or (
                 changed and reason == lane.reason
             ):  # written down first: a change that mends nothing is tried once

@@ -59,7 +59,7 @@ def command(
 
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, end)
-        engine.mark_paused()
+        engine.mark_paused(starting=True)
         before = {(lane.connector, lane.client): lane for lane in store.lanes()}
         if watch:
             threading.Thread(target=engine.watch, args=(over,), name="watch", daemon=True).start()

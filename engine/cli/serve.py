@@ -146,6 +146,7 @@ class Delivery:
         self.threads: list[threading.Thread] = []
 
     def begin(self) -> None:
+        self._mark(starting=True)
         watch = threading.Thread(target=self.engine.watch, args=(self.over,), name="watch", daemon=True)
         worker = threading.Thread(target=self._work, name="worker", daemon=True)
         self.threads = [watch, worker]
@@ -159,12 +160,12 @@ class Delivery:
         for thread in self.threads:
             thread.join(JOIN_S)
         if self.threads:
-            self._mark()
+            self._mark(starting=False)
 
-    def _mark(self) -> None:
-        """With what the lanes are configured that paused just now: the next start asks whether that has changed."""
+    def _mark(self, *, starting: bool) -> None:
+        """With what paused lanes are configured: the next start asks whether that has changed."""
         try:
-            self.engine.mark_paused()
+            self.engine.mark_paused(starting=starting)
         except Exception as error:
             from engine.errors import told
 
