@@ -22,6 +22,7 @@ def filled(path: Path) -> SqliteStore:
     """A store with Ana everywhere: waiting, delivered, dead, half done, in others' requests, in ids and limits."""
     numbers = count(1)
     store = SqliteStore(path, new_id=lambda: f"d{next(numbers)}")
+    store._writer.run(lambda db: db.execute("PRAGMA secure_delete = OFF").fetchone())  # as SQLite is by itself
 
     def put(event_id: str, email: str, key: str | None = None) -> int:
         body = b'{"email":"%s","padding":"%s"}' % (email.encode(), b"x" * 3000)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import Shop, Vendor, reply
 
 from engine.clock import VirtualClock
 from engine.forgetting import Erased, erase
@@ -91,3 +94,24 @@ def test_nobody_is_waited_for_where_nothing_was_under_way(store: Store) -> None:
     clock = Meanwhile(lambda: None)
     assert erase(store, "ana@x.com", clock=clock) == Erased(NOTHING, [])
     assert clock.waits == 0
+
+
+BY = 'http: {base_url: https://api.crm.example, limits: {each: {rate: 1/1h, by: "${ event.email }"}}}'
+
+
+def test_a_limit_for_each_person_keeps_no_address_and_lets_go_of_who_is_forgotten(tmp_path: Path) -> None:
+    path = tmp_path / "connect.db"
+    store = SqliteStore(path)
+    shop = Shop(BY, store=store, vendor=Vendor(reply(200, {})))
+    shop.post({"id": "1", "email": "Ana@x.com"}, {"id": "2", "email": "bia@x.com"})
+    shop.drain()
+    assert shop.sums() == {"delivered": 2}
+    with closing(sqlite3.connect(path)) as db:
+        names = [name for (name,) in db.execute("SELECT DISTINCT name FROM limits")]
+    assert len(names) == 2
+    assert "@" not in "".join(names)
+    assert store.forget("Ana@x.com", now=shop.clock.now())["limits"] == 1
+    shop.post({"id": "3", "email": "Ana@x.com"}, {"id": "4", "email": "bia@x.com"})
+    shop.drain()
+    assert shop.sums() == {"delivered": 3, "waiting": 1}
+    store.close()

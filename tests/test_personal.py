@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import json
 from decimal import Decimal
 from typing import Any
 
@@ -10,6 +12,7 @@ import pytest
 from conftest import Shop, Vendor, reply
 
 from engine.personal import EVERYTHING, Personal, addresses
+from engine.telemetry import Telemetry
 
 SCHEMA = {
     "type": "object",
@@ -139,3 +142,16 @@ def test_the_reason_of_a_rejection_is_kept_without_the_person() -> None:
     shop.drain()
     assert shop.reasons() == {"1": f"HTTP 400 {SHOWN}"}
     assert shop.heard.alerts == [("dead-letter", f"crm/abc: 1 rejected: HTTP 400 {SHOWN}; see `connect dead list`")]
+
+
+def test_no_address_passes_into_the_log_whoever_writes_it() -> None:
+    lines = io.StringIO()
+    log = Telemetry(mask=lambda text: text, stream=lines, clock=lambda: 0.0)
+    log.event("lane-failed", why="no ana@x.com", facts={"to": ["bia%40y.org"]})
+    assert json.loads(lines.getvalue()) == {
+        "at": "1970-01-01T00:00:00.000Z",
+        "level": "error",
+        "event": "lane-failed",
+        "why": "no a***@x.com",
+        "facts": {"to": ["b***%40y.org"]},
+    }
