@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from typing import NoReturn
 
 FORMS = ("env:NAME", "file:PATH", "keyring:SERVICE/USER", "aws-secretsmanager:NAME#FIELD")
+OWN = "CONNECT_"
 CACHE_S = 300.0
 MAX_FILE = 64 * 1024
 
@@ -101,6 +102,8 @@ class SecretSources:
         return f"{reference}: every user of this machine can read it; chmod 600" if readable else ""
 
     def _from_env(self, name: str) -> str:
+        if name.startswith(OWN):  # whoever writes a client file would have the key to the tokens of all clients
+            _unavailable(f"env:{name}", f"variables that begin with {OWN} are the engine's own; use another name")
         value = self._env.get(name)
         return value if value is not None else _unavailable(f"env:{name}", f"set the environment variable {name}")
 

@@ -110,7 +110,7 @@ def _changes(project: Project, found: Sequence[Finding], *, strict: bool) -> lis
     for file, findings in by_file.items():
         path = Path(file)
         try:
-            text = path.read_bytes().decode("utf-8")
+            text = path.read_bytes().decode("utf-8") if path.is_file() else ""
         except (OSError, UnicodeDecodeError):
             continue
 

@@ -183,6 +183,8 @@ class Located:
 def read_file(path: Path, file: str | None = None) -> Located:
     """As `read`; also for what is no file or can't be opened."""
     name = str(path) if file is None else file
+    if path.exists() and not path.is_file() and not path.is_dir():  # a pipe would be waited for, a device has no end
+        raise SpecErrors([Finding(name, 1, 1, "unreadable", "error", "not a regular file")])
     try:
         with path.open("rb") as source:
             raw = source.read(MAX_BYTES + 1)

@@ -82,8 +82,10 @@ class Project:
         return read_file(path) if text is None else read(text, str(path))
 
     def text(self, path: Path) -> str:
-        """Raises OSError or UnicodeDecodeError."""
+        """Raises OSError, also for what is no regular file, or UnicodeDecodeError."""
         text = self.texts.get(path.resolve()) if self.texts else None
+        if text is None and not path.is_file():
+            raise FileNotFoundError(path)
         return path.read_text(encoding="utf-8") if text is None else text
 
     # files

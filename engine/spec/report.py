@@ -118,7 +118,7 @@ class _Lines:
     def source(self, file: str) -> Source:
         if file not in self._sources:
             try:
-                text = Path(file).read_bytes().decode("utf-8-sig")
+                text = Path(file).read_bytes().decode("utf-8-sig") if Path(file).is_file() else ""
             except (OSError, UnicodeDecodeError):
                 text = ""
             self._sources[file] = Source(text)

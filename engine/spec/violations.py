@@ -21,6 +21,7 @@ from engine.spec.located import Located
 
 Steps = tuple[str | int, ...]
 
+MOST = 1_000  # findings of one file; the others are seen once these are mended
 _BASE = "https://schemas.invalid/"  # never fetched: both files are at hand
 _PATH = r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*|\[\d+\])+"
 _OF_ABSENCE = re.compile(r": needs |\Aneeds |: stands beside ")
@@ -85,7 +86,7 @@ def violations(located: Located, schema: str) -> list[Finding]:
         path = fault.path
         if fault.keyword == "additionalProperties":
             known = fault.schema.get("properties", {})
-            for key in error.kind.unexpected:
+            for key in error.kind.unexpected[:MOST]:
                 found[_unknown_key(located, schema, path, key, known)] = path
                 if name := _probably(key, known):
                     meant.setdefault(path, set()).add(name)
@@ -93,6 +94,8 @@ def violations(located: Located, schema: str) -> list[Finding]:
             found[_missing_key(located, path, error.kind.property, fault.schema)] = path
         else:
             found[_explained(located, fault)] = path
+        if len(found) >= MOST:
+            break
     return [finding for finding, path in found.items() if not _follows(finding, path, meant)]
 
 

@@ -124,6 +124,8 @@ def _is_ours(path: Path) -> bool:
 
 
 def _start(path: Path) -> str:
+    if not path.is_file():
+        return ""
     try:
         with path.open("rb") as source:
             return source.read(1_000_000).decode("utf-8", "replace")

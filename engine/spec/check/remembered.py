@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from engine.spec.findings import Finding
+from engine.spec.located import MAX_BYTES
 from engine.spec.violations import bundled
 
 if TYPE_CHECKING:
@@ -107,7 +108,7 @@ class Remembered:
 def referred(path: Path) -> list[str]:
     """The files that `$ref` in this file may mean, as needs; also those that are not there."""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = content(path).decode("utf-8")
     except (OSError, UnicodeDecodeError):
         return []
     needs: dict[str, None] = {}
@@ -118,10 +119,18 @@ def referred(path: Path) -> list[str]:
     return list(needs)
 
 
+def content(path: Path) -> bytes:
+    """OSError for what is no regular file, such as a device without an end."""
+    if not path.is_file():
+        raise FileNotFoundError(path)
+    with path.open("rb") as source:
+        return source.read(10 * MAX_BYTES)
+
+
 def content_of(path: Path) -> str:
     """The hash of a file's bytes; empty where it can't be read."""
     try:
-        return digest(path.read_bytes())
+        return digest(content(path))
     except OSError:
         return ""
 

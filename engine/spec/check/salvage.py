@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     Path = tuple[str | int, ...]
     Mark = tuple[int, int]
 
+MOST = 200  # faults; with more it is no spec that somebody is writing
 ROUNDS = 30
 _EXPRESSION = re.compile(r"\$\{[^{}]*(?:\{[^{}]*\}[^{}]*)*\}|\{\{.*?\}\}")
 # What is found only after other faults are out; whatever else later rounds find was made by the cutting.
@@ -65,6 +66,8 @@ def salvage(text: str, file: str, load: Callable[[Located], tuple[Any, list[Find
         if value is not None:
             return Salvaged(value, grown, found, gone)
         marks = {(each.line, each.column) for each in errors_in(findings)}
+        if len(marks) > MOST:
+            return None
         for mark in marks:
             path = _path_to(root, mark, seen.get(mark, 0))
             seen[mark] = seen.get(mark, 0) + 1
