@@ -11,6 +11,8 @@ from urllib.parse import parse_qsl
 
 import msgspec
 
+from engine.personal import addresses
+
 if TYPE_CHECKING:
     from engine.records import Answered, Fault, Lane, Received, Stored, Told
 
@@ -125,7 +127,7 @@ def shown_lane(lane: Lane, *, now: float) -> dict[str, Any]:
         "rejected": lane.rejected,
         "skipped": lane.skipped,
         "oldest_s": None if lane.oldest_at is None else round(max(0.0, now - lane.oldest_at), 1),
-        "reason": lane.reason,
+        "reason": None if lane.reason is None else addresses(lane.reason),
     }
 
 

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from engine.ports import Clock, Store, Telemetry
     from engine.program import Program
 
+LOOK_S = 2.0
 EVERY_S = 3600.0  # between two looks for what is old
 PART = 1000  # rows in one transaction
 
@@ -29,6 +30,7 @@ class Housekeeper:
         self.store, self.clock, self.telemetry = store, clock, telemetry
         self.programs, self.keep_dead_s = programs, keep_dead_s
         self.forgotten: int | None = None
+        self.asked_at = float("-inf")
         self.removed_at = float("-inf")
 
     def look(self) -> None:
@@ -43,12 +45,18 @@ class Housekeeper:
 
         The store keeps only how often that was: who it was, nobody is to know.
         """
-        times = self.store.forgotten()
-        if self.forgotten is not None and times != self.forgotten:
+        self.asked_at = self.clock.now()
+        before, self.forgotten = self.forgotten, self.store.forgotten()
+        if before != self.forgotten:  # the first time, too: it may have been since the start
             for program in self.programs():
                 program.cache.clear()
-            self.telemetry.event("caches-cleared", why="a person was erased")
-        self.forgotten = times
+            if before is not None:
+                self.telemetry.event("caches-cleared", why="a person was erased")
+
+    def forget_soon(self) -> None:
+        """For a process that only answers direct callers: at their next event, but every two seconds at most."""
+        if self.clock.now() - self.asked_at >= LOOK_S:
+            self.forget()
 
     def expire(self) -> None:
         """Dead letters that are older than they are kept, and ids that ran out; in parts, so that nobody waits long."""

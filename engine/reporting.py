@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from engine.personal import addresses
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -55,6 +57,7 @@ class Reporter:
 
     def failed(self, connector: str, client: str, why: str) -> None:
         """A turn of a lane ended in an error: it is looked at again, and someone hears of it."""
+        why = addresses(why)
         self.world.telemetry.event("lane-failed", connector=connector, client=client, why=why)
         text = f"{connector}/{client}: {why}; its events are kept and it is tried again"
         self.world.alerts.alert("lane-failed", connector=connector, client=client, text=text, facts={"reason": why})

@@ -344,6 +344,7 @@ class Engine:
 
     def walk_now(self, connector: str, client: str, stored: Stored, now: float) -> Answered:
         del now
+        self.house.forget_soon()
         return self.worker.walk_now(self.program(connector, client), stored)
 
     def ready(self) -> list[str]:

@@ -46,6 +46,30 @@ def test_what_look_ups_found_is_looked_up_anew_once_a_person_was_erased() -> Non
     assert shop.heard.named("caches-cleared") == [{"why": "a person was erased"}]
 
 
+def test_a_process_that_only_answers_callers_forgets_at_their_next_event() -> None:
+    shop = Shop(ONCE, vendor=Vendor(reply(200, {"id": 7})))
+    house = keeper(shop)
+    house.forget_soon()
+    shop.post({"id": "1", "email": "ana@x.com"})
+    shop.drain()
+    shop.store.forget("bia@x.com", now=shop.clock.now())
+    (program,) = shop.programs.values()
+    house.forget_soon()
+    assert len(program.cache.kept) == 1  # not yet: it looked a moment ago
+    shop.clock.time += 2
+    house.forget_soon()
+    assert program.cache.kept == {}
+
+
+def test_what_was_cached_before_the_first_look_is_not_kept() -> None:
+    shop = Shop(ONCE, vendor=Vendor(reply(200, {"id": 7})))
+    shop.post({"id": "1", "email": "ana@x.com"})
+    shop.drain()
+    keeper(shop).look()
+    (program,) = shop.programs.values()
+    assert (program.cache.kept, shop.heard.named("caches-cleared")) == ({}, [])
+
+
 def test_dead_letters_go_when_they_are_older_than_they_are_kept_and_stay_counted() -> None:
     shop = Shop(vendor=Vendor(reply(400, {})))
     house = keeper(shop, 10 * 86_400.0)
