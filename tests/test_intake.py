@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hmac
 import json
+import time
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -15,8 +17,11 @@ from hypothesis import strategies as st
 
 from engine.intake import MAX_EVENTS, Receiver, parse
 from engine.mapping import encode_json
+from engine.meters import Meter
 from engine.records import Accepted, Draft, Fault, Received
+from engine.senders import Senders
 from engine.spec.project import Project
+from engine.spec.units import Rate
 
 TWO_CLIENTS = (
     "{client: abc, connectors: {crm: {}}}",
@@ -352,3 +357,133 @@ def test_the_browsing_schema_is_what_all_bundled_connectors_take() -> None:
     ]
     assert schemas == [BROWSING] * 3
     assert connector_from().receive.schema is None
+
+
+# --- rates, signatures, pages ---
+
+
+class Time:
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def paced(keys: dict[str, list[str]] | None = None) -> tuple[Shop, Time]:
+    """abc may send two events in ten seconds."""
+    made, clock = shop(keys=keys), Time()
+    made.receiver.meters = {"abc": Meter(Rate(2, 10.0), clock)}
+    return made, clock
+
+
+TOO_MANY = "above its 2 events in 10 s; wait 5.0 s"
+
+
+def test_a_client_above_its_rate_is_refused_with_429_and_told_when_to_come_again() -> None:
+    crm, clock = paced()
+    assert [len(crm.received({"client": "abc"}).accepted) for _ in range(2)] == [1, 1]
+    found = crm.received({"client": "abc"})
+    assert (found.status, found.wait_s, refused(found)[1]) == (429, 5.0, [("client", TOO_MANY)])
+    assert len(crm.received({"client": "GA4.1.2"}).accepted) == 1
+    clock.now += 5
+    assert [len(crm.received({"client": "abc"}).accepted) for _ in range(2)] == [1, 0]
+
+
+def test_above_its_rate_a_client_with_a_key_is_refused_before_its_body_is_read() -> None:
+    crm, _ = paced({"abc": ["key-abc"]})
+    crm.received([{}, {}], key="key-abc")
+    assert crm.received(b"not even JSON", key="key-abc").status == 429
+
+
+def test_a_list_is_taken_whole_and_what_comes_after_it_waits_the_longer() -> None:
+    crm, _ = paced()
+    found = crm.received([{"client": "abc"}] * 10)
+    assert (len(found.accepted), found.wait_s) == (10, 0)
+    assert crm.received({"client": "abc"}).wait_s == 45
+
+
+def test_in_a_list_of_several_clients_those_above_their_rate_are_named() -> None:
+    crm, _ = paced()
+    crm.received([{"client": "abc"}] * 2)
+    found = crm.received([{"client": "abc"}, {"client": "GA4.1.2"}, {"client": "abc"}])
+    assert [index for index, _ in found.accepted] == [1]
+    assert (found.wait_s, found.faults) == (5.0, [Fault("client", TOO_MANY, index) for index in (0, 2)])
+
+
+def test_events_that_are_refused_count_too() -> None:
+    crm, _ = paced()
+    crm.receiver.validator = browsing_shop().receiver.validator
+    assert [crm.received({"client": "abc"}).status for _ in range(3)] == [422, 422, 429]
+
+
+def signing() -> Shop:
+    """abc signs; def has a key and pages."""
+    made = shop()
+    made.receiver.senders = Senders(
+        {"def": ["key-def"]}, {"abc": ["secret"]}, {"def": ["https://www.def.example"]}, {"abc", "def"}
+    )
+    return made
+
+
+def test_a_signature_over_the_body_stands_for_its_client() -> None:
+    crm = signing()
+    body = b'{"id": "e-1"}'
+    digest = hmac.new(b"secret", b"%d.%b" % (START, body), "sha256").hexdigest()
+    signature = f"t={START:.0f},v1={digest}"
+    receive = crm.receiver.receive
+    assert receive(body, "application/json", None, START, signature=signature).accepted[0][1].client == "abc"
+    changed = receive(body.replace(b"1", b"2"), "application/json", None, START, signature=signature)
+    late = receive(body, "application/json", None, START + 301, signature=signature)
+    bare = receive(b'{"client": "abc"}', "application/json", None, START)
+    assert [(found.status, found.accepted, found.faults[0].field) for found in (changed, late, bare)] == [
+        (401, [], "signature"),
+        (401, [], "signature"),
+        (401, [], "key"),
+    ]
+
+
+def test_what_is_signed_and_sent_again_is_there_once() -> None:
+    crm = shop('receive: {client: "${ event.client }", id: "${ event.id }", dedupe: 24h}')
+    crm.receiver.senders = Senders({}, {"abc": ["secret"]}, {}, {"abc"})
+    body = b'{"client": "abc", "id": "e-1"}'
+    digest = hmac.new(b"secret", b"%d.%b" % (START, body), "sha256").hexdigest()
+    stored = []
+    for _ in range(2):
+        found = crm.receiver.receive(body, "application/json", None, START, signature=f"t={START:.0f},v1={digest}")
+        stored += crm.store.put([found.accepted[0][1]], now=START).result()
+    assert [each.duplicate for each in stored] == [False, True]
+
+
+def test_a_page_can_not_send_for_the_client_of_another_page() -> None:
+    receive = signing().receiver.receive
+    mine = receive(b"{}", "application/json", "key-def", START, origin="https://www.def.example")
+    other = receive(b"{}", "application/json", "key-def", START, origin="https://www.abc.example")
+    assert (len(mine.accepted), other.status, other.faults) == (
+        1,
+        403,
+        [Fault("origin", "not one of the client's origins")],
+    )
+
+
+# --- bodies that are meant to take long ---
+
+
+def test_an_object_with_very_many_keys_and_one_twice_is_refused_at_once() -> None:
+    keys = ",".join(f'"{number}":1' for number in range(90_000))
+    began = time.process_time()
+    found = shop().received(f'{{"client":"abc",{keys},"89999":1}}'.encode())
+    assert refused(found) == (400, [("body", "the key '89999' comes twice")])
+    assert time.process_time() - began < 5  # by counting each it was minutes
+
+
+def test_a_body_of_too_many_values_is_not_parsed() -> None:
+    found = shop().received(b"[" + b"1," * 100_001)
+    assert refused(found) == (413, [("body", "100000 is the most")])
+
+
+def test_the_answer_to_a_thousand_bad_events_names_each_and_stays_small() -> None:
+    bad = {"client": "abc", "email": 7, "eventType": "A B", "timestamp": "no", "product": []}
+    found = browsing_shop().received([bad] * MAX_EVENTS)
+    assert {fault.index for fault in found.faults} == set(range(MAX_EVENTS))
+    assert len(found.faults) < MAX_EVENTS + 400
