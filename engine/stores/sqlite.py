@@ -607,7 +607,7 @@ class _Writer:
         except StoreUnavailable:
             self._let_go()
             raise
-        except (sqlite3.Error, OSError) as error:
+        except (sqlite3.Error, OSError, *_UNREADABLE) as error:
             self._let_go()
             raise _unavailable(path, error) from error
         self._thread = threading.Thread(target=self._serve, args=(db,), name="store-writer", daemon=True)
@@ -786,7 +786,7 @@ class _Readers:
             db.execute("BEGIN")
             yield db
             db.execute("COMMIT")
-        except sqlite3.Error as error:
+        except (sqlite3.Error, *_UNREADABLE) as error:
             if db is not None:
                 db.close()
                 db = None
@@ -902,12 +902,18 @@ _OS_SENTENCES = {
 }
 
 
+# What only flipped bits can make of what we wrote.
+_UNREADABLE = (UnicodeDecodeError, msgspec.DecodeError)
+
+
 def _unavailable(path: str, error: Exception) -> Exception:
     """A driver's error as a plain sentence; any other error as it is."""
     if isinstance(error, sqlite3.Error):
         code = getattr(error, "sqlite_errorcode", None)  # extended: the kind is in the low byte
         sentence = None if code is None else _SENTENCES.get(code & 0xFF)
         return StoreUnavailable(f"{path}: {sentence} ({error})" if sentence else f"{path}: {error}")
+    if isinstance(error, _UNREADABLE):
+        return StoreUnavailable(f"{path}: {_DAMAGED} ({type(error).__name__})")
     if isinstance(error, OSError):
         sentence = _OS_SENTENCES.get(error.errno or 0, "the store can't be read or written")
         return StoreUnavailable(f"{path}: {sentence} ({error.strerror})")

@@ -157,7 +157,9 @@ class Crm:
         self.asked: Counter[str] = Counter()
         self.times: dict[str, float] = {}  # id -> when it came first, monotonic
         self.awaited, self.at = "", threading.Event()
-        self.slow: dict[str, float] = {}  # client -> seconds that its answers take
+        self.down = False
+        self.stuck: set[str] = set()  # clients whose requests are not answered
+        self.broken: set[str] = set()  # clients whose connections break
         socket = listen("127.0.0.1", 0)
         self.port = socket.getsockname()[1]
         self.stop, ready = threading.Event(), threading.Event()
@@ -198,7 +200,12 @@ class Crm:
         kind = "poll" if path.startswith("/jobs/") else KINDS.get(path, path.strip("/").removesuffix("s"))
         self.asked[kind] += 1
         self.passes(kind)
-        status, answer = self.answer(path, dict(scope["headers"]), body)
+        if self.broken and json.loads(body)[0]["id"].partition(":")[0] in self.broken:
+            await send({"type": "http.response.start", "status": 500, "headers": [(b"content-length", b"9")]})
+            return  # closed in mid-reply
+        if self.stuck and json.loads(body)[0]["id"].partition(":")[0] in self.stuck:
+            await asyncio.sleep(600)
+        status, answer = (503, {}) if self.down else self.answer(path, dict(scope["headers"]), body)
         await asyncio.sleep(self.answer_s)
         content = json.dumps(answer).encode()
         headers = [(b"content-type", b"application/json"), (b"content-length", str(len(content)).encode())]
@@ -322,11 +329,13 @@ class Sender(threading.Thread):
     """Posts one event after the other, whatever happens to the servers; keeps what was accepted."""
 
     def __init__(
-        self, ports: list[int], name: str, done: threading.Event, *, pace_s: float = 0.0, clients: int = 2, **kinds: int
-    ) -> None:
+        self, ports: list[int], name: str, done: threading.Event, *, pace_s: float = 0.0, clients: int = 2,
+        pad: int = 0, timeout_s: float = 20, **kinds: int,
+    ) -> None:  # fmt: skip
         """`kinds`: how many of the events in a round go to which connector."""
         super().__init__(daemon=True)
         self.ports, self.prefix, self.done, self.pace_s, self.clients = ports, name, done, pace_s, clients
+        self.pad, self.timeout_s = "x" * pad, timeout_s
         self.round = [kind for kind, count in kinds.items() for _ in range(count)]
         self.accepted: dict[str, list[str]] = {kind: [] for kind in kinds}
         self.answers: Counter[str] = Counter()
@@ -334,12 +343,14 @@ class Sender(threading.Thread):
 
     def run(self) -> None:
         number = 0
-        with httpx.Client(trust_env=False, timeout=20) as http:
+        with httpx.Client(trust_env=False, timeout=self.timeout_s) as http:
             while not self.done.is_set():
                 number += 1
                 kind = self.round[number % len(self.round)]
                 bad = "-bad" if number % 97 == 0 else ""
                 event = {"id": f"{self.prefix}-{number}{bad}", "client": f"c{number % self.clients}"}
+                if self.pad:
+                    event["pad"] = self.pad
                 port = self.ports[number % len(self.ports)]
                 self.times[event["id"]] = time.monotonic()
                 try:

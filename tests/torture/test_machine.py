@@ -1,0 +1,330 @@
+"""Our side: the disk is full, the file locked, damaged or read-only, descriptors and memory are few, clocks jump."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import resource
+import socket
+import sqlite3
+import subprocess
+import threading
+import time
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from command import connect, soon
+from conftest import START, Shop, Vendor, balanced, reply
+from filled import fill
+from parties import Crm, Sender, Serve, figures, project, proven, sized, sums, until_empty
+
+from engine.clock import VirtualClock
+from engine.errors import StoreUnavailable
+from engine.records import Accepted, Draft
+from engine.sending import HttpTransport
+from engine.stores.sqlite import SqliteStore
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@contextlib.contextmanager
+def small_disk(folder: Path) -> Iterator[str]:
+    """A file system of 6 MB at `folder` where we may mount one; else files of 6 MB at most. What it is."""
+    folder.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=6m", "tmpfs", folder], capture_output=True).returncode
+    try:
+        yield "a file system of 6 MB" if mounted == 0 else "files of 6 MB at most (RLIMIT_FSIZE)"
+    finally:
+        if mounted == 0:
+            subprocess.run(["umount", "-l", folder], check=True)
+
+
+def test_a_full_disk_is_told_to_senders_and_nothing_that_was_accepted_is_lost(tmp_path: Path) -> None:
+    folder, crm, done = project(tmp_path / "project", "ledger", clients=1), Crm(), threading.Event()
+    crm.down = True
+    with small_disk(tmp_path / "disk") as what:
+        limited = (
+            "" if "system" in what else "import resource\nresource.setrlimit(resource.RLIMIT_FSIZE, (6 << 20, -1))"
+        )
+        serve = Serve(folder, crm.port, store=f"sqlite:///{tmp_path}/disk/connect.db", before=limited)
+        senders = [Sender([serve.port], f"s{at}", done, clients=1, pad=20_000, ledger=1) for at in range(4)]
+        try:
+            for sender in senders:
+                sender.start()
+            soon(lambda: sum(sender.answers["503"] for sender in senders) > 20, 60)
+            refused = sum(sender.answers["503"] for sender in senders)
+            if limited:
+                resource.prlimit(serve.process.pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY,) * 2)
+            else:
+                subprocess.run(["mount", "-o", "remount,size=200m", tmp_path / "disk"], check=True)
+            crm.down = False
+            before = sum(len(sender.accepted["ledger"]) for sender in senders)
+            soon(lambda: sum(len(sender.accepted["ledger"]) for sender in senders) > before + 20, 30)
+            done.set()
+            for sender in senders:
+                sender.join()
+            until_empty(serve)
+            assert serve.end() == 0
+        finally:
+            done.set()
+            serve.close()
+            crm.close()
+        number, lost = proven(senders, crm, tmp_path / "disk" / "connect.db")
+    figures(
+        "test_a_full_disk_is_told_to_senders_and_nothing_that_was_accepted_is_lost",
+        f"{what}: {number} events accepted, more than {refused} told 503, {len(lost)} lost, {crm.twice} sent twice",
+    )
+    assert lost == set()
+
+
+def test_a_store_that_another_program_locks_takes_its_events_in_when_it_is_free(tmp_path: Path) -> None:
+    folder, crm, done = project(tmp_path / "project", "ledger", clients=1), Crm(), threading.Event()
+    serve = Serve(folder, crm.port)
+    sender = Sender([serve.port], "s", done, clients=1, pace_s=0.01, ledger=1)
+    try:
+        sender.start()
+        time.sleep(0.5)
+        with closing(sqlite3.connect(folder / "connect.db", isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            before = len(sender.accepted["ledger"])
+            time.sleep(sized(1.0, 14.0))  # ten seconds are waited for, then senders are told 503
+            held = len(sender.accepted["ledger"]) - before
+            other.execute("ROLLBACK")
+        soon(lambda: len(sender.accepted["ledger"]) > before + 20, 30)
+        done.set()
+        sender.join()
+        until_empty(serve)
+        assert serve.end() == 0
+    finally:
+        done.set()
+        serve.close()
+        crm.close()
+    number, lost = proven([sender], crm, folder / "connect.db")
+    figures(
+        "test_a_store_that_another_program_locks_takes_its_events_in_when_it_is_free",
+        f"locked for {sized(1, 14)} s: {held} accepted meanwhile, {sender.answers['503']} told 503; "
+        f"{number} accepted in all, {len(lost)} lost",
+    )
+    assert (lost, held <= 1) == (set(), True)  # one may have been on its way
+
+
+def everything(path: Path) -> str:
+    """Open the store and read all that is in it; what it says of damage, or an empty text."""
+    try:
+        with closing(SqliteStore(path)) as store:
+            for lane in store.lanes():
+                lease = store.lease(lane.connector, lane.client, owner="me", ttl_s=1, now=5.0)
+                if lease is not None:
+                    for action in store.waiting_actions(lease):
+                        store.read(lease, action, limit=100_000, now=5.0)
+                        store.progress(lease, action, now=5.0)
+            store.dead(limit=1000)
+            store.next_due(now=5.0)
+    except StoreUnavailable as error:
+        return str(error)
+    return ""
+
+
+def test_a_damaged_store_is_said_plainly_and_never_made_anew(tmp_path: Path) -> None:
+    whole, path, rng = tmp_path / "whole.db", tmp_path / "connect.db", random.Random(2)
+    fill(whole, 2_000)
+    good = whole.read_bytes()
+    said, quiet, times = 0, 0, sized(40, 600)
+    for _ in range(times):
+        damaged = bytearray(good)
+        for at in rng.sample(range(len(good) if rng.random() < 0.5 else 4096), rng.choice([1, 8, 64])):
+            damaged[at] ^= 1 << rng.randrange(8)
+        path.write_bytes(damaged)
+        inode = path.stat().st_ino
+        why = everything(path)  # nothing but StoreUnavailable may come out
+        assert path.stat().st_ino == inode
+        assert path.stat().st_size >= len(good), "what was there is there still"
+        said += bool(why)
+        quiet += not why
+        for beside in ("-wal", "-shm"):
+            Path(f"{path}{beside}").unlink(missing_ok=True)
+    figures(
+        "test_a_damaged_store_is_said_plainly_and_never_made_anew",
+        f"{times} files with 1 to 64 flipped bits: {said} times said, {quiet} times not met by any reading; "
+        "0 other errors, 0 files made anew",
+    )
+    assert said > times / 10
+
+
+def test_serve_does_not_start_on_a_damaged_store_and_leaves_it_as_it_is(tmp_path: Path) -> None:
+    folder = project(tmp_path / "project", "ledger", clients=1)
+    fill(folder / "connect.db", 500)
+    data = bytearray((folder / "connect.db").read_bytes())
+    data[:64] = os.urandom(64)
+    (folder / "connect.db").write_bytes(data)
+    for command in (("serve", "--port", "0"), ("deliver",), ("status",)):
+        ended = connect(*command, "--store", "sqlite:///connect.db", project=folder)
+        assert (ended.code != 0, "is damaged or no SQLite database; it is left as it is" in ended.err) == (True, True)
+    assert (folder / "connect.db").read_bytes() == data
+
+
+def test_a_folder_that_may_not_be_written_is_named_at_the_start(tmp_path: Path) -> None:
+    folder, place = project(tmp_path / "project", "ledger", clients=1), tmp_path / "store"
+    with small_disk(place):
+        if place.is_mount():
+            subprocess.run(["mount", "-o", "remount,ro", place], check=True)
+        else:
+            place.chmod(0o555)
+        for command in (("serve", "--port", "0"), ("deliver",)):
+            ended = connect(*command, "--store", f"sqlite:///{place}/connect.db", project=folder)
+            assert ended.code != 0
+            assert "the file or its folder is read-only; check who may write there" in ended.err
+
+
+def test_where_descriptors_run_out_nothing_is_lost_and_it_goes_on_when_they_are_back(tmp_path: Path) -> None:
+    folder, crm, done = project(tmp_path / "project", "ledger", clients=1), Crm(), threading.Event()
+    few = "import resource\nresource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))"
+    serve = Serve(folder, crm.port, before=few)
+    sender = Sender([serve.port], "s", done, clients=1, pace_s=0.01, timeout_s=3, ledger=1)
+    try:
+        sender.start()
+        time.sleep(0.5)
+        idle = [socket.create_connection(("127.0.0.1", serve.port)) for _ in range(100)]
+        time.sleep(sized(1.0, 5.0))
+        for each in idle:
+            each.close()
+        before = len(sender.accepted["ledger"])
+        soon(lambda: len(sender.accepted["ledger"]) > before + 20, 40)
+        done.set()
+        sender.join()
+        until_empty(serve)
+        assert serve.end() == 0
+    finally:
+        done.set()
+        serve.close()
+        crm.close()
+    number, lost = proven([sender], crm, folder / "connect.db")
+    figures(
+        "test_where_descriptors_run_out_nothing_is_lost_and_it_goes_on_when_they_are_back",
+        f"64 descriptors, 100 connections that say nothing: {number} events, {len(lost)} lost",
+    )
+    assert lost == set()
+
+
+LIMIT = 256 << 20
+
+
+@contextlib.contextmanager
+def little_memory() -> Iterator[tuple[str, str]]:
+    """Python that limits its process to 256 MB, and by what."""
+    group = Path(f"/sys/fs/cgroup/memory/connect-torture-{os.getpid()}")
+    try:
+        group.mkdir()
+        (group / "memory.limit_in_bytes").write_text(str(LIMIT))
+        join = f"open('{group}/cgroup.procs', 'w').write('0')"
+        by = "cgroup"
+    except OSError:
+        group = Path("/nowhere")
+        join = f"import resource\nresource.setrlimit(resource.RLIMIT_DATA, ({LIMIT}, {LIMIT}))"
+        by = "RLIMIT_DATA"
+    try:
+        yield join, by
+    finally:
+        with contextlib.suppress(OSError):
+            group.rmdir()
+
+
+def test_a_million_waiting_events_are_delivered_with_256_mb(tmp_path: Path) -> None:
+    number, for_s = sized(100_000, 1_000_000), sized(3.0, 60.0)
+    folder, crm = project(tmp_path / "project", "ledger", clients=1), Crm(answer_s=0.0)
+    fill(folder / "connect.db", number, connector="ledger", client="c0", action="note")
+    with little_memory() as (limit, by):
+        serve = Serve(folder, crm.port, before=limit)
+        try:
+            time.sleep(for_s)
+            lanes = serve.lanes()
+            status = Path(f"/proc/{serve.process.pid}/status").read_text()
+            most_mb = int(status.partition("VmHWM:")[2].split()[0]) / 1024
+            assert serve.end() == 0
+        finally:
+            serve.close()
+            crm.close()
+    found, dead = sums(folder / "connect.db")
+    figures(
+        "test_a_million_waiting_events_are_delivered_with_256_mb",
+        f"{number} waiting, limit of 256 MB by {by}: at most {most_mb:.0f} MB resident, "
+        f"{lanes[0]['delivered']} delivered in {for_s:g} s; the rest waits, 0 lost",
+    )
+    assert (found["accepted"], dead) == (number, set())
+    assert found["delivered"] == len(crm.seen["ledger"]) > 0
+    assert most_mb < 256
+
+
+def test_a_clock_that_jumps_by_a_day_loses_nothing_and_buries_nothing() -> None:
+    rng = random.Random(4)
+    late = 0.0
+    for _ in range(sized(5, 100)):
+        clock = VirtualClock(START)
+        vendor = Vendor(answer=lambda _, rng=rng: reply(503) if rng.random() < 0.2 else reply(200, {}))
+        shop = Shop("", vendor=vendor, clock=clock)
+        number = 0
+        for _ in range(30):
+            for _ in range(rng.randint(0, 3)):
+                number += 1
+                shop.post({"id": str(number)})
+            shop.worker.drain()
+            balanced(shop.store)
+            clock.time += rng.choice([0, 1, 30, 30, -86_400, 86_400])
+        began = clock.now()
+        shop.drain(10 * 86400)
+        assert (shop.sums(), shop.reasons()) == ({"delivered": number}, {})
+        late = max(late, max(vendor.at) - began)
+    figures(
+        "test_a_clock_that_jumps_by_a_day_loses_nothing_and_buries_nothing",
+        f"{sized(5, 100)} runs with jumps of a day to and fro: 0 lost, 0 dead letters; "
+        f"the last event left {late / 86400:.1f} days after the last jump",
+    )
+
+
+def test_without_dns_events_wait_and_go_out_when_it_is_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    def gone(*_: object, **__: object) -> None:
+        raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
+
+    shop = Shop(vendor=HttpTransport())
+    shop.post_many(20)
+    with monkeypatch.context() as patched:
+        patched.setattr(socket, "getaddrinfo", gone)
+        shop.drain(12 * 3600)
+    assert (shop.sums(), shop.dead()) == ({"waiting": 20}, [])
+    assert "name resolution" in str(shop.lane().reason)
+    shop.vendor.close()
+    back = shop.new_worker().world._replace(transport=Vendor(reply(200, {})))
+    shop.worker.world = back
+    shop.drain(3600)
+    assert (shop.sums(), shop.dead()) == ({"delivered": 20}, [])
+
+
+def test_a_put_of_a_store_that_is_full_is_whole_or_not_there(tmp_path: Path) -> None:
+    """A list of events that did not all find room leaves none of them behind."""
+    with small_disk(tmp_path / "disk") as what, closing(SqliteStore(tmp_path / "disk" / "connect.db")) as store:
+        size = 20_000
+        limit = None
+        if "system" not in what:
+            limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (6 << 20, limit[1]))
+        kept, refused = 0, 0
+        try:
+            for number in range(40):
+                events = [
+                    Accepted("crm", "abc", f"e{number}-{at}", b"x" * size, 0.0, (Draft("task"), Draft("note")))
+                    for at in range(20)
+                ]
+                try:
+                    kept += len(store.put(events, now=0.0).result())
+                except StoreUnavailable as error:
+                    refused += "disk" in str(error)
+        finally:
+            if limit is not None:
+                resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+        (lane,) = store.lanes()
+        assert (lane.accepted, lane.waiting) == (2 * kept, 2 * kept)
+        assert refused > 10
