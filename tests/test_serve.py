@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
+import resource
 import signal
 import socket
 import subprocess
@@ -10,7 +12,8 @@ import threading
 import time
 from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,9 +24,11 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from engine import answers, listening
+from engine import serve as serving
 from engine.errors import Refused, StoreUnavailable, UsageError
 from engine.records import Accepted, Answered, Delivery, Draft, Fault, Lane, Received, Settled, Stored, Told
-from engine.serve import Limits, Puts, serve
+from engine.serve import Limits, Puts, address_of, serve
+from engine.spec.units import Rate
 from engine.stores.memory import MemoryStore
 
 KEY = "s3cr3t-write-key"
@@ -727,6 +732,322 @@ class Wire:
         if "closed" not in self.sent:
             self.sent.append("closed")
         self.transport.close()
+
+
+# What too many may ask for
+
+
+def test_a_full_store_is_503_before_anything_is_read_and_says_when_to_come_again(house: House) -> None:
+    house.shop.brimful = "the store holds 5.0 GB, and max_store is 5.0 GB"
+    try:
+        reply = house.http.post("/crm", json={"id": "e1"})
+    finally:
+        house.shop.brimful = None
+    says = "the store holds 5.0 GB, and max_store is 5.0 GB; nothing was accepted, send it again later"
+    assert refused(reply) == problem(503, "Service Unavailable", says)
+    assert (reply.headers["retry-after"], house.shop.seen) == ("30", [])
+
+
+def test_an_address_above_its_rate_is_429_but_for_health() -> None:
+    with opened(limits=Limits(address_rate=Rate(2, 60.0))) as house:
+        replies = [house.http.post("/crm", json={"id": f"e{number}"}) for number in range(3)]
+        assert [reply.status_code for reply in replies] == [202, 202, 429]
+        assert refused(replies[2]) == problem(429, "Too Many Requests", "more requests than one address may send")
+        assert replies[2].headers["retry-after"] == "30"
+        assert [house.http.get(path).status_code for path in ("/healthz", "/nothing", "/openapi.json")] == [
+            200,
+            429,
+            429,
+        ]
+        forged = house.http.post("/crm", json={"id": "e4"}, headers={"x-forwarded-for": "203.0.113.7"})
+        assert forged.status_code == 429
+
+
+def test_behind_a_load_balancer_each_sender_is_counted_for_itself() -> None:
+    limits = Limits(address_rate=Rate(1, 60.0), proxies=(ip_network("127.0.0.0/8"),))
+    with opened(limits=limits) as house:
+        sent = ["203.0.113.7", "203.0.113.7", "198.51.100.1, 203.0.113.8", "198.51.100.1, 203.0.113.8", "nonsense"]
+        replies = [house.http.post("/crm", json={"id": "e"}, headers={"x-forwarded-for": each}) for each in sent]
+        assert [reply.status_code for reply in replies] == [202, 429, 202, 429, 202]
+
+
+@pytest.mark.parametrize(
+    ("peer", "forwarded", "counted"),
+    [
+        ("203.0.113.7", "", "203.0.113.7"),
+        ("203.0.113.7", "198.51.100.1", "203.0.113.7"),
+        ("10.0.0.1", "198.51.100.1", "198.51.100.1"),
+        ("10.0.0.1", "192.0.2.9, 198.51.100.1", "198.51.100.1"),
+        ("10.0.0.1", "198.51.100.1, 10.0.0.7", "198.51.100.1"),
+        ("10.0.0.1", "rubbish, 10.0.0.7", "10.0.0.7"),
+        ("10.0.0.1", "", "10.0.0.1"),
+        ("::ffff:203.0.113.7", "", "203.0.113.7"),
+        ("2001:db8:1:2:3:4:5:6", "", "2001:db8:1:2::/64"),
+        ("2001:db8:1:2:ffff::1", "", "2001:db8:1:2::/64"),
+        ("fe80::1%eth0", "", "fe80::/64"),
+        ("", "", ""),
+    ],
+)
+def test_a_request_is_counted_by_the_last_address_that_is_no_proxys(peer: str, forwarded: str, counted: str) -> None:
+    headers = {b"x-forwarded-for": forwarded.encode()} if forwarded else {}
+    assert address_of((peer, 1), headers, (ip_network("10.0.0.0/8"),)) == counted
+
+
+def test_a_client_above_its_rate_is_429_and_told_when_to_come_again(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    above = Received(1, [], [Fault("client", "above its rate")], 429, "too many events", wait_s=2.1)
+    monkeypatch.setattr(house.shop, "receive", lambda *_, **__: above)
+    reply = house.http.post("/crm", json={"id": "e1"})
+    assert (reply.headers["retry-after"], refused(reply)["detail"]) == ("3", "client: above its rate")
+
+
+def test_of_a_list_partly_above_a_rate_the_answer_says_when_the_rest_may_come(shop: Shop) -> None:
+    some = Received(2, [(0, shop.event("e1"))], [Fault("client", "above its rate", 1)], wait_s=0.5)
+    assert answers.accepted(some, [Stored("e1", False, ())]).headers == ((b"retry-after", b"1"),)
+
+
+def test_signature_and_origin_are_handed_to_intake(house: House) -> None:
+    house.shop.proofs.clear()
+    house.http.post("/crm", json={"id": "p1"}, headers={"x-connect-signature": "t=1,v1=00", "origin": PAGE})
+    house.http.post("/crm", json={"id": "p2"})
+    assert house.shop.proofs == [("t=1,v1=00", PAGE), (None, "")]
+
+
+def test_large_bodies_are_read_beside_the_loop(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    names: list[str] = []
+    receive = house.shop.receive
+
+    def noted(*args: Any, **more: Any) -> Received:
+        names.append(threading.current_thread().name.partition("_")[0])
+        return receive(*args, **more)
+
+    monkeypatch.setattr(house.shop, "receive", noted)
+    monkeypatch.setattr(serving, "LARGE", 500)
+    for size in (10, 600):
+        assert house.http.post("/crm", content=b'{"id": "large"}'.ljust(size), headers=PLAIN).status_code == 202
+    assert names[1] == "large"
+    assert names[0] != "large"
+
+
+PLAIN = {"content-type": "text/plain"}
+
+
+def test_of_large_bodies_that_do_not_come_only_so_many_are_kept_and_small_ones_are_taken() -> None:
+    limits = Limits(max_coming=100_000, body_s=5)
+    with opened(limits=limits) as house:
+        slow = [socket.create_connection(("127.0.0.1", house.port), timeout=5) for _ in range(4)]
+        for sock in slow:
+            sock.sendall(HEAD + b"Content-Length: 900000\r\n\r\n" + b" " * 60_000)
+        told = []
+        for sock in slow:
+            sock.settimeout(0.3)
+            try:
+                told.append(sock.recv(4096)[:12])
+            except TimeoutError:
+                told.append(b"")
+        assert sorted(told) == [b"", b"", b"HTTP/1.1 503", b"HTTP/1.1 503"]
+        status, _, _ = house.raw(HEAD + b"Content-Length: 15\r\n\r\n", b'{"id": "small"}', pause_s=0.02)
+        assert status == 202
+        for sock in slow:
+            sock.close()
+        eventually(lambda: house.raw(HEAD + b"Content-Length: 90000\r\n\r\n", b" " * 60_000, b" " * 30_000)[0] == 400)
+
+
+def test_more_than_is_to_be_held_in_memory_is_503() -> None:
+    with opened(limits=Limits(max_held=1_000)) as house, ThreadPoolExecutor(1) as pool:
+        house.shop.open.clear()
+        first = pool.submit(house.http.post, "/crm", content=b'{"id": "e1"}'.ljust(900), headers=PLAIN)
+        eventually(lambda: len(house.shop.seen) == 1)
+        reply = house.http.post("/crm", content=b'{"id": "e2"}'.ljust(200), headers=PLAIN)
+        assert refused(reply)["detail"] == "more is coming in than is read; send it again a little later"
+        house.shop.open.set()
+        assert first.result().status_code == 202
+        assert house.http.post("/crm", content=b'{"id": "e2"}'.ljust(200), headers=PLAIN).status_code == 202
+
+
+def test_what_can_be_posted_is_described(house: House) -> None:
+    reply = house.http.get("/openapi.json")
+    assert (reply.json(), reply.headers["content-type"]) == ({"openapi": "3.1.0"}, "application/json")
+    assert house.http.head("/openapi.json").status_code == 200
+    assert house.http.post("/openapi.json").status_code == 404
+
+
+# What is not quite HTTP
+
+
+def test_a_body_in_another_coding_is_415(house: House) -> None:
+    status, _, body = house.raw(HEAD + b"Transfer-Encoding: gzip, chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n")
+    assert (status, body["detail"]) == (415, "send application/json or text/plain, in UTF-8 and not compressed")
+
+
+BODY = b'{"id": "raw"}'
+LENGTH = b"Content-Length: 13\r\n"
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        HEAD + LENGTH + b"Transfer-Encoding: chunked\r\n\r\n0\r\n\r\nPOST /crm HTTP/1.1\r\n",
+        HEAD + b"Transfer-Encoding: chunked\r\n" + LENGTH + b"\r\n0\r\n\r\n",
+        HEAD + LENGTH + LENGTH + b"\r\n" + BODY,
+        HEAD + LENGTH + b"Content-Length: 2\r\n\r\n" + BODY,
+        HEAD + b"Content-Length: 13, 13\r\n\r\n" + BODY,
+        HEAD + b"Content-Length: +13\r\n\r\n" + BODY,
+        HEAD + b"Content-Length: -13\r\n\r\n" + BODY,
+        HEAD + b"Content-Length: 0xd\r\n\r\n" + BODY,
+        HEAD + b"Content-Length: 1_3\r\n\r\n" + BODY,
+        HEAD + b"Content-Length: 99999999999999999999\r\n\r\n" + BODY,
+        HEAD + b"Content-Length : 13\r\n\r\n" + BODY,
+        HEAD + b"Transfer-Encoding: xchunked\r\n\r\n0\r\n\r\n",
+        HEAD + b"Transfer-Encoding: chunked, identity\r\n\r\n0\r\n\r\n",
+        HEAD + b"Transfer-Encoding: chunked\r\nTransfer-Encoding: identity\r\n\r\n0\r\n\r\n",
+        HEAD + b"Transfer-Encoding: \x0bchunked\r\n\r\n0\r\n\r\n",
+        HEAD + b"Transfer-Encoding: chunked\r\n\r\n+d\r\n" + BODY + b"\r\n0\r\n\r\n",
+        HEAD + b"Transfer-Encoding: chunked\r\n\r\nd\n" + BODY + b"\n0\n\n",
+        HEAD + b"Transfer-Encoding: chunked\r\n\r\nfffffffffffffffff\r\n" + BODY,
+        HEAD + b"X: a\r\n b\r\n" + LENGTH + b"\r\n" + BODY,
+        HEAD + b"X: a\0b\r\n" + LENGTH + b"\r\n" + BODY,
+        (HEAD + LENGTH + b"\r\n").replace(b"\r\n", b"\n") + BODY,
+        HEAD.replace(b"Host: x\r\n", b"Host: x\rY: z\r\n") + LENGTH + b"\r\n" + BODY,
+        HEAD + b"Connection: Upgrade\r\nUpgrade: h2c\r\n" + LENGTH + b"\r\n" + BODY,
+        HEAD + b"Connection: Upgrade\r\nUpgrade: websocket\r\n" + LENGTH + b"\r\n" + BODY,
+        b"CONNECT crm:80 HTTP/1.1\r\nHost: crm\r\n\r\n",
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
+        b"GET /\xff\xfe HTTP/1.1\r\nHost: x\r\n\r\n",
+        HEAD.replace(b"/crm", b"/crm?" + b"a" * 9_000) + LENGTH + b"\r\n" + BODY,
+        HEAD + b"a: b\r\n" * 101 + LENGTH + b"\r\n" + BODY,
+        HEAD + (b"a: " + b"b" * 3_000 + b"\r\n") * 60 + LENGTH + b"\r\n" + BODY,
+    ],
+    ids=lambda sent: str(sent[-60:]),
+)
+def test_what_two_servers_could_read_differently_is_400_once_and_the_connection_ends(house: House, sent: bytes) -> None:
+    with socket.create_connection(("127.0.0.1", house.port), timeout=5) as sock:
+        sock.sendall(sent)
+        answer = b""
+        with suppress(ConnectionResetError):
+            while more := sock.recv(65_536):
+                answer += more
+    assert (answer[:12], answer.count(b"HTTP/1.1")) == (b"HTTP/1.1 400", 1)
+    assert house.shop.seen == []
+
+
+def read_all(sock: socket.socket) -> list[bytes]:
+    """The statuses of all answers until the connection ends."""
+    answer = b""
+    with suppress(ConnectionResetError):
+        while more := sock.recv(65_536):
+            answer += more
+    return re.findall(rb"HTTP/1\.1 (\d+)", answer)
+
+
+ONE = HEAD + LENGTH + b"\r\n" + BODY
+
+
+def test_what_was_whole_before_garbage_is_answered_for_itself() -> None:
+    with opened() as house, socket.create_connection(("127.0.0.1", house.port), timeout=5) as sock:
+        house.shop.open.clear()
+        sock.sendall(ONE + b"rubbish\r\n\r\n")
+        eventually(lambda: len(house.shop.seen) == 1)
+        house.shop.open.set()
+        assert read_all(sock) == [b"202"]
+
+
+def test_after_connection_close_nothing_more_is_taken(house: House) -> None:
+    with socket.create_connection(("127.0.0.1", house.port), timeout=5) as sock:
+        sock.sendall(ONE.replace(LENGTH, LENGTH + b"Connection: close\r\n") + ONE)
+        assert read_all(sock) == [b"202"]
+    assert len(house.shop.seen) == 1
+
+
+def test_requests_sent_before_the_answers_are_answered_in_order_up_to_a_number(house: House) -> None:
+    with socket.create_connection(("127.0.0.1", house.port), timeout=5) as sock:
+        sock.sendall(ONE * 20 + HEAD + b"Connection: close\r\nContent-Length: 2\r\n\r\n{}")
+        assert read_all(sock) == [b"202"] * 20 + [b"422"]
+    with socket.create_connection(("127.0.0.1", house.port), timeout=5) as sock:
+        sock.sendall(ONE * 200)
+        assert read_all(sock) == [b"202"] * (listening.MAX_PIPELINE + 1)
+
+
+@pytest.mark.parametrize(
+    ("sent", "says"),
+    [
+        (b"1\r\n \r\n" * 3_000, "the body comes in too many pieces"),
+        (b"1;" + b"x" * 1_000_000, "more is sent around the body than in it"),
+    ],
+)
+def test_a_body_is_not_mostly_what_is_around_it(house: House, sent: bytes, says: str) -> None:
+    with socket.create_connection(("127.0.0.1", house.port), timeout=5) as sock:
+        with suppress(OSError):
+            sock.sendall(HEAD + b"Transfer-Encoding: chunked\r\n\r\n" + sent)
+        status, _, body = read_answer(sock)
+    assert (status, body["detail"]) in [(400, says), (413, TOO_LARGE["detail"])]
+
+
+@pytest.mark.parametrize("sent", [b"", b"\r\n", b"\r\n" * 100])
+def test_who_says_nothing_is_cut_off(house: House, monkeypatch: pytest.MonkeyPatch, sent: bytes) -> None:
+    monkeypatch.setattr(listening, "KEEP_ALIVE_S", 0.1)
+    monkeypatch.setattr(listening, "HEADERS_S", 0.1)
+    with socket.create_connection(("127.0.0.1", house.port), timeout=5) as sock:
+        sock.sendall(sent)
+        assert sock.recv(1) == b""
+
+
+def test_who_does_not_read_the_answers_is_cut_off(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listening, "WRITE_S", 0.1)
+    monkeypatch.setattr(house.shop, "openapi", lambda: b" " * 5_000_000)
+    with socket.create_connection(("127.0.0.1", house.port), timeout=5) as sock:
+        sock.sendall(b"GET /openapi.json HTTP/1.1\r\nHost: x\r\n\r\n" * 10)
+        time.sleep(0.5)
+        read = 0
+        with suppress(ConnectionResetError):
+            while more := len(sock.recv(1_000_000)):
+                read += more
+    assert read < 40_000_000
+
+
+def test_where_all_connections_are_in_use_the_one_that_waited_longest_makes_room(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(listening, "raise_descriptors", lambda: 3)
+    with opened() as house:
+        silent = [socket.create_connection(("127.0.0.1", house.port), timeout=5) for _ in range(3)]
+        silent[0].sendall(ONE)
+        assert read_answer(silent[0])[0] == 202  # so the second has waited longest now
+        status, _, _ = house.raw(ONE)
+        assert status == 202
+        with suppress(ConnectionResetError):
+            assert silent[1].recv(1) == b""
+        silent[0].sendall(ONE)
+        assert read_answer(silent[0])[0] == 202
+        for sock in silent:
+            sock.close()
+
+
+def test_descriptors_are_raised_as_far_as_the_system_allows() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (1_000, hard))
+        most = listening.raise_descriptors()
+        raised = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        assert raised == min(hard, listening.MAX_CONNECTIONS + listening.KEPT_DESCRIPTORS)
+        assert most == raised - listening.KEPT_DESCRIPTORS
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_what_changes_something_on_the_admin_side_leaves_a_line() -> None:
+    def pause(_: Request) -> Response:
+        return PlainTextResponse("paused", 201)
+
+    with opened(admin_routes=[Route("/pause", pause, methods=["POST"])], admin_token="s3cr3t") as house:
+        house.admin.get("/lanes")
+        house.admin.post("/pause?token=s3cr3t")
+        house.admin.post("/pause", headers={"authorization": "Bearer s3cr3t"})
+        what = {"method": "POST", "path": "/pause", "address": "127.0.0.1"}
+        assert house.seen.named("audit") == [{**what, "status": 401}, {**what, "status": 201}]
+        assert "s3cr3t" not in repr(house.seen.events)
 
 
 # Callers who wait for the CRM
