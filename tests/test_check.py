@@ -103,6 +103,12 @@ def test_a_name_or_a_write_key_given_twice_is_a_clash(tmp_path: Path) -> None:
     assert rules(check(acme)) == [("b.yaml", 2, "duplicate-key"), ("c.yaml", 1, "duplicate-client")]
 
 
+def test_a_secret_to_sign_with_is_as_good_as_a_key_and_as_much_its_own(tmp_path: Path) -> None:
+    a, b = (CLIENT.format(name=name, rest="").replace("keys: ['env:b']", "signatures: ['env:a']") for name in "ab")
+    acme = project(tmp_path, clients__a=a, clients__b=b)
+    assert [(each.rule, each.line) for each in check(acme)] == [("duplicate-key", 2)]
+
+
 def test_a_client_without_a_key_can_take_nothing_from_a_connector_that_reads_no_client(tmp_path: Path) -> None:
     silent = CONNECTOR.replace("receive: {client:", "receive: {id:")
     acme = project(tmp_path, connectors__acme=silent, clients__a="client: a\nconnectors: {acme: {}}\n")

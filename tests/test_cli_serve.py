@@ -1,8 +1,13 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import signal
+import subprocess
 import threading
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -214,6 +219,58 @@ def test_a_port_that_is_taken_is_wrong_use(home: Path, vendors: str) -> None:
     port = vendors.rpartition(":")[2]
     ended = connect("serve", "--port", port, project=home, **SECRETS)
     assert ended == (2, "", f"connect: can't listen on 127.0.0.1:{port}: Address already in use\n")
+
+
+def test_a_store_that_holds_its_budget_is_503_until_deliveries_have_made_room(home: Path, vendors: str) -> None:
+    sent = {**EVENTS["responsys"], "product": {**EVENTS["responsys"]["product"], "description": "x" * 20_000}}
+    args = ("serve", "--port", "0", "--no-deliver", "--via", vendors, "--max-store", "400KB")
+    with Running(*args, project=home, **SECRETS) as serve:
+        port = serve.lines_until("Nothing is")[0].partition("127.0.0.1:")[2].partition("/")[0]
+        url, key = f"http://127.0.0.1:{port}/responsys", {"X-Connect-Key": KEYS["responsys"]}
+        statuses = []
+
+        def refused() -> bool:
+            status, answer = post(url, sent, **key)
+            statuses.append(status)
+            if status == 503:
+                assert answer["detail"].endswith("and max_store is 400.0 KB; nothing was accepted, send it again later")
+            return bool(status == 503)
+
+        soon(refused)
+        with pytest.raises(urllib.error.HTTPError, match="503") as not_ready:
+            urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=10)
+        not_ready.value.close()
+        accepted = statuses.count(202)
+        assert lanes(home)[0]["waiting"] == accepted
+        soon(lambda: connect("deliver", "--via", vendors, project=home, **SECRETS) and not lanes(home)[0]["waiting"])
+        soon(lambda: post(url, sent, **key)[0] == 202)
+        ended = serve.end()
+    assert [json.loads(line)["event"] for line in ended.err.splitlines()] == ["store-full", "store-has-room"]
+
+
+def test_the_signed_event_of_the_operations_page_is_taken_and_only_so(home: Path, vendors: str) -> None:
+    page = (ROOT / "docs/operations.md").read_text(encoding="utf-8")
+    script = page.partition("```sh\n")[2].partition("```")[0].replace("my-shop", "client-abc")
+    abc = home / "clients" / "client-abc.yaml"
+    abc.write_text(re.sub(r"keys: \[.*\]", "signatures: ['env:MY_SHOP_SIGNING_SECRET']", abc.read_text()))
+    secret = {"MY_SHOP_SIGNING_SECRET": "a secret of ours"}
+    args = ("serve", "--port", "0", "--no-deliver", "--via", vendors)
+    with Running(*args, project=home, **SECRETS, **secret) as serve:
+        port = serve.lines_until("Nothing is")[0].partition("127.0.0.1:")[2].partition("/")[0]
+        url = f"http://127.0.0.1:{port}/responsys"
+
+        def run(**env: str) -> Any:
+            told = subprocess.run(
+                ["sh", "-c", script], env={"PATH": os.environ["PATH"], "CONNECT_URL": url, **env},
+                capture_output=True, check=True, timeout=30,
+            )  # fmt: skip
+            return json.loads(told.stdout)
+
+        assert run(**secret)["accepted"] == 1
+        wrong = run(MY_SHOP_SIGNING_SECRET="a guess")
+        assert (wrong["status"], wrong["faults"][0]["field"]) == (401, "signature")
+        assert post(url, EVENTS["responsys"])[0] == 401
+        serve.end()
 
 
 def test_a_directory_that_is_no_project_gets_no_store(tmp_path: Path) -> None:

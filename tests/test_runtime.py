@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hmac
+import json
 import os
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from conftest import START, Heard, Vendor, balanced, reply
+from conftest import START, Heard, Vendor, balanced, reply, whole
 
 from engine.clock import VirtualClock
 from engine.errors import StoreUnavailable, UsageError
@@ -299,6 +301,70 @@ def test_origins_of_a_connector_are_those_of_its_clients(project_from: Callable[
     assert engine.allows_origin("crm", "https://www.abc.example") is True
     assert engine.allows_origin("crm", "https://evil.example") is False
     assert engine.allows_origin("other", "https://www.abc.example") is False
+
+
+def test_a_client_that_signs_takes_nothing_unsigned(project_from: Callable[..., Path]) -> None:
+    folder = project_from(crm="", abc="client: abc\ningest: {signatures: ['file:secret']}\nconnectors: {crm: {}}")
+    (folder / "secret").write_text("signing-secret-of-abc")
+    running = Running(folder, Vendor())
+    body = encode_json({"client": "abc", "id": "1"})
+    digest = hmac.new(b"signing-secret-of-abc", b"%d.%b" % (START, body), "sha256").hexdigest()
+    receive = running.engine.receive
+    signed = receive("crm", body, "application/json", None, START, signature=f"t={START:.0f},v1={digest}")
+    assert (signed.status, running.post("2")) == (202, [401])
+    assert "signing-secret-of-abc" not in running.engine.masker.mask("it is signing-secret-of-abc")
+
+
+def test_a_clients_rate_holds_over_all_its_connectors_and_a_reload(project_from: Callable[..., Path]) -> None:
+    client = "client: abc\ningest: {rate: 2/1h}\nconnectors: {crm: {}, other: {}}"
+    other = "name: other\nreceive: {client: '${ event.client }'}"
+    folder = project_from(crm="", other=other, abc=client)
+    engine = Running(folder, Vendor()).engine
+    body = b'{"client": "abc"}'
+
+    def sent(connector: str) -> int:
+        return engine.receive(connector, body, "application/json", None, START).status
+
+    assert [sent(connector) for connector in ("crm", "other", "crm")] == [202, 202, 429]
+    rewrite(folder / "clients/abc.yaml", client + "\ntitle: Loja ABC")
+    engine.reload()
+    assert sent("other") == 429
+    rewrite(folder / "clients/abc.yaml", client.replace("2/1h", "9/1h"))
+    engine.reload()
+    assert sent("other") == 202
+
+
+def test_a_page_sends_only_for_its_own_client(project_from: Callable[..., Path]) -> None:
+    one, two = (
+        f"client: {name}\ningest: {{origins: ['https://www.{name}.example']}}\nconnectors: {{crm: {{}}}}"
+        for name in ("abc", "xyz")
+    )
+    engine = Running(project_from(crm="", abc=one, xyz=two), Vendor()).engine
+    told = [
+        engine.receive("crm", b'{"client": "abc"}', "application/json", None, START, origin=origin).status
+        for origin in ("https://www.abc.example", "https://www.xyz.example")
+    ]
+    assert told == [202, 403]
+
+
+def test_what_can_be_posted_is_described_and_anew_after_a_change(project_from: Callable[..., Path]) -> None:
+    folder = project_from(crm="", abc="client: abc\nconnectors: {crm: {}}")
+    engine = Running(folder, Vendor()).engine
+    first = engine.openapi()
+    assert engine.openapi() is first
+    assert list(json.loads(first)["paths"]) == ["/crm"]
+    rewrite(folder / "connectors/crm.yaml", whole("title: Another"))
+    engine.reload()
+    assert json.loads(engine.openapi())["paths"]["/crm"]["post"]["summary"] == "Another"
+
+
+def test_a_full_store_is_a_reason_not_to_be_ready(project_from: Callable[..., Path], tmp_path: Path) -> None:
+    folder = project_from(crm="", abc="client: abc\nconnectors: {crm: {}}")
+    store = SqliteStore(tmp_path / "connect.db")
+    engine = Engine(Project(folder), store, transport=Vendor(), telemetry=Heard(), alerts=Heard(), max_store=1)
+    assert [reason.partition(" KB")[2] for reason in engine.ready()] == [", and max_store is 1 B"]
+    assert engine.full() == engine.ready()[0]
+    engine.close()
 
 
 # --- stores ---
