@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 MAX_EVENTS = 1_000
 MAX_DEPTH = 64
-MAX_VALUES = 100_000  # of one body; commas in texts count, too
+MAX_VALUES = 50_000  # of one body; commas in texts count, too
 MAX_DIGITS = 40
 MAX_FAULTS = 20
 MAX_TOLD = 200  # faults of one request; of further events only the first of each

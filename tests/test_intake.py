@@ -470,16 +470,16 @@ def test_a_page_can_not_send_for_the_client_of_another_page() -> None:
 
 
 def test_an_object_with_very_many_keys_and_one_twice_is_refused_at_once() -> None:
-    keys = ",".join(f'"{number}":1' for number in range(90_000))
+    keys = ",".join(f'"{number}":1' for number in range(45_000))
     began = time.process_time()
-    found = shop().received(f'{{"client":"abc",{keys},"89999":1}}'.encode())
-    assert refused(found) == (400, [("body", "the key '89999' comes twice")])
+    found = shop().received(f'{{"client":"abc",{keys},"44999":1}}'.encode())
+    assert refused(found) == (400, [("body", "the key '44999' comes twice")])
     assert time.process_time() - began < 5  # by counting each it was minutes
 
 
 def test_a_body_of_too_many_values_is_not_parsed() -> None:
-    found = shop().received(b"[" + b"1," * 100_001)
-    assert refused(found) == (413, [("body", "100000 is the most")])
+    found = shop().received(b"[" + b"1," * 50_001)
+    assert refused(found) == (413, [("body", "50000 is the most")])
 
 
 def test_the_answer_to_a_thousand_bad_events_names_each_and_stays_small() -> None:
