@@ -232,6 +232,7 @@ def is_loopback(redirect_uri: str) -> bool:
 
 def exchanged(auth: Auth, wire: Wire, page: Asked, answer: Mapping[str, str], *, kept: bool) -> TokenRow:
     """The token for the code, in the store where `kept`; nobody renews an older one meanwhile. LoginFailed."""
+    wire.masker.add(page.verifier, answer.get("code"))  # a vendor that refuses them may repeat them
     until = wire.clock.now() + LOCK_TTL_S
     while not auth.locked(wire):
         if wire.clock.now() > until:
