@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help setup demo test torture authserver check format bench clean
+.PHONY: help setup demo test torture authserver check format bench clean audit
 
 help: ## what there is
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
@@ -51,6 +51,17 @@ format: $(READY) ## put the code into shape
 
 bench: $(READY) ## figures: mapping, durable intake, drain
 	@$(BIN)/python -m bench
+
+audit: .cache/audit/bin/pip-audit ## known weaknesses of the locked packages; asks api.osv.dev
+	@.cache/audit/bin/pip-audit --requirement constraints.txt --no-deps --disable-pip --vulnerability-service osv > .cache/audit/said 2>&1; \
+	  code=$$?; if grep -q -e ConnectionError -e Traceback .cache/audit/said; then \
+	    tail -1 .cache/audit/said; \
+	    echo "NOTHING WAS CHECKED: api.osv.dev did not answer. Run it where that is reached, or from a copy of its data:"; \
+	    echo "  osv-scanner scan --offline --download-offline-databases -L requirements.txt:constraints.txt"; exit 2; \
+	  fi; cat .cache/audit/said; exit $$code
+
+.cache/audit/bin/pip-audit:
+	@$(PYTHON) -m venv .cache/audit && .cache/audit/bin/python -m pip install --quiet --disable-pip-version-check pip-audit
 
 clean: ## away with what was made
 	@rm -rf $(VENV) .cache .pytest_cache .mypy_cache .ruff_cache .hypothesis dist
