@@ -210,6 +210,16 @@ def test_a_server_that_nobody_vouches_for_gets_nothing(server: TlsServer, transp
     assert "CERTIFICATE_VERIFY_FAILED" in str(crm.lane().reason)
 
 
+def test_a_certificate_for_another_name_gets_nothing_though_the_address_is_the_one(server: TlsServer) -> None:
+    """Connections go to a number; the certificate is still held against the name."""
+    elsewhere = Rerouted(server.url.replace("127.0.0.1", "localhost"))
+    counts, reason = sent(shop(elsewhere, CLIENT.cert_pem, CLIENT.key_pem()))
+    elsewhere.close()
+    gc.collect()
+    assert (counts, server.callers) == ({"waiting": 1}, [])
+    assert "certificate verify failed: Hostname mismatch" in (reason or "")
+
+
 def test_log_ins_come_with_the_certificate_too() -> None:
     text = (
         CRM
