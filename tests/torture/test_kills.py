@@ -25,7 +25,7 @@ from parties import RECORDS, SECRETS, Crm, Sender, Serve, figures, project, prov
 from engine.stores import sqlite
 from engine.stores.sqlite import SqliteStore
 
-KILLS = int(os.environ.get("CONNECT_KILLS", sized("6", "200")))
+KILLS = int(os.environ.get("CONNECT_KILLS", sized("4", "200")))
 POINTS = ["", "", *Crm.POINTS, *(f"{point} answered" for point in Crm.POINTS)]  # "": at random
 
 

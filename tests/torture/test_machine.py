@@ -234,7 +234,7 @@ def little_memory() -> Iterator[tuple[str, str]]:
 
 
 def test_a_million_waiting_events_are_delivered_with_256_mb(tmp_path: Path) -> None:
-    number, for_s = sized(100_000, 1_000_000), sized(3.0, 60.0)
+    number, for_s = sized(100_000, 1_000_000), sized(1.5, 60.0)
     folder, crm = project(tmp_path / "project", "ledger", clients=1), Crm(answer_s=0.0)
     fill(folder / "connect.db", number, connector="ledger", client="c0", action="note")
     with little_memory() as (limit, by):

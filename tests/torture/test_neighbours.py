@@ -66,8 +66,8 @@ def test_one_client_in_trouble_among_500_delays_no_other(tmp_path: Path, trouble
     try:
         delays(serve, crm, "warm", 1.0)
         for turn in range(sized(1, 6)):  # in turns, for other things go on on this machine
-            without += delays(serve, crm, f"without-{turn}", sized(2.0, 8.0))
-            with_it += delays(serve, crm, f"with-{turn}", sized(2.0, 8.0), also="c0")
+            without += delays(serve, crm, f"without-{turn}", sized(1.5, 8.0))
+            with_it += delays(serve, crm, f"with-{turn}", sized(1.5, 8.0), also="c0")
         waiting = {lane["client"]: lane["waiting"] for lane in serve.lanes() if lane["waiting"]}
         assert set(waiting) == {"c0"}
         serve.kill()
