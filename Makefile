@@ -26,7 +26,7 @@ test: $(READY) authserver ## all tests
 
 torture: $(READY) ## kills, outages, full disks: the promises of docs/guarantees.md, and its figures; some minutes
 	@mkdir -p .cache && rm -f .cache/figures.jsonl
-	@CONNECT_TORTURE=full CONNECT_FIGURES=.cache/figures.jsonl $(BIN)/python -m pytest tests/torture
+	@CONNECT_TORTURE=full CONNECT_FIGURES=.cache/figures.jsonl $(BIN)/python -m pytest tests/torture tests/test_attack.py
 	@$(BIN)/python tests/torture/page.py .cache/figures.jsonl
 
 authserver: .cache/authserver/.ready ## an authorization server for some of the tests, where node is there
