@@ -86,6 +86,7 @@ class Emitter:
         self.bound: dict[str, str] = {}  # loop variables: name -> Python variable
         self.roots: dict[str, str] = {}  # context names read so far -> Python variable
         self.counter = 0
+        self.prelude: list[str] = []  # what stands before all else
         self.looping = 0  # loops that the current place is within
         self.metered = False  # the function counts its steps in `work`
         self.read: list[tuple[str | int, ...]] = []  # every path this function reads
@@ -155,6 +156,7 @@ class Emitter:
     def build(self, result: str) -> Run:
         """The finished function: scope -> value; a BadValue that leaves it knows its target field."""
         source = ["def run(scope):", "    try:", "        pass"]
+        source += [f"        {line}" for line in self.prelude]
         source += [f"        work = [{semantics.MAX_STEPS}]"] if self.metered else []
         source += [f"        {variable} = scope.get({name!r})" for name, variable in self.roots.items()]
         first = len(source) + 1

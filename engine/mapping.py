@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from engine import semantics
+from engine import functions, semantics
 from engine.emitting import Emitter, ExpressionError, closest, is_expression, is_template
 from engine.errors import BadValue
 from engine.expressions import Compiler, emit_scalar
@@ -136,7 +136,8 @@ def case(value: Any) -> str | None:
 HELPERS: dict[str, Any] = {
     function.__name__: function
     for function in (plain_null, json_text, lines, merged, rest, entries, renamed, as_object, columns_and_rows, case)
-} | {"NULL": NULL}
+} | {"NULL": NULL, "DEEP": semantics.DEEP}
+FEW = 100  # computed texts of a megabyte each are the most that is made without a look at their sum
 
 ALONE = {
     "$literal", "$lines", "$json", "$soql", "$sql", "$html", "$all", "$keep", "$merge", "$object", "$entries", "$rest",
@@ -158,6 +159,8 @@ class Tree:
     def __init__(self, em: Emitter, drop: Drop) -> None:
         self.em, self.drop = em, drop
         em.globals.update(HELPERS)
+        self.leaves = 0  # that are computed
+        self.deepens = False  # one of them may be a list or an object; `deep` says whether it is
         self.missing: str | None = None  # inside $all: the flag that a leaf was absent
 
     def emit(self, node: Any, *keys: str | int) -> str:
@@ -192,7 +195,22 @@ class Tree:
             self.em.line(f"if {' or '.join(tests)}: {kept} = None")
         if self.missing and computed:
             self.em.line(f"if {kept} is None: {self.missing} = True")
+        self.leaves += computed
+        if is_expression(node) and not gives_scalar(code):
+            self.deepens = True
+            self.em.line(f"if {kept}.__class__ in DEEP: deep = True")
         return kept
+
+    def weighed(self, code: str) -> str:
+        """
+        The finished tree, held against the caps where it can reach them: not where few scalars are written into it.
+
+        Most records are such, and a look at all their parts would take a third as long as making them.
+        """
+        code = f"plain_null({code})"
+        if self.em.metered or self.leaves > FEW:
+            return f"weighed({code})"
+        return f"weighed({code}) if deep else {code}" if self.deepens else code
 
     def object(self, node: dict[str, Any]) -> str:
         directive = next((key for key in node if key.startswith("$") and not key.startswith("$$")), None)
@@ -442,6 +460,13 @@ class Tree:
         return code
 
 
+def gives_scalar(code: str) -> bool:
+    """Is this the call of a function that gives a text, a number or a boolean?"""
+    name = code.partition("(")[0].removeprefix("f_")
+    function = functions.REGISTRY.get(name) if code.startswith("f_") else None
+    return function is not None and function.returns in ("text", "number", "boolean")
+
+
 def unwrapped(code: str) -> str:
     """The value as it is stored: only a branch (a variable b…) can be a written null that has come as a value."""
     return "None" if code == "NULL" else f"plain_null({code})" if code.startswith("b") else code
@@ -514,6 +539,7 @@ def compile_tree(
         tree = Tree(em, drop)
         if args:
             em.bound["args"] = tree.emit(dict(args), "args")
-        return em.build(f"weighed(plain_null({tree.emit(spec)}))")
+        em.prelude.append("deep = False")
+        return em.build(tree.weighed(tree.emit(spec)))
 
     return compiler.kept(("tree", encode_json([spec, args]), drop, names, place), make)

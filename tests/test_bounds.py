@@ -109,3 +109,10 @@ def test_an_expression_that_takes_too_much_rejects_its_record_and_no_other() -> 
     shop.post({"client": "abc", "id": "1", "list": [1] * 1_000}, {"client": "abc", "id": "2", "list": [1]})
     shop.drain()
     assert (shop.reasons(), shop.sums()["delivered"]) == ({"1": f"actions.note.record.a.do: {STEPS}"}, 1)
+
+
+def test_many_texts_are_weighed_though_none_of_them_is_a_list() -> None:
+    spec = {str(number): "${ event.long }" for number in range(150)}
+    with pytest.raises(TooMuch) as caught:
+        mapped(spec)
+    assert caught.value.reason == PARTS
