@@ -316,7 +316,10 @@ class _Protocol(HttpToolsProtocol):
             cycle.message_event.set()
 
     def _go_on(self) -> None:
-        if not self.pipeline and (self.cycle is None or len(self.cycle.body) <= HIGH_WATER_LIMIT):
+        cycle = self.cycle
+        if self.pipeline:
+            return
+        if cycle is None or cycle.response_complete or len(cycle.body) <= HIGH_WATER_LIMIT:
             self.flow.resume_reading()
 
     def _refuse(self, why: str) -> NoReturn:
