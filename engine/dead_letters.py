@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
+from engine.authoring.preview import accepted, at_once
 from engine.errors import ConnectError, Refused, SpecErrors, UsageError
 from engine.personal import EVERYTHING, Personal
-from engine.preview import accepted, at_once
 from engine.records import Dead, Trace, Try
 
 if TYPE_CHECKING:

@@ -116,7 +116,7 @@ class Emitter:
         return "work"
 
     def passed(self, *keys: str | int) -> None:
-        """Told of each branch, at the current place plus `keys`; `engine.coverage` notes those that are taken."""
+        """Told of each branch, at the current place plus `keys`; `authoring.coverage` notes those that are taken."""
 
     def problem(self, rule: str, message: str, hint: str = "", severity: str = "error") -> None:
         self.problems.append(Problem(self.place, rule, message, hint, severity))

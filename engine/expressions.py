@@ -70,7 +70,7 @@ class Compiler:
         return Emitter(names, place, self.problems, self.uses)
 
     def made(self, part: object, place: Path) -> None:
-        """Told of each compiled part that a walk goes through; `engine.coverage` watches them, nobody else."""
+        """Told of each compiled part that a walk goes through; `authoring.coverage` watches them, nobody else."""
 
     def kept(self, key: Any, make: Callable[[], Run]) -> Run:
         """What was compiled before from the same text, names and place, or `make` of it; with its problems and uses."""

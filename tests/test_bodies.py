@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 from conftest import Shop, Vendor, reply
 
+from engine.authoring.examples import run_example
 from engine.bodies import Part, encoded_parts, read_body, read_form, read_parts
-from engine.examples import run_example
 from engine.sandbox import Sandbox, seen
 from engine.sending import Prepared
 from engine.spec import types

@@ -18,10 +18,22 @@ import yaml
 from command import connect, make_project
 from conftest import connector_from
 
-from engine.cassettes import Account, Keeping, Scrubber, files_of, film, keep, record, replay, served, slug, strangers
+from engine.authoring.cassettes import (
+    Account,
+    Keeping,
+    Scrubber,
+    files_of,
+    film,
+    keep,
+    record,
+    replay,
+    served,
+    slug,
+    strangers,
+)
+from engine.authoring.examples import Unlike, client_of, secrets_of
 from engine.clock import VirtualClock
 from engine.errors import ConnectError, UsageError
-from engine.examples import Unlike, client_of, secrets_of
 from engine.program import Program
 from engine.sandbox import Sandbox
 from engine.sending import HttpTransport, Masker

@@ -16,8 +16,8 @@ import pytest
 from command import ROOT, connect, environment
 
 from engine import cli
+from engine.authoring.scaffold.auths import KINDS
 from engine.cli.new import AUTHS
-from engine.scaffold.auths import KINDS
 
 CONTACTS = ROOT / "tests/openapi/contacts-3.0.json"
 ORDERS = ROOT / "tests/openapi/orders-3.1.yaml"

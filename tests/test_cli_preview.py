@@ -11,9 +11,9 @@ import msgspec
 import pytest
 from command import EVENTS, ROOT, SECRETS, Running, connect, environment, free_port, make_project
 
-from engine import curl
+from engine.authoring import curl
+from engine.authoring.preview import preview
 from engine.expressions import Compiler
-from engine.preview import preview
 from engine.sending import Masker, Prepared
 from engine.spec import types
 from engine.spec.project import Project

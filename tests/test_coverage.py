@@ -9,11 +9,11 @@ import pytest
 from command import connect, make_project
 from conftest import whole
 
+from engine.authoring.coverage import Coverage, Reached
+from engine.authoring.examples import run_example
 from engine.cli import junit
 from engine.cli.junit import Case
-from engine.coverage import Coverage, Reached
 from engine.errors import UsageError
-from engine.examples import run_example
 from engine.program import Program
 from engine.spec import types
 from engine.spec.load import load_connector

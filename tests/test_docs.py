@@ -17,7 +17,7 @@ import pytest
 from pages import FENCE, PAGES, ROOT, Block, blocks
 
 from engine import names
-from engine.examples import run_example
+from engine.authoring.examples import run_example
 from engine.mapping import DIRECTIVES
 from engine.program import Program
 from engine.provisioning import Provisioning

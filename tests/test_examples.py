@@ -9,7 +9,7 @@ import msgspec
 import pytest
 from conftest import connector_from
 
-from engine.examples import Result, Shared, run_example, unlike
+from engine.authoring.examples import Result, Shared, run_example, unlike
 from engine.spec.project import Project
 
 if TYPE_CHECKING:

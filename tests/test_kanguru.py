@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from engine.examples import Result, run_example
+from engine.authoring.examples import Result, run_example
 from engine.spec.check import check
 from engine.spec.load import load_connector
 from engine.spec.located import read_file

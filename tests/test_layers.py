@@ -29,14 +29,15 @@ LAYERS = (
     # adapters
     "telemetry", "audit", "alerts", "secrets", "stores", "capacity",
     # what runs a spec without its vendor
-    "sandbox", "examples", "explaining", "curl", "preview", "differences", "planning", "versions", "pages",
-    "spec.check", "coverage",
+    "sandbox", "authoring.examples", "authoring.explaining", "authoring.curl", "authoring.preview",
+    "authoring.differences", "authoring.planning", "authoring.versions", "authoring.pages", "spec.check",
+    "authoring.coverage",
     # what writes a new spec
-    "openapi", "scaffold",
+    "authoring.openapi", "authoring.scaffold",
     # wiring
     "housekeeping", "forgetting", "runtime", "dead_letters", "login",
     # doors
-    "answers", "listening", "admin", "serve", "demo", "cassettes", "cli",
+    "answers", "listening", "admin", "serve", "demo", "authoring.cassettes", "cli",
 )  # fmt: skip
 
 
@@ -80,7 +81,7 @@ IMPORTS = {name: imported(path) for name, path in MODULES.items()}
 
 
 def test_every_module_is_in_the_list_and_the_list_has_no_other() -> None:
-    packages = {"spec"}
+    packages = {"spec", "authoring"}
     assert [name for name in sorted(MODULES) if layer(name) is None and name not in packages] == []
     assert [name for name in LAYERS if name not in MODULES] == []
     assert len(set(LAYERS)) == len(LAYERS)

@@ -170,8 +170,8 @@ def test_what_only_an_expansion_makes_is_checked_too() -> None:
     assert connector is None
     assert [str(finding) for finding in findings] == [
         "f:6:7: actions.a.steps.request.request: needs path (below the base URL) or url [missing-key]",
-        "f:7:26: actions.b.steps.request.request.form: a request has one body: json, form, csv, ndjson, multipart or text"
-        " [value]",
+        "f:7:26: actions.b.steps.request.request.form: a request has one body: json, form, csv, ndjson, multipart or "
+        "text [value]",
         'f:8:15: actions.c.steps.s: needs "request" [missing-key]',
     ]
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
+from engine.authoring.openapi import Api, Shape, api_of, read_api, sample
 from engine.errors import UsageError
-from engine.openapi import Api, Shape, api_of, read_api, sample
 
 DOCUMENTS = Path(__file__).parent / "openapi"
 

@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 from command import ROOT, connect, make_project
 
-from engine.pages import page
-from engine.pages.client import client_file
-from engine.pages.flow import chart
-from engine.pages.mapping import rows
-from engine.pages.markdown import code, flow, table
-from engine.pages.reference import reference
-from engine.pages.words import condition, limit, rules_of, waiting, what_follows
+from engine.authoring.pages import page
+from engine.authoring.pages.client import client_file
+from engine.authoring.pages.flow import chart
+from engine.authoring.pages.mapping import rows
+from engine.authoring.pages.markdown import code, flow, table
+from engine.authoring.pages.reference import reference
+from engine.authoring.pages.words import condition, limit, rules_of, waiting, what_follows
 from engine.spec import types
 from engine.spec.load import load_client, load_connector
 from engine.spec.located import read

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 from command import ROOT, Ended, connect, environment, make_project
 
-from engine.differences import ABSENT, Change, changes
+from engine.authoring.differences import ABSENT, Change, changes
 from engine.records import Accepted, Draft
 from engine.stores.sqlite import SqliteStore
 

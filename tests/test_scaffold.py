@@ -11,15 +11,15 @@ import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
+from engine.authoring.openapi import Shape, api_of
+from engine.authoring.scaffold import checked_base_url, checked_name, checked_path, decisions, files, write
+from engine.authoring.scaffold.auths import KINDS, auth_of
+from engine.authoring.scaffold.blank import blank
+from engine.authoring.scaffold.closest import closest, snake
+from engine.authoring.scaffold.draft import Draft
+from engine.authoring.scaffold.from_openapi import Answers, draft_from
+from engine.authoring.scaffold.writing import Inline, Note, Noted, block, comment, plain
 from engine.errors import UsageError
-from engine.openapi import Shape, api_of
-from engine.scaffold import checked_base_url, checked_name, checked_path, decisions, files, write
-from engine.scaffold.auths import KINDS, auth_of
-from engine.scaffold.blank import blank
-from engine.scaffold.closest import closest, snake
-from engine.scaffold.draft import Draft
-from engine.scaffold.from_openapi import Answers, draft_from
-from engine.scaffold.writing import Inline, Note, Noted, block, comment, plain
 from engine.spec.check import check
 from engine.spec.located import read
 from engine.spec.project import Project

@@ -205,8 +205,8 @@ def preview(dead_id: int, reveal: bool, as_json: bool, store_url: str | None, di
 
     The connector's sandbox answers, as it does for `connect preview`.
     """
+    from engine.authoring.preview import preview as previewed
     from engine.cli.preview import text as preview_text
-    from engine.preview import preview as previewed
 
     with letters.opened(store_url, directory) as place:
         dead = place.letter(dead_id)

@@ -60,7 +60,7 @@ def pages(
     if language or functions:
         home = out or project.directory / "docs"
         if language:
-            from engine.pages.reference import reference
+            from engine.authoring.pages.reference import reference
 
             yield home / "reference.md", reference()
         if functions:
@@ -68,7 +68,7 @@ def pages(
 
             yield home / "functions.md", of_functions()
         return
-    from engine.pages import page
+    from engine.authoring.pages import page
 
     home = out or project.directory / "docs" / "connectors"
     language_page = "../language.md" if (home.parent / "language.md").exists() else ""

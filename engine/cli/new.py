@@ -15,8 +15,8 @@ from engine.errors import UsageError
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from engine.openapi import Api, Operation
-    from engine.scaffold.draft import Draft
+    from engine.authoring.openapi import Api, Operation
+    from engine.authoring.scaffold.draft import Draft
 
 AUTHS = {
     "none": "it asks for nothing",
@@ -153,7 +153,7 @@ class Asking:
 
 
 def _name(ask: Asking, given: str | None, directory: Path, force: bool) -> str:
-    from engine.scaffold import checked_name
+    from engine.authoring.scaffold import checked_name
     from engine.spec.project import Project
 
     known = Project(directory).connector_files()
@@ -204,9 +204,9 @@ def _client(given: str | None, name: str) -> str:
 
 
 def _asked(ask: Asking, name: str, wanted: Wanted) -> Draft:
-    from engine.scaffold import checked_base_url, checked_path, host_of
-    from engine.scaffold.auths import auth_of
-    from engine.scaffold.blank import blank
+    from engine.authoring.scaffold import checked_base_url, checked_path, host_of
+    from engine.authoring.scaffold.auths import auth_of
+    from engine.authoring.scaffold.blank import blank
 
     title = _title(ask, wanted.title, _spelled(name))
     made_up = f"https://api.{name.strip('-')}.example/v1"
@@ -241,8 +241,8 @@ def _asked(ask: Asking, name: str, wanted: Wanted) -> Draft:
 
 def _details(ask: Asking, kind: str, wanted: Wanted, base_url: str) -> dict[str, Any]:
     """What a kind of log-in needs besides its name. UsageError for a flag that belongs to another."""
-    from engine.scaffold import host_of
-    from engine.scaffold.auths import checked_key_name, checked_token_url
+    from engine.authoring.scaffold import host_of
+    from engine.authoring.scaffold.auths import checked_key_name, checked_token_url
 
     has_token = kind.startswith("oauth2_") or kind == "login"
     for flag, given, fits in (
@@ -280,9 +280,9 @@ def _count(given: str) -> str:
 
 
 def _read(ask: Asking, name: str, wanted: Wanted, document: Path, operations: tuple[str, ...]) -> Draft:
-    from engine.openapi import read_api
-    from engine.scaffold import checked_base_url
-    from engine.scaffold.from_openapi import Answers, draft_from
+    from engine.authoring.openapi import read_api
+    from engine.authoring.scaffold import checked_base_url
+    from engine.authoring.scaffold.from_openapi import Answers, draft_from
 
     if wanted.path is not None:
         raise UsageError("--path goes without --from-openapi; choose with --operation METHOD:/path")
@@ -301,7 +301,7 @@ def _read(ask: Asking, name: str, wanted: Wanted, document: Path, operations: tu
         direct=bool(wanted.direct),
         own_schema=bool(wanted.event_schema),
     )
-    from engine.scaffold.writing import one_line
+    from engine.authoring.scaffold.writing import one_line
 
     title = _title(ask, wanted.title, _vendor(one_line(api.title, 60)) or _spelled(name))
     return draft_from(api, list({one.name: one for one in chosen}.values()), name, title, answers)
@@ -315,7 +315,7 @@ def _vendor(title: str) -> str:
 
 
 def _choose(ask: Asking, api: Api) -> list[Operation]:
-    from engine.openapi import WRITING, listed
+    from engine.authoring.openapi import WRITING, listed
 
     known = [one for one in api.operations() if one.method in WRITING]
     if not known:
@@ -351,9 +351,9 @@ def _choose(ask: Asking, api: Api) -> list[Operation]:
 
 
 def _written(draft: Draft, client: str, named: bool, directory: Path, force: bool) -> None:
-    from engine import scaffold
-    from engine.scaffold import companions
-    from engine.scaffold.writing import block
+    from engine.authoring import scaffold
+    from engine.authoring.scaffold import companions
+    from engine.authoring.scaffold.writing import block
 
     wanted = scaffold.files(draft, client)
     mine = f"clients/{client}.yaml"
@@ -411,7 +411,7 @@ def _client_file(directory: Path, client: str) -> Path | None:
 
 
 def _decisions(texts: dict[str, str]) -> None:
-    from engine.scaffold import decisions
+    from engine.authoring.scaffold import decisions
 
     found = list(decisions(texts))
     places = {name: [one for one in found if one.file == name] for name in texts}

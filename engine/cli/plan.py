@@ -14,8 +14,8 @@ from engine.cli import options, output
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from engine.differences import Change
-    from engine.planning import ConnectorPlan, Difference, Differing, Event, Plan
+    from engine.authoring.differences import Change
+    from engine.authoring.planning import ConnectorPlan, Difference, Differing, Event, Plan
 
 SIGNS = {"added": ("+", "green"), "removed": ("-", "red"), "changed": ("~", "yellow")}
 
@@ -61,7 +61,7 @@ def command(
 
     if sides and (len(sides) != 2 or against is not None):
         raise UsageError("name both sides, connect plan OLD NEW, or none and --against a revision of git")
-    from engine import planning, versions
+    from engine.authoring import planning, versions
 
     given = [
         *(read_lines(events) if events is not None else []),
@@ -89,8 +89,8 @@ def read_lines(file: Path) -> list[Event]:
     """The events of JSON lines, or of one JSON object or list over several lines. UsageError names the line."""
     import msgspec
 
+    from engine.authoring.planning import Event
     from engine.errors import UsageError
-    from engine.planning import Event
 
     raw = options.read_events(file)
     if raw.lstrip()[:1] == b"[":
@@ -114,7 +114,7 @@ def read_lines(file: Path) -> list[Event]:
 
 
 def read_store(stored: tuple[str, int], directory: Path, values: bool) -> list[Event]:
-    from engine.planning import Event
+    from engine.authoring.planning import Event
     from engine.stores.waiting import waiting
 
     return [
@@ -149,14 +149,14 @@ def text(plan: Plan, told: str, *, every: bool = False) -> str:
 
 
 def groups(one: ConnectorPlan, *, every: bool) -> list[tuple[Differing, int]]:
-    from engine.planning import alike
+    from engine.authoring.planning import alike
 
     return [(each, 0) for each in one.differing] if every else alike(one.differing)
 
 
 def connector_text(one: ConnectorPlan, *, every: bool) -> str:
+    from engine.authoring.planning import together
     from engine.cli.preview import painted
-    from engine.planning import together
 
     title = one.name if one.kind == "changed" else f"{one.name}: {one.kind}"
     lines = [painted(title, bold=True)]
@@ -244,7 +244,7 @@ def written(value: Any) -> str:
 
 
 def markdown(plan: Plan, told: str, *, every: bool = False) -> str:
-    from engine.planning import together
+    from engine.authoring.planning import together
 
     lines = ["### What this change sends", "", summary(plan, told) + "."]
     for one in plan.connectors:
@@ -271,7 +271,7 @@ def request_head(difference: Difference) -> str:
 
 
 def difference_body(difference: Difference) -> list[str]:
-    from engine.differences import ABSENT, Change
+    from engine.authoring.differences import ABSENT, Change
 
     if difference.kind == "changed":
         return [line for change in difference.fields for line in diff_lines(change)]

@@ -15,8 +15,8 @@ import click
 from engine.cli import options, output
 
 if TYPE_CHECKING:
-    from engine.explaining import Field, Origin, Places
-    from engine.preview import Shown
+    from engine.authoring.explaining import Field, Origin, Places
+    from engine.authoring.preview import Shown
     from engine.spec.project import Project
 
 NO_VARIABLE = "# *** is a signature, or a part of a secret; with it the vendor refuses this\n"
@@ -60,7 +60,7 @@ def command(
     if via is not None:
         via = options.checked_via(via, project)
     body = options.read_events(file)
-    from engine.preview import preview
+    from engine.authoring.preview import preview
 
     shown = preview(connector, who, body, now=time.time(), auth=auth, explain=explain, as_curl=curl, via=via)
     places = places_of(project, name, who.client) if explain else None
@@ -77,7 +77,7 @@ def command(
 
 
 def places_of(project: Project, connector: str, client: str) -> Places:
-    from engine.explaining import Places
+    from engine.authoring.explaining import Places
 
     loaded = project.loaded_connector(connector).located
     assert loaded is not None
@@ -171,7 +171,7 @@ def explained_text(request: dict[str, Any], step: str, fields: list[Field], plac
 
 def field_lines(field: Field, places: Places) -> list[str]:
     """`target = value`, then what it came from, each in a line that fits."""
-    from engine.explaining import shown_value
+    from engine.authoring.explaining import shown_value
 
     room = output.width()
     value = shown_value(field.value)
@@ -184,7 +184,7 @@ def field_lines(field: Field, places: Places) -> list[str]:
 
 def origin_lines(origin: Origin, places: Places, indent: str, room: int) -> list[str]:
     """The expression, whole, and where it is written; the branches that led to it; what it read and where from."""
-    from engine.explaining import shown_value
+    from engine.authoring.explaining import shown_value
 
     lines = arrow(indent, origin.expression or origin.note, places.of(origin.place), room)
     if origin.expression and origin.note:

@@ -10,7 +10,7 @@ import click
 from engine.cli import options, output
 
 if TYPE_CHECKING:
-    from engine.preview import Ending
+    from engine.authoring.preview import Ending
 
 POLLS_S = 600.0  # for what a vendor works on in the background
 
@@ -43,7 +43,7 @@ def command(
     project = options.open_project(directory)
     who = options.client_of(project, name, client)
     body = options.read_events(file)
-    from engine.preview import Single, accepted, at_once
+    from engine.authoring.preview import Single, accepted, at_once
     from engine.runtime import Engine
     from engine.stores.lent import LentTokens
 

@@ -14,8 +14,8 @@ from engine.errors import ConnectError, SpecErrors, UsageError
 from engine.spec.findings import errors_in
 
 if TYPE_CHECKING:
-    from engine.cassettes import Account
-    from engine.coverage import Coverage, Reached
+    from engine.authoring.cassettes import Account
+    from engine.authoring.coverage import Coverage, Reached
     from engine.spec.project import Loaded, Project
     from engine.spec.types import Connector, Example
 
@@ -171,7 +171,7 @@ def plainly(watch: Coverage | None) -> Try:
     """Against the exchange that it lists."""
 
     def attempt(connector: Connector, example: Example, at: int) -> Told:
-        from engine.examples import run_example
+        from engine.authoring.examples import run_example
         from engine.expressions import Compiler
 
         del at
@@ -182,7 +182,7 @@ def plainly(watch: Coverage | None) -> Try:
 
 
 def coverage_of(loaded: Loaded[Connector]) -> Coverage:
-    from engine.coverage import Coverage
+    from engine.authoring.coverage import Coverage
 
     assert loaded.value is not None
     assert loaded.located is not None
@@ -191,7 +191,7 @@ def coverage_of(loaded: Loaded[Connector]) -> Coverage:
 
 def recording(project: Project, via: str | None, client: str | None) -> Try:
     def attempt(connector: Connector, example: Example, at: int) -> Told:
-        from engine import cassettes
+        from engine.authoring import cassettes
         from engine.clock import SystemClock
 
         if example.refused is not None:
@@ -214,7 +214,7 @@ def recording(project: Project, via: str | None, client: str | None) -> Try:
 
 
 def account_of(project: Project, connector: Connector, client: str) -> Account:
-    from engine.cassettes import Account
+    from engine.authoring.cassettes import Account
     from engine.errors import SecretUnavailable
     from engine.program import Program
 
@@ -238,7 +238,7 @@ def account_of(project: Project, connector: Connector, client: str) -> Account:
 
 def replaying(project: Project) -> Try:
     def attempt(connector: Connector, example: Example, at: int) -> Told:
-        from engine import cassettes
+        from engine.authoring import cassettes
 
         if example.refused is not None:
             return Told(skipped="its events are not taken in, so nothing is sent")
@@ -291,7 +291,7 @@ def print_coverage(reached: Reached) -> None:
 
 def strangers(project: Project, found: list[Loaded[Connector]], *, remove: bool) -> list[str]:
     """Cassettes of no example: named, and removed where all of a connector have been recorded anew."""
-    from engine import cassettes
+    from engine.authoring import cassettes
 
     told = []
     for loaded in found:

@@ -219,7 +219,7 @@ def _without_example(connector: types.Connector) -> Iterator[Problem]:
 
 
 def _failing(connector: types.Connector) -> Iterator[Problem]:
-    from engine.examples import Shared, run_example
+    from engine.authoring.examples import Shared, run_example
 
     shared = Shared()
     for index, example in enumerate(connector.examples):

@@ -183,7 +183,9 @@ def _scalars(located: Located, node: Any, place: Path) -> Iterator[Problem]:
     elif isinstance(value, str):
         if "request" in place and _is_query(value, place):
             says = "a query put together from values that are not escaped"
-            yield Problem(place, "query-text", says, 'write {$sql: "SELECT … WHERE Email = {{ key }}"}, or $soql for Salesforce')
+            yield Problem(
+                place, "query-text", says, 'write {$sql: "SELECT … WHERE Email = {{ key }}"}, or $soql for Salesforce'
+            )
         elif _ONE_HOLE.match(value) and _stands_here(located, node, value):
             says = "a text that is one hole"
             hint = f"write ${{ {value.strip()[2:-2].strip()} }}, which keeps the type"

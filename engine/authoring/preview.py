@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
-from engine import curl
 from engine.alerts import LogAlerts
+from engine.authoring import curl
+from engine.authoring.explaining import Explainer, Field, Origin, Read, Told, Watch
 from engine.clock import VirtualClock
 from engine.errors import Refused
-from engine.explaining import Explainer, Field, Origin, Read, Told, Watch
 from engine.expressions import Compiler
 from engine.intake import Receiver, parse
 from engine.names import CLIENT

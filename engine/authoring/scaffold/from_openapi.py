@@ -12,13 +12,13 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 from urllib.parse import urljoin, urlsplit
 
+from engine.authoring.openapi import Answer, Api, Operation, Parameter, Scheme, Server, Shape, sample
+from engine.authoring.openapi import Body as Described
+from engine.authoring.scaffold.auths import auth_of
+from engine.authoring.scaffold.closest import closest, is_products, is_text, snake, words
+from engine.authoring.scaffold.draft import DECIDE, Action, Auth, Body, Draft, Tree
+from engine.authoring.scaffold.writing import Inline, Note, Noted, access, key_of, literal, one_line, plain
 from engine.errors import UsageError
-from engine.openapi import Answer, Api, Operation, Parameter, Scheme, Server, Shape, sample
-from engine.openapi import Body as Described
-from engine.scaffold.auths import auth_of
-from engine.scaffold.closest import closest, is_products, is_text, snake, words
-from engine.scaffold.draft import DECIDE, Action, Auth, Body, Draft, Tree
-from engine.scaffold.writing import Inline, Note, Noted, access, key_of, literal, one_line, plain
 
 EVENT_TYPES = ("product_view", "purchase", "cart_abandoned", "signup", "search", "lead")
 MAX_OPTIONAL = 40  # names of further fields in a comment

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
+from engine.authoring.scaffold.draft import DECIDE, Draft
 from engine.errors import UsageError
-from engine.scaffold.draft import DECIDE, Draft
 
 __all__ = ["Decision", "checked_base_url", "checked_name", "checked_path", "decisions", "files", "write"]
 
@@ -80,8 +80,8 @@ def host_of(base_url: str) -> str:
 
 def files(draft: Draft, client: str) -> dict[str, str]:
     """Path in the project -> text, the connector first. ConnectError where the engine would not do what they say."""
-    from engine.scaffold import companions
-    from engine.scaffold.connector import connector_text
+    from engine.authoring.scaffold import companions
+    from engine.authoring.scaffold.connector import connector_text
 
     text, notes = connector_text(draft), companions.notes_text(draft, client)
     found = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
-from engine.pages.markdown import block, code, flow, listed, table
+from engine.authoring.pages.markdown import block, code, flow, listed, table
 
 if TYPE_CHECKING:
     from engine.spec import types

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from engine.authoring.pages.markdown import code, flow
+from engine.authoring.pages.words import of_expression
 from engine.emitting import is_expression, is_template
-from engine.pages.markdown import code, flow
-from engine.pages.words import of_expression
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from engine.pages.markdown import flow as written
+from engine.authoring.pages.markdown import flow as written
 
 if TYPE_CHECKING:
     from engine.spec import types

@@ -7,7 +7,7 @@ import re
 from decimal import Decimal
 from typing import Any, NamedTuple
 
-from engine.openapi import Shape
+from engine.authoring.openapi import Shape
 
 SAMPLE: dict[str, Any] = {
     "eventId": "e-1001",

@@ -10,13 +10,13 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from engine.pages.actions import fields, mapping, tables
-from engine.pages.client import settings
-from engine.pages.failing import errors, provisioning, trouble
-from engine.pages.flow import chart
-from engine.pages.markdown import block
-from engine.pages.pace import sending
-from engine.pages.payloads import payloads
+from engine.authoring.pages.actions import fields, mapping, tables
+from engine.authoring.pages.client import settings
+from engine.authoring.pages.failing import errors, provisioning, trouble
+from engine.authoring.pages.flow import chart
+from engine.authoring.pages.markdown import block
+from engine.authoring.pages.pace import sending
+from engine.authoring.pages.payloads import payloads
 
 if TYPE_CHECKING:
     from engine.spec import types

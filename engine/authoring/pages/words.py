@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
-from engine.pages.markdown import code, flow, listed
+from engine.authoring.pages.markdown import code, flow, listed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

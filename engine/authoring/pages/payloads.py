@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from engine.pages.markdown import block, code, flow, pretty
+from engine.authoring.pages.markdown import block, code, flow, pretty
 
 if TYPE_CHECKING:
     from engine.spec import types

@@ -24,10 +24,10 @@ from urllib.parse import parse_qsl, urlsplit
 import msgspec
 import yaml
 
+from engine.authoring.examples import Trial, Unlike, brief, client_of, secrets_of, shown, unlike
 from engine.clock import VirtualClock
 from engine.egress import PUBLIC
 from engine.errors import ConnectError, UsageError
-from engine.examples import Trial, Unlike, brief, client_of, secrets_of, shown, unlike
 from engine.program import overlay
 from engine.sandbox import Sandbox, application
 from engine.sending import HttpTransport, Masker, NoReply, Prepared, maskable

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from engine.authoring.planning import Version
 from engine.errors import SpecErrors, UsageError
-from engine.planning import Version
 from engine.spec.findings import errors_in
 from engine.spec.load import load_connector, load_schema_ref
 from engine.spec.located import read_file

@@ -8,9 +8,9 @@ from typing import Any
 
 import msgspec
 
-from engine.scaffold.connector import events_of
-from engine.scaffold.draft import DECIDE, Draft, Tree
-from engine.scaffold.writing import Inline, Note, Noted, block, plain
+from engine.authoring.scaffold.connector import events_of
+from engine.authoring.scaffold.draft import DECIDE, Draft, Tree
+from engine.authoring.scaffold.writing import Inline, Note, Noted, block, plain
 from engine.spec.violations import bundled
 
 
@@ -99,7 +99,7 @@ def notes_text(draft: Draft, client: str) -> str:
 
 def page_text(draft: Draft, connector: str, notes: str) -> str:
     """`docs/connectors/NAME.md`, as `connect docs` writes it of this text and these notes."""
-    from engine.pages import page
+    from engine.authoring.pages import page
     from engine.spec.load import load_connector
     from engine.spec.located import read
 

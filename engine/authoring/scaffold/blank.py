@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from engine.scaffold.draft import DECIDE, Action, Auth, Body, Draft
-from engine.scaffold.writing import Inline, Note
+from engine.authoring.scaffold.draft import DECIDE, Action, Auth, Body, Draft
+from engine.authoring.scaffold.writing import Inline, Note
 
 RECORD_PATHS = frozenset({"email", "eventType", "timestamp", "product.id", "product.name", "product.price"})
 

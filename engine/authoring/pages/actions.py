@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from engine.differences import as_written
-from engine.pages import words
-from engine.pages.client import sentence
-from engine.pages.mapping import rows
-from engine.pages.markdown import code, flow, listed, table
+from engine.authoring.differences import as_written
+from engine.authoring.pages import words
+from engine.authoring.pages.client import sentence
+from engine.authoring.pages.mapping import rows
+from engine.authoring.pages.markdown import code, flow, listed, table
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from engine.pages import words
-from engine.pages.markdown import code, flow, link, table
+from engine.authoring.pages import words
+from engine.authoring.pages.markdown import code, flow, link, table
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -6,9 +6,9 @@ import base64
 import re
 from urllib.parse import urlsplit
 
+from engine.authoring.scaffold.draft import DECIDE, Auth, Tree
+from engine.authoring.scaffold.writing import Inline, Note, Noted
 from engine.errors import UsageError
-from engine.scaffold.draft import DECIDE, Auth, Tree
-from engine.scaffold.writing import Inline, Note, Noted
 
 KINDS = (
     "none",

@@ -17,13 +17,13 @@ from urllib.parse import parse_qsl, urlsplit
 import msgspec
 
 from engine import semantics
+from engine.authoring.differences import ABSENT, Change, as_written, changes, keys, of_rules
+from engine.authoring.preview import Single, StandIn, at_once, decoded, stand_in_secrets
 from engine.clock import VirtualClock
-from engine.differences import ABSENT, Change, as_written, changes, keys, of_rules
 from engine.errors import ConnectError, Refused
 from engine.expressions import Compiler
 from engine.intake import Receiver, parse
 from engine.mapping import encode_json
-from engine.preview import Single, StandIn, at_once, decoded, stand_in_secrets
 from engine.sending import Masker
 from engine.spec import types
 from engine.walk import Credentials

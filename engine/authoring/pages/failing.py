@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from engine.pages import words
-from engine.pages.actions import address
-from engine.pages.markdown import code, flow, link, table
+from engine.authoring.pages import words
+from engine.authoring.pages.actions import address
+from engine.authoring.pages.markdown import code, flow, link, table
 
 if TYPE_CHECKING:
     from engine.spec import types

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from engine.pages.markdown import code, flow, table
+from engine.authoring.pages.markdown import code, flow, table
 from engine.spec.violations import bundled
 
 if TYPE_CHECKING:

@@ -7,11 +7,22 @@ from urllib.parse import parse_qsl, urlsplit
 
 import msgspec
 
+from engine.authoring.scaffold.auths import sandbox_path
+from engine.authoring.scaffold.closest import sample_event
+from engine.authoring.scaffold.draft import DECIDE, Action, Draft, Tree
+from engine.authoring.scaffold.writing import (
+    Inline,
+    Note,
+    Noted,
+    access,
+    block,
+    comment,
+    key_of,
+    literal,
+    one_line,
+    plain,
+)
 from engine.errors import ConnectError
-from engine.scaffold.auths import sandbox_path
-from engine.scaffold.closest import sample_event
-from engine.scaffold.draft import DECIDE, Action, Draft, Tree
-from engine.scaffold.writing import Inline, Note, Noted, access, block, comment, key_of, literal, one_line, plain
 
 NOW = 1_769_596_245.0  # 2026-01-28 10:30:45 UTC
 BROWSING = "../schemas/events/browsing.schema.json"
@@ -185,7 +196,7 @@ def _content(action: Action) -> Any:
 
 def _sent(draft: Draft, action: Action, text: str) -> Tree:
     """The request that the engine makes of the events, as an example lists it."""
-    from engine.preview import preview
+    from engine.authoring.preview import preview
     from engine.spec import types
     from engine.spec.load import load_connector
     from engine.spec.located import read
