@@ -350,12 +350,12 @@ def test_a_page_sends_only_for_its_own_client(project_from: Callable[..., Path])
 def test_what_can_be_posted_is_described_and_anew_after_a_change(project_from: Callable[..., Path]) -> None:
     folder = project_from(crm="", abc="client: abc\nconnectors: {crm: {}}")
     engine = Running(folder, Vendor()).engine
-    first = engine.authoring.openapi()
-    assert engine.authoring.openapi() is first
+    first = engine.openapi()
+    assert engine.openapi() is first
     assert list(json.loads(first)["paths"]) == ["/crm"]
     rewrite(folder / "connectors/crm.yaml", whole("title: Another"))
     engine.reload()
-    assert json.loads(engine.authoring.openapi())["paths"]["/crm"]["post"]["summary"] == "Another"
+    assert json.loads(engine.openapi())["paths"]["/crm"]["post"]["summary"] == "Another"
 
 
 def test_a_full_store_is_a_reason_not_to_be_ready(project_from: Callable[..., Path], tmp_path: Path) -> None:
