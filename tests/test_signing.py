@@ -12,6 +12,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 from conftest import START, Shop, Vendor, reply
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
 from cryptography.hazmat.primitives.hashes import SHA1
@@ -295,7 +296,10 @@ def test_oauth_1_by_rsa_signs_the_same_text() -> None:
         "GET&https%3A%2F%2Fapi.crm.example%2Fv1%2Fno%2520tes&oauth_consumer_key%3Dck%26oauth_nonce%3Dn1%26"
         f"oauth_signature_method%3DRSA-SHA1%26oauth_timestamp%3D{int(START)}%26oauth_version%3D1.0"
     )
-    private("rsa").public_key().verify(signature, text.encode(), padding.PKCS1v15(), SHA1())
+    key = private("rsa").public_key()
+    key.verify(signature, text.encode(), padding.PKCS1v15(), SHA1())  # raises where it is none of this text
+    with pytest.raises(InvalidSignature):
+        key.verify(signature, text.replace("tes&", "te&").encode(), padding.PKCS1v15(), SHA1())
 
 
 # --- AWS ---
