@@ -5,9 +5,27 @@ from __future__ import annotations
 import os
 import socket
 import uuid
+from contextlib import suppress
+from hashlib import sha256
 from itertools import count
+from pathlib import Path
 
-_MACHINE = socket.gethostname().replace("/", "-")
+
+def _machine() -> str:
+    """
+    The host's name, and a digest of which kernel and which numbering of processes it is.
+
+    Containers, and Lambda's machines, may have one name and the same process numbers, and know nothing of each other.
+    """
+    told = [os.environ.get("AWS_LAMBDA_LOG_STREAM_NAME", "")]
+    with suppress(OSError):
+        told.append(Path("/proc/sys/kernel/random/boot_id").read_text())
+    with suppress(OSError):
+        told.append(os.readlink("/proc/self/ns/pid"))
+    return f"{socket.gethostname().replace('/', '-')}.{sha256(chr(0).join(told).encode()).hexdigest()[:8]}"
+
+
+_MACHINE = _machine()
 _RUN = uuid.uuid4().hex[:12]
 _NUMBERS = count(1)
 

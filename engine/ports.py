@@ -53,6 +53,12 @@ class Buffer(Protocol):
         `settle` has ended those it waits for; names without a draft of this event count for nothing.
         """
 
+    def wait(self, seconds: float) -> None:
+        """
+        Until something may have come due, and no longer than `seconds`; a store that is not told of what others put
+        just waits. What it costs to ask `due_lanes` again and again is the store's to say: it may wait a little longer.
+        """
+
     def due_lanes(self, *, now: float, limit: int = 100) -> list[tuple[str, str]]:
         """Lanes with something to do at `now`: awake, not paused, not leased, not held back; longest due first."""
 

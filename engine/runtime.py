@@ -33,7 +33,6 @@ from engine.worker import Worker
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
     from concurrent.futures import Future
-    from pathlib import Path
 
     from engine.egress import Egress
     from engine.ports import Alerts, Clock, Secrets, Store
@@ -46,40 +45,6 @@ if TYPE_CHECKING:
 LOOK_AGAIN_S = 2.0
 BY_HAND = "paused by hand"  # how the reason of such a pause begins; it ends by hand, too
 PAUSED_WITH = "#paused-with"  # kept beside the tokens: the configuration that a lane was paused with
-
-SCHEMES = {
-    "memory:": "memory:  (lost when the process ends)",
-    "sqlite:": "sqlite:///connect.db  (a file; sqlite:////absolute/path.db)",
-}
-
-
-def open_store(url: str, directory: Path, env: Any = os.environ) -> Store:
-    """The adapter that a store URL names. UsageError for an unknown scheme, StoreUnavailable if it can't be opened."""
-    scheme = url.split(":", 1)[0] + ":"
-    if scheme == "memory:":
-        from engine.stores.memory import MemoryStore
-
-        return MemoryStore()
-    if scheme == "sqlite:" and url.startswith("sqlite:///"):
-        from engine.stores.sqlite import SqliteStore
-
-        path = url.removeprefix("sqlite:///")
-        return SqliteStore(directory / path if not path.startswith("/") else path, cipher=cipher(env))
-    known = "; ".join(SCHEMES.values())
-    raise UsageError(f"no store is called {url.split('://', 1)[0]}; known are {known}")
-
-
-def cipher(env: Any) -> Any:
-    """Encryption of stored tokens with the key in CONNECT_KEY; None without one."""
-    key = env.get("CONNECT_KEY")
-    if not key:
-        return None
-    from cryptography.fernet import Fernet
-
-    try:
-        return Fernet(key.encode())
-    except ValueError:
-        raise UsageError("CONNECT_KEY is not a key; make one with `connect key`") from None
 
 
 def password_in(address: str | None) -> list[str]:

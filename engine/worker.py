@@ -93,7 +93,10 @@ class Worker:
                     started = 0
                 if until_empty and not started and not self.running:
                     return
-                self.stopping.wait(POLL_S if not started else 0.01)
+                if started or self.running:  # a lane that has ended makes room, and may be due again at once
+                    self.stopping.wait(POLL_S if not started else 0.01)
+                else:
+                    self.world.store.wait(POLL_S)
             for future in list(self.running.values()):
                 future.exception()
 

@@ -104,7 +104,7 @@ def test_the_schemas_are_printed_as_they_are(kind: str, tmp_path: Path) -> None:
 
 
 def test_a_key_is_one_that_tokens_can_be_encrypted_with(tmp_path: Path) -> None:
-    from engine.runtime import cipher
+    from engine.stores.opening import cipher
 
     key = connect("key", project=tmp_path).out.strip()
     assert cipher({"CONNECT_KEY": key}).decrypt(cipher({"CONNECT_KEY": key}).encrypt(b"token")) == b"token"

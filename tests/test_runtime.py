@@ -13,9 +13,10 @@ from conftest import START, Heard, Vendor, balanced, reply, whole
 from engine.clock import VirtualClock
 from engine.errors import StoreUnavailable, UsageError
 from engine.mapping import encode_json
-from engine.runtime import Engine, open_store
+from engine.runtime import Engine
 from engine.spec.project import Project
 from engine.stores.memory import MemoryStore
+from engine.stores.opening import open_store
 from engine.stores.sqlite import SqliteStore
 
 if TYPE_CHECKING:

@@ -6,11 +6,11 @@ import math
 import random
 from decimal import Decimal
 from functools import partial
-from itertools import count
 from typing import TYPE_CHECKING
 
 import msgspec
 import pytest
+from kinds_of_store import KINDS
 
 from engine.errors import BadValue, LeaseLost, StoreUnavailable
 from engine.records import (
@@ -28,8 +28,6 @@ from engine.records import (
     TokenRow,
     Trace,
 )
-from engine.stores.memory import MemoryStore
-from engine.stores.sqlite import SqliteStore
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -38,17 +36,9 @@ if TYPE_CHECKING:
     from engine.ports import Store
 
 
-def numbered() -> Callable[[], str]:
-    numbers = count(1)
-    return lambda: f"d{next(numbers)}"
-
-
-@pytest.fixture(params=["memory", "sqlite"])
+@pytest.fixture(params=sorted(KINDS))
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
-    if request.param == "memory":
-        made: Store = MemoryStore(new_id=numbered())
-    else:
-        made = SqliteStore(tmp_path / "connect.db", new_id=numbered())
+    made = KINDS[request.param](tmp_path)
     yield made
     made.close()
 
@@ -969,10 +959,13 @@ def answer(store: Store, operation: Callable[[Store], object]) -> object:
         return str(error)
 
 
+@pytest.mark.parametrize("kind", sorted(KINDS.keys() - {"memory"}))
 @pytest.mark.parametrize("seed", range(4))
-def test_any_walk_leaves_both_stores_alike_and_every_delivery_accounted_for(tmp_path: Path, seed: int) -> None:
+def test_any_walk_leaves_a_store_as_it_leaves_that_in_memory_and_every_delivery_accounted_for(
+    tmp_path: Path, seed: int, kind: str
+) -> None:
     walk = Walk(seed)
-    model, tried = MemoryStore(new_id=numbered()), SqliteStore(tmp_path / "connect.db", new_id=numbered())
+    model, tried = KINDS["memory"](tmp_path), KINDS[kind](tmp_path)
     for _ in range(150):
         operation = walk.step()
         expected = answer(model, operation)

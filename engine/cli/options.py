@@ -132,9 +132,9 @@ def store_address(given: str | None, project: Project) -> str:
 
 
 def open_store(given: str | None, project: Project) -> Store:
-    from engine import runtime
+    from engine.stores import opening
 
-    return runtime.open_store(store_address(given, project), project.directory)
+    return opening.open_store(store_address(given, project), project.directory)
 
 
 def open_shared_store(given: str | None, project: Project) -> Store:

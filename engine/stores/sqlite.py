@@ -17,6 +17,7 @@ import os
 import queue
 import sqlite3
 import threading
+import time
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from decimal import Decimal
@@ -31,7 +32,7 @@ import msgspec
 from engine.errors import LeaseLost, StoreUnavailable, TokenUnreadable
 from engine.people import Subject
 from engine.records import Dead, Delivery, Lane, Lease, Progress, Settled, Skipped, Stored, TokenRow, Trace, Try
-from engine.stores.memory import (
+from engine.stores.rules import (
     Wait,
     first_of,
     follow,
@@ -339,6 +340,9 @@ class SqliteStore:
             return size * (pages - free)
 
     # Lanes
+
+    def wait(self, seconds: float) -> None:
+        time.sleep(seconds)
 
     def due_lanes(self, *, now: float, limit: int = 100) -> list[tuple[str, str]]:
         with self._readers.reading() as db:
