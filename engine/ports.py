@@ -199,6 +199,9 @@ class Buffer(Protocol):
     def expire(self, *, dead_before: float | None, now: float, most: int = 1000) -> dict[str, int]:
         """Remove up to `most` dead letters rejected before a time, and of remembered ids that ran out: the counts."""
 
+    def claim(self, name: str) -> None:
+        """The store belongs to one project: the first name is written down, StoreUnavailable for another one."""
+
     def close(self) -> None:
         """Finish what is queued and let go of the store."""
 

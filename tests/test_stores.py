@@ -977,3 +977,16 @@ def test_any_walk_leaves_a_store_as_it_leaves_that_in_memory_and_every_delivery_
         assert accepted == delivered + rejected + skipped + waiting
         assert waiting == everything_waiting(tried, client, now=walk.now + 1000)
     tried.close()
+
+
+# Whose it is
+
+
+def test_a_store_belongs_to_the_project_that_named_it_first(store: Store) -> None:
+    store.claim("loja")
+    store.claim("loja")
+    said = "this store holds the events of project `loja`; this project is `outra`; use another store"
+    with pytest.raises(StoreUnavailable, match=said):
+        store.claim("outra")
+    put(store, event())
+    assert sums(store) == {"abc": (1, 0, 0, 0, 1)}

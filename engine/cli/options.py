@@ -134,7 +134,7 @@ def store_address(given: str | None, project: Project) -> str:
 def open_store(given: str | None, project: Project) -> Store:
     from engine.stores import opening
 
-    return opening.open_store(store_address(given, project), project.directory)
+    return opening.open_store(store_address(given, project), project.directory, name=project.settings.name)
 
 
 def open_shared_store(given: str | None, project: Project) -> Store:

@@ -37,6 +37,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     port: int = 8080
     admin_port: int | None = None
     admin_host: str = "127.0.0.1"
+    name: str | None = None
     store: str = "sqlite:///connect.db"
     max_store: str | None = None
     address_rate: str | None = None

@@ -27,6 +27,7 @@ from engine.stores.rules import (
     lost,
     named_by_limit,
     names_in,
+    refuse_another,
     refuse_impossible,
     tried,
     wait_until,
@@ -136,6 +137,12 @@ class MemoryStore:
         self._slots: dict[str, dict[str, float]] = defaultdict(dict)
         self._uses: dict[str, list[tuple[float, int]]] = defaultdict(list)
         self._forgotten = 0
+        self._project: str | None = None
+
+    @_one_at_a_time
+    def claim(self, name: str) -> None:
+        self._project = self._project or name
+        refuse_another("memory:", self._project, name)
 
     # Deliveries in
 

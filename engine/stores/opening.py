@@ -20,12 +20,23 @@ SCHEMES = {
 }
 
 
-def open_store(url: str, directory: Path, env: Any = os.environ) -> Store:
-    """The adapter that a store URL names. UsageError for an unknown scheme, StoreUnavailable if it can't be opened."""
-    opened = _OPENERS.get(url.split(":", 1)[0])
-    if opened is None:
+def open_store(url: str, directory: Path, env: Any = os.environ, *, name: str | None = None) -> Store:
+    """
+    The adapter that a store URL names, claimed for the project of this `name` if it has one.
+
+    UsageError for an unknown scheme, StoreUnavailable if it can't be opened or belongs to another project.
+    """
+    opener = _OPENERS.get(url.split(":", 1)[0])
+    if opener is None:
         raise _unknown(url)
-    return opened(url, directory, env)
+    store = opener(url, directory, env)
+    if name is not None:
+        try:
+            store.claim(name)
+        except BaseException:
+            store.close()
+            raise
+    return store
 
 
 def cipher(env: Any) -> Any:

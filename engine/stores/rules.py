@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
-from engine.errors import BadValue, LeaseLost
+from engine.errors import BadValue, LeaseLost, StoreUnavailable
 from engine.records import Try
 
 if TYPE_CHECKING:
@@ -43,6 +43,14 @@ def refuse_impossible(name: str, *, count: int, cost: int) -> None:
 
 def lost(lease: Lease) -> LeaseLost:
     return LeaseLost(f"{lease.connector}/{lease.client}: {lease.owner} no longer holds the lane")
+
+
+def refuse_another(where: str, owner: str, name: str) -> None:
+    """`where` is how the store is called, `owner` the project that it belongs to."""
+    if owner != name:
+        raise StoreUnavailable(
+            f"{where}: this store holds the events of project `{owner}`; this project is `{name}`; use another store"
+        )
 
 
 class Wait(NamedTuple):

@@ -41,6 +41,7 @@ from engine.stores.rules import (
     lost,
     named_by_limit,
     names_in,
+    refuse_another,
     refuse_impossible,
     tried,
     wait_until,
@@ -131,8 +132,15 @@ AGAIN = (
     "CREATE TABLE forgotten (times INTEGER NOT NULL)",
     "INSERT INTO forgotten VALUES (0)",
 )
-SCHEMA = (FIRST, WAITS, AGAIN)  # each takes a file from the version before it; a new file goes through all of them
+MARKS = ("CREATE TABLE marks (name TEXT PRIMARY KEY, value TEXT NOT NULL)",)
+SCHEMA = (
+    FIRST,
+    WAITS,
+    AGAIN,
+    MARKS,
+)  # each takes a file from the version before it; a new file goes through all of them
 VERSION = len(SCHEMA)
+PROJECT = "project"  # the mark that says whose the store is
 
 SEEN = """
     WITH asked (lane, event_id) AS ({rows})
@@ -320,6 +328,11 @@ class SqliteStore:
         self._cipher = cipher
         self._writer = _Writer(self._path, busy_s)
         self._readers = _Readers(self._path, busy_s)
+
+    def claim(self, name: str) -> None:
+        with self._readers.reading() as db:
+            owner = _mark(db, PROJECT)
+        refuse_another(self._path, owner or self._writer.run(lambda db: _marked(db, PROJECT, name)), name)
 
     # Deliveries in
 
@@ -930,6 +943,17 @@ def _unavailable(path: str, error: Exception) -> Exception:
 def _value(db: _Connection, sql: str, parameters: Any = ()) -> Any:
     row = db.execute(sql, parameters).fetchone()
     return None if row is None else row[0]
+
+
+def _mark(db: _Connection, name: str) -> str | None:
+    value: str | None = _value(db, "SELECT value FROM marks WHERE name = ?", (name,))
+    return value
+
+
+def _marked(db: _Connection, name: str, value: str) -> str:
+    """What the mark says; `value` where it said nothing yet."""
+    db.execute("INSERT INTO marks VALUES (?, ?) ON CONFLICT (name) DO NOTHING", (name, value))
+    return _mark(db, name) or value
 
 
 def _lane_id(db: _Connection, connector: str, client: str) -> int | None:
