@@ -1,4 +1,7 @@
-"""`python tests/torture/page.py FIGURES` -> docs/guarantees.json, and the column of figures in docs/guarantees.md."""
+"""
+`python tests/torture/page.py FIGURES` -> docs/guarantees.json, and what docs/guarantees.md says of the last run: when
+and where it was, the column of figures, the table of what was taken out.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ from pathlib import Path
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 PAGE, KEPT = DOCS / "guarantees.md", DOCS / "guarantees.json"
+RUN = re.compile(r"^Last run: .*$", re.MULTILINE)
 ROW = re.compile(r"^\| (?P<promise>[^|]+) \| `(?P<test>test_\w+)`(?P<rest>[^|]*) \|(?P<figures>[^|]*)\|$", re.MULTILINE)
 
 
@@ -20,12 +24,13 @@ def with_figures(page: str, kept: dict[str, list[str]]) -> str:
         shown = f" {figures} " if figures else " "
         return f"| {match['promise']} | `{match['test']}`{match['rest']} |{shown}|"
 
-    return ROW.sub(row, page)
+    page = ROW.sub(row, page)
+    return RUN.sub(lambda _: f"Last run: {kept['run'][0]}", page) if "run" in kept else page
 
 
 def collected(lines: list[str]) -> dict[str, list[str]]:
     """test -> its figures, one for each of its forms (`test_x[2]`)."""
-    last = {(found := json.loads(line))["test"]: found["figures"] for line in lines}
+    last = {(found := json.loads(line))["test"]: found["figures"] for line in lines}  # the run itself is a `test`, too
     kept: dict[str, list[str]] = {}
     for test, figures in last.items():
         kept.setdefault(test.partition("[")[0], []).append(figures)
@@ -33,7 +38,8 @@ def collected(lines: list[str]) -> dict[str, list[str]]:
 
 
 def main(file: str) -> None:
-    kept = collected(Path(file).read_text(encoding="utf-8").splitlines())
+    before = json.loads(KEPT.read_text(encoding="utf-8"))  # a test that was not run keeps what it measured last
+    kept = {**before, **collected(Path(file).read_text(encoding="utf-8").splitlines())}
     KEPT.write_text(json.dumps(kept, indent=1, ensure_ascii=False, sort_keys=True) + "\n", encoding="utf-8")
     PAGE.write_text(with_figures(PAGE.read_text(encoding="utf-8"), kept), encoding="utf-8")
 
