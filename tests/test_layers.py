@@ -27,7 +27,7 @@ LAYERS = (
     # the walk
     "walk", "reporting", "settling", "direct", "worker",
     # adapters
-    "telemetry", "audit", "alerts", "secrets", "stores", "capacity",
+    "measures", "emf", "telemetry", "audit", "alerts", "secrets", "stores", "capacity",
     # what runs a spec without its vendor
     "sandbox", "authoring.examples", "authoring.explaining", "authoring.curl", "authoring.preview",
     "authoring.differences", "authoring.planning", "authoring.versions", "authoring.pages", "spec.check",
