@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import hmac
 import time
 from collections.abc import Callable, MutableMapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from starlette.applications import Starlette
@@ -17,32 +16,21 @@ from starlette.routing import Route
 
 from engine import answers
 from engine.answers import Answer
+from engine.asgi import reply
+from engine.door import health
 from engine.errors import StoreUnavailable, told
-from engine.listening import is_loopback, reply
+from engine.listening import is_loopback
 from engine.telemetry import METRICS_TYPE, NullTelemetry
 
 if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.routing import BaseRoute
 
-    from engine.listening import App, Receive, Scope, Send
+    from engine.asgi import App, Receive, Scope, Send
+    from engine.door import State
     from engine.ports import Telemetry
-    from engine.records import Lane
 
 _FORWARDED = (b"forwarded", b"x-forwarded-for", b"x-forwarded-host", b"x-real-ip")
-
-
-class State(Protocol):
-    """What those who run it may look at; every method may block."""
-
-    def ready(self) -> list[str]:
-        """Why no events can be taken; empty: ready."""
-
-    def lanes(self) -> list[Lane]:
-        """Every lane, with its counters."""
-
-    def metrics(self) -> bytes:
-        """In Prometheus' text format."""
 
 
 def admin_app(
@@ -121,19 +109,6 @@ def admin_app(
         return noting
 
     return guarded
-
-
-async def health(state: State, path: str, *, reasons: bool) -> Answer:
-    """/healthz: the process answers; /readyz: it can take events. Reasons only for those who run it."""
-    if path == "/healthz":
-        return Answer(200, answers.encode({"status": "ok"}))
-    try:
-        why = await asyncio.to_thread(state.ready)
-    except StoreUnavailable as error:
-        why = [str(error)]
-    if not why:
-        return Answer(200, answers.encode({"status": "ready"}))
-    return Answer(503, answers.encode({"status": "not ready", **({"reasons": why} if reasons else {})}))
 
 
 def _response(answer: Answer) -> Response:

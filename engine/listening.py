@@ -13,7 +13,7 @@ import resource
 import signal
 import socket
 import threading
-from collections.abc import Awaitable, Callable, MutableMapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol, cast
@@ -29,12 +29,7 @@ from engine.errors import UsageError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from engine.answers import Answer, Headers
-
-Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
-App = Callable[[Scope, Receive, Send], Awaitable[None]]
+    from engine.asgi import App
 
 KEEP_ALIVE_S = 75  # longer than the 60 s of the usual load balancers, or they would use a closed connection
 HEADERS_S = 15.0  # for all headers, and for the rest of a body that was refused
@@ -100,14 +95,6 @@ def run(apps: Sequence[tuple[App, socket.socket]], *, stop: Stop, grace_s: float
         stack.enter_context(_signals(stop, servers))
         runner = stack.enter_context(asyncio.Runner(loop_factory=uvloop.new_event_loop))
         runner.run(_run(servers, [sock for _, sock in apps], stop, ready))
-
-
-async def reply(send: Send, answer: Answer, extra: Headers = ()) -> None:
-    headers = [*extra, *answer.headers]
-    if answer.status != 204:
-        headers += [(b"content-type", answer.media_type), (b"content-length", b"%d" % len(answer.body))]
-    await send({"type": "http.response.start", "status": answer.status, "headers": headers})
-    await send({"type": "http.response.body", "body": answer.body})
 
 
 def is_loopback(host: str) -> bool:

@@ -23,11 +23,11 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
-from engine import answers, listening
-from engine import serve as serving
+from engine import answers, door, listening
+from engine.door import Limits, Puts, address_of
 from engine.errors import Refused, StoreUnavailable, UsageError
 from engine.records import Accepted, Answered, Delivery, Draft, Fault, Lane, Received, Settled, Stored, Told
-from engine.serve import Limits, Puts, address_of, serve
+from engine.serve import serve
 from engine.spec.units import Rate
 from engine.stores.memory import MemoryStore
 
@@ -823,7 +823,7 @@ def test_large_bodies_are_read_beside_the_loop(house: House, monkeypatch: pytest
         return receive(*args, **more)
 
     monkeypatch.setattr(house.shop, "receive", noted)
-    monkeypatch.setattr(serving, "LARGE", 500)
+    monkeypatch.setattr(door, "LARGE", 500)
     for size in (10, 600):
         assert house.http.post("/crm", content=b'{"id": "large"}'.ljust(size), headers=PLAIN).status_code == 202
     assert names[1] == "large"

@@ -17,9 +17,9 @@ from engine.cli import options
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from engine.door import Limits
     from engine.egress import Egress
     from engine.runtime import Engine
-    from engine.serve import Limits
     from engine.spec.project import Project
 
 PROXIES = ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")
@@ -197,8 +197,8 @@ def door_limits(rate: str | None, given: str | None, proxies: Sequence[str]) -> 
     """UsageError for what is no rate, or no network."""
     from ipaddress import ip_network
 
+    from engine.door import Limits
     from engine.errors import UsageError
-    from engine.serve import Limits
     from engine.spec import units
 
     named = given.replace(",", " ").split() if given is not None else proxies
