@@ -37,7 +37,7 @@ LAYERS = (
     # wiring
     "housekeeping", "forgetting", "runtime", "dead_letters", "login",
     # doors
-    "answers", "asgi", "listening", "door", "admin", "serve", "demo", "authoring.cassettes", "cli",
+    "answers", "asgi", "listening", "door", "wiring", "admin", "serve", "demo", "authoring.cassettes", "cli",
 )  # fmt: skip
 
 

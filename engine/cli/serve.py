@@ -12,12 +12,10 @@ from urllib.parse import urlsplit
 
 import click
 
+from engine import wiring
 from engine.cli import options
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from engine.door import Limits
     from engine.egress import Egress
     from engine.runtime import Engine
     from engine.spec.project import Project
@@ -88,7 +86,7 @@ def command(
     admin_port = admin_port if admin_port is not None else settings.admin_port
     if admin_port is None:
         admin_port = port + 1 if 0 < port < 65535 else 0
-    limits = door_limits(address_rate or settings.address_rate, proxies, settings.proxies)
+    limits = wiring.door_limits(address_rate or settings.address_rate, proxies, settings.proxies)
     delivers = deliver if deliver is not None else settings.deliver
     via, reach = options.checked_via(via, project), options.reach(allow_private, project)
     from engine.errors import ConnectError
@@ -105,7 +103,7 @@ def command(
             workers=workers,
             log_level=log_level,
             reloads=reload if reload is not None else settings.reload,
-            max_store=size_of(max_store or settings.max_store),
+            max_store=wiring.size_of(max_store or settings.max_store),
         )
         stack.callback(engine.close)
         stack.callback(options.close_alerts, alerts)
@@ -180,36 +178,6 @@ class Delivery:
             self.failed = error
             self.engine.telemetry.event("fault", where="worker", error=told(error))
             self.door.set()
-
-
-def size_of(text: str | None) -> int | None:
-    """UsageError for what is no size."""
-    from engine.errors import UsageError
-    from engine.spec.units import UnitError, size
-
-    try:
-        return size(text) if text else None
-    except UnitError as error:
-        raise UsageError(f"--max-store: {error}") from None
-
-
-def door_limits(rate: str | None, given: str | None, proxies: Sequence[str]) -> Limits:
-    """UsageError for what is no rate, or no network."""
-    from ipaddress import ip_network
-
-    from engine.door import Limits
-    from engine.errors import UsageError
-    from engine.spec import units
-
-    named = given.replace(",", " ").split() if given is not None else proxies
-    try:
-        networks = tuple(ip_network(each) for each in named)
-    except ValueError as error:
-        raise UsageError(f"--proxies: {error}") from None
-    try:
-        return Limits(address_rate=units.rate(rate) if rate else None, proxies=networks)
-    except units.UnitError as error:
-        raise UsageError(f"--address-rate: {error}") from None
 
 
 def require_clients(project: Project) -> None:
