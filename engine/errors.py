@@ -11,6 +11,7 @@ The tree of exceptions; each knows the exit code a command ends with.
     ├── Refused                    1  an event that intake does not accept
     └── RecordError                1  one record can't be built, looked up or sent
         ├── BadValue                  a value of a wrong type or out of range
+        │   └── TooMuch                  more work or output than one expression may cause
         └── EgressRefused             a request to a host the connector does not name
 """
 
@@ -116,6 +117,10 @@ class BadValue(RecordError):
 
     def __str__(self) -> str:
         return f"{self.at}: {self.reason}" if self.at else self.reason
+
+
+class TooMuch(BadValue):
+    """More work or output than one expression or tree may cause; not even a condition passes over it."""
 
 
 class EgressRefused(RecordError):

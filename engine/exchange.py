@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import msgspec
 
 from engine.auth import AuthFailed
-from engine.errors import ConnectError
+from engine.errors import BadValue, ConnectError
 from engine.limits import Gate
 from engine.outcomes import Verdict
 from engine.records import Outcome, OutcomeKind
@@ -67,6 +67,7 @@ class Call:
             if isinstance(reply, NoReply) and reply.ours:
                 return Exchanged(Verdict(Outcome(OutcomeKind.PAUSE, reply.reason)), None, None)
             verdict = self.verdict(wire, scope, reply, records=records, failures=failures)
+            wire.refused(verdict.outcome, reply, action=self.action)
             trace = wire.masker.trace(prepared, reply if isinstance(reply, Reply) else None)
             done = Exchanged(verdict, reply if isinstance(reply, Reply) else None, trace, base_url, prepared)
             if verdict.outcome is None or verdict.outcome.kind is not OutcomeKind.REAUTH:
@@ -94,7 +95,8 @@ class Call:
         try:
             verdict = self.judge.verdict(judged, reply, records=records)
         except Exception as error:
-            verdict = Verdict(self.judge.again(f"the reply can't be read: {wire.fault('reply', error)}"))
+            why = error if isinstance(error, BadValue) else wire.fault("reply", error)
+            verdict = Verdict(self.judge.again(f"the reply can't be read: {why}"))
         return msgspec.structs.replace(verdict, outcome=wire.shown(verdict.outcome))
 
     def send(self, wire: Wire, prepared: Prepared, scope: Mapping[str, Any]) -> Reply | NoReply | Outcome:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from engine import semantics
 from engine.emitting import WHOLE, Emitter, ExpressionError, Problem, Use, is_expression, is_template
-from engine.errors import BadValue
+from engine.errors import BadValue, TooMuch
 from engine.jinja import emit_template
 from engine.jmes import emit_expression
 
@@ -99,7 +99,10 @@ class Compiler:
         return self.kept(("value", spec, names, place), make)
 
     def condition(self, spec: Any, names: Iterable[str], place: Path, default: bool = True) -> Callable[[Scope], bool]:
-        """scope -> does it hold? A value of a wrong type makes it false; no spec is `default`."""
+        """scope -> does it hold? A value of a wrong type makes it false; no spec is `default`.
+
+        What takes more work than an expression may, or gives more, is neither: TooMuch, which names the place.
+        """
         if spec is None:
             return lambda _scope: default
         run = self.value(spec, names, place)
@@ -108,6 +111,8 @@ class Compiler:
         def holds(scope: Scope) -> bool:
             try:
                 return true(run(scope))
+            except TooMuch:
+                raise
             except BadValue:
                 return False
 

@@ -259,9 +259,17 @@ class Lookup:
             rest = Found(outcome=of_lane(stopped.outcome), trace=stopped.trace)
             for key in wanted:
                 known.setdefault(key, rest)
+        except BadValue as error:  # a `when` of a source, which reads settings only: no delivery's fault
+            rest = self.unasked(error)
+            for key in wanted:
+                known.setdefault(key, rest)
         return [
             key if isinstance(key, Found) else self.answer(known.get(key) if key is not None else None) for key in keys
         ]
+
+    def unasked(self, error: ConnectError) -> Found:
+        """Whether to ask can't be said, or the request can't be built, from settings alone."""
+        return Found(outcome=Outcome(OutcomeKind.PAUSE, f"look-up {self.name}: {error}", everyone=True))
 
     def key_of(self, scope: dict[str, Any]) -> str | Found | None:
         assert self.key is not None
@@ -289,8 +297,13 @@ class Lookup:
             return
         first: dict[str, dict[str, Any]] = {}
         for key, scope in asked:
-            if key not in known and key not in first and create.when({**scope, "key": key}):
-                first[key] = scope
+            if key in known or key in first:
+                continue
+            try:
+                if create.when({**scope, "key": key}):
+                    first[key] = scope
+            except BadValue as error:
+                known[key] = Found(outcome=Outcome(OutcomeKind.REJECT, f"look-up {self.name}: {error}"))
         self.ask(wire, create, [*first], known, failures, lambda part: first[part[0]], several=False)
 
     def ask(
@@ -377,22 +390,28 @@ class Lookup:
 
     def document(self, wire: Wire, scopes: Sequence[dict[str, Any]], failures: int) -> list[Found]:
         """One value for the client, asked once and kept for `cache`; rows that `when` leaves out have none."""
-        wanted = [self.when(scope) for scope in scopes]
-        found = self.one_document(wire, failures) if any(wanted) else Found()
-        return [found if wants else Found() for wants in wanted]
+        wanted = [self.wants(scope) for scope in scopes]
+        found = self.one_document(wire, failures) if True in wanted else Found()
+        return [wants if isinstance(wants, Found) else found if wants else Found() for wants in wanted]
+
+    def wants(self, scope: dict[str, Any]) -> bool | Found:
+        try:
+            return self.when(scope)
+        except BadValue as error:
+            return Found(outcome=Outcome(OutcomeKind.REJECT, str(error)))
 
     def one_document(self, wire: Wire, failures: int) -> Found:
         cached = self.cache.get(self.cached_as, "", wire.clock.now())
         if cached is not None:
             return Found(cached[0])
         for source in self.sources.values():
-            if not source.when(wire.scope):
-                continue
             try:
+                if not source.when(wire.scope):
+                    continue
                 scope = source.inside(wire.scope)
                 done = source.call.run(wire, scope, records=1, failures=failures)
             except (BadValue, EgressRefused) as error:  # it reads settings only: no delivery's fault
-                return Found(outcome=Outcome(OutcomeKind.PAUSE, f"look-up {self.name}: {error}", everyone=True))
+                return self.unasked(error)
             outcome = done.verdict.outcome
             if done.reply is None or (outcome is not None and outcome.kind is not OutcomeKind.DELIVERED):
                 stopped = outcome or Outcome(OutcomeKind.RETRY, "no reply")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from engine import semantics
-from engine.errors import BadValue
+from engine.errors import BadValue, TooMuch
 from engine.records import Outcome, OutcomeKind
 from engine.retrying import retry_after, wait_of
 from engine.sending import NoReply, Reply
@@ -214,6 +214,8 @@ class Judge:
             if (run := getattr(level, name)) is not None:
                 try:
                     return run(scope)
+                except TooMuch:
+                    raise
                 except BadValue:
                     return None
         return None
@@ -392,6 +394,8 @@ def compiler_args(compiler: Compiler, args: dict[str, Any], names: frozenset[str
 def quietly(run: Any, scope: Mapping[str, Any]) -> Any:
     try:
         return run(scope)
+    except TooMuch:
+        raise
     except BadValue:
         return None
 

@@ -260,9 +260,7 @@ class Program:
             )
             for name, spec in (connector.auths or {"default": connector.auth}).items()
         }
-        self.auth = next(
-            (auth for auth in self.auths.values() if auth.when(self.scope)), next(iter(self.auths.values()))
-        )
+        self.auth = next((auth for auth in self.auths.values() if self.serves(auth)), next(iter(self.auths.values())))
         self.used_auths = {self.auth.name}
         self.action_specs = patched(connector, binding)
         sequence, faults = in_sequence(self.action_specs)
@@ -292,6 +290,13 @@ class Program:
     def elsewhere(self, place: Path) -> bool:
         """Does this place belong to a way to log in that this client does not use?"""
         return place[:1] == ("auths",) and place[1] not in self.used_auths
+
+    def serves(self, auth: Auth) -> bool:
+        try:
+            return auth.when(self.scope)
+        except BadValue as error:
+            self.compiler.problems.append(Problem(("auths", auth.name, "when"), "too-much", error.reason, "write less"))
+            return False
 
     def auth_for(self, named: str | None, place: Path) -> Auth:
         """The way to log in that a request names, or the one that serves this client."""

@@ -138,11 +138,11 @@ class Kind:
 
     def things(self, asking: Asking, *, make: bool) -> list[Thing]:
         scope = asking.wire.scope
-        if not self.when(scope):
-            return []
-        if self.spec.each is None:
-            return [self.thing(asking, scope, "", make=make)]
         try:
+            if not self.when(scope):
+                return []
+            if self.spec.each is None:
+                return [self.thing(asking, scope, "", make=make)]
             items = self.each(scope) or []
             if items.__class__ is not list:
                 raise BadValue(f"a list is needed here, got {semantics.kind(items)}", f"provision.{self.name}.each")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from engine.errors import BadValue
+from engine.errors import TooMuch as TooMuch
 from engine.functions import values as values_
 
 if TYPE_CHECKING:
@@ -45,10 +46,6 @@ def item(value: Any, position: int) -> Any:
 
 def cut(value: Any, first: int | None, last: int | None, step: int | None) -> Any:
     return value[slice(first, last, step)] if value.__class__ is list else None
-
-
-class TooMuch(BadValue):
-    """More work than one expression or tree may cause; not even a condition passes over it."""
 
 
 Work = list[int]  # the steps that are left to one run, in a list of one
@@ -214,7 +211,7 @@ def bounded(value: Any, work: Work | None = None) -> list[Any]:
     if value.__class__ is not list:
         raise BadValue(f"a list is needed, got {kind(value)}")
     if len(value) > MAX_ITEMS:
-        raise BadValue(f"a list of {len(value)} items; {MAX_ITEMS} is the most")
+        raise TooMuch(f"a list of {len(value)} items; {MAX_ITEMS} is the most")
     if work is not None:
         spend(work, len(value))
     found: list[Any] = value
@@ -310,7 +307,7 @@ def concat(parts: tuple[str | None, ...]) -> str | None:
         return None
     whole = "".join(parts)  # type: ignore[arg-type]
     if len(whole) > MAX_TEXT:
-        raise BadValue(f"a text of {len(whole)} characters; {MAX_TEXT} is the most")
+        raise TooMuch(f"a text of {len(whole)} characters; {MAX_TEXT} is the most")
     return whole
 
 

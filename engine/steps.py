@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from engine.emitting import Problem, dotted
-from engine.errors import BadValue, ConnectError, EgressRefused
+from engine.errors import BadValue, ConnectError, EgressRefused, TooMuch
 from engine.mapping import compile_tree, encode_json
 from engine.names import BATCH, REPLY, SINGLE, WAIT
 from engine.outcomes import DELIVERED, Judge, Level, ResultsRule, holds_back
@@ -654,6 +654,8 @@ class Steps:
                         failed = done.verdict.outcome
                         if failed is not None and failed.kind is not OutcomeKind.DELIVERED:
                             self.tell_unclean(wire, step, failed.reason)
+            except TooMuch as error:
+                self.tell_unclean(wire, step, str(error))
             except (BadValue, EgressRefused):
                 continue
             except ConnectError:

@@ -49,7 +49,10 @@ TOO_MUCH: dict[str, tuple[Any, str]] = {
     "a function over a long text": ({"$each": EACH, "do": "${ default(regex(event.long, 'z'), 'none') }"}, STEPS),
     "a function over a large object": ({"$each": EACH, "do": "${ length(urlencode(event.map)) }"}, STEPS),
     "a comparison of lists": ({"$each": EACH, "where": "${ event.items == event.items }", "do": "${ item.n }"}, STEPS),
-    "a search for a list": ({"$each": EACH, "where": "${ !contains([event.items], `1`) }", "do": "${ item.n }"}, STEPS),
+    "a search for a list": (
+        {"$each": EACH, "where": "${ !contains([event.items], `1`) }", "do": "${ item.n }"},
+        "contains: lists or objects",
+    ),
     "JSON in a condition": ({"$each": EACH, "where": "${ json(event.items) == 'x' }", "do": "${ item.n }"}, STEPS),
     "many patterns": (f"${{ {'regex_replace(' * 3}event.long{', `;`, `.`)' * 3} }}".replace("`", "'"), STEPS),
     "long texts in $each": ({"$each": EACH, "do": "{{ event.long }}{{ item.n }}"}, STEPS),

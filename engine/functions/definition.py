@@ -173,7 +173,7 @@ def _guarded(
                 return result
             return capped(result)
         except BadValue as error:
-            raise BadValue(f"{name}: {error.reason}") from None
+            raise type(error)(f"{name}: {error.reason}") from None
         except UnicodeEncodeError:
             raise BadValue(f"{name}: the text has a character that is not valid Unicode") from None
         except RecursionError:

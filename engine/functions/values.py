@@ -5,7 +5,7 @@ import threading
 from decimal import ROUND_HALF_UP, Context, Decimal, DivisionByZero, InvalidOperation, Overflow
 from typing import Any, TypeAlias
 
-from engine.errors import BadValue
+from engine.errors import BadValue, TooMuch
 
 Number: TypeAlias = int | Decimal
 Scalar: TypeAlias = str | int | Decimal | bool
@@ -44,13 +44,13 @@ def capped_number(number: Number) -> Number:
 
 def capped_text(text: str) -> str:
     if len(text) * 4 > MAX_TEXT_BYTES and len(text.encode()) > MAX_TEXT_BYTES:
-        raise BadValue("the text is longer than 1 MB")
+        raise TooMuch("the text is longer than 1 MB")
     return text
 
 
 def capped_items(count: int) -> None:
     if count > MAX_ITEMS:
-        raise BadValue(f"more than {MAX_ITEMS:,} items")
+        raise TooMuch(f"more than {MAX_ITEMS:,} items")
 
 
 def capped(value: Any) -> Any:
@@ -80,7 +80,7 @@ class Budget:
     def spend(self, characters: int) -> None:
         self._left -= characters
         if self._left < 0:
-            raise BadValue("the result is longer than 1 MB")
+            raise TooMuch("the result is longer than 1 MB")
 
 
 def plain(number: Number) -> str:
@@ -169,7 +169,7 @@ def _identity(value: Any, left: list[int]) -> Any:
 
 def _paid(left: list[int]) -> None:
     if left[0] < 0:
-        raise BadValue("lists or objects that are too large to compare")
+        raise TooMuch("lists or objects that are too large to compare")
 
 
 def json_text(value: Any) -> str:

@@ -9,7 +9,7 @@ import msgspec
 
 from engine.auth import given_by_consent
 from engine.emitting import Problem, Use, is_expression
-from engine.errors import BadValue, SecretUnavailable
+from engine.errors import BadValue, SecretUnavailable, TooMuch
 from engine.expressions import Compiler
 from engine.limits import A_PERIOD
 from engine.names import CLIENT
@@ -222,7 +222,10 @@ class _Bound:
             return True
         compiler = Compiler()
         holds = compiler.condition(when, CLIENT, ())
-        return not compiler.problems and holds(self.scope)
+        try:
+            return not compiler.problems and holds(self.scope)
+        except TooMuch:
+            return True  # whether it is needed can't be said; the run will say why
 
     @property
     def scope(self) -> dict[str, Any]:
