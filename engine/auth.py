@@ -261,9 +261,6 @@ class Auth:
                 return self.discovered(wire, self.ask(wire, self.renewal, old, "renewed"), "renewed")
             except AuthFailed as error:
                 failed = error
-                wire.telemetry.event(
-                    "token-refused", connector=wire.connector, client=wire.client, why=failed.outcome.reason
-                )
         if failed is not None and failed.outcome.kind is not OutcomeKind.PAUSE and self.is_precious:
             raise failed  # the newest refresh token may serve yet; an older one that comes again would end them all
         if self.lacks_consent(wire):
@@ -353,10 +350,21 @@ class Auth:
                 raise BadValue("no step of the log-in applies")
             return self.keep(wire, wanted, scope, last, old, now, how)
         except EgressRefused as error:
-            raise AuthFailed(Outcome(OutcomeKind.PAUSE, str(error))) from None
+            raise self.failed(wire, AuthFailed(Outcome(OutcomeKind.PAUSE, str(error))), how) from None
         except BadValue as error:
             reason = f"the log-in can't be built or read: {unquoted(error)}"
-            raise AuthFailed(Outcome(OutcomeKind.PAUSE, reason), trace) from None
+            raise self.failed(wire, AuthFailed(Outcome(OutcomeKind.PAUSE, reason), trace), how) from None
+        except AuthFailed as error:
+            raise self.failed(wire, error, how) from None
+
+    @staticmethod
+    def failed(wire: Wire, error: AuthFailed, how: str) -> AuthFailed:
+        """Counted: as refused where a person must act, as failed where it is tried again, else not: a limit of ours."""
+        kind = error.outcome.kind
+        if kind is not OutcomeKind.THROTTLE or error.trace is not None:
+            name = "token-refused" if kind is OutcomeKind.PAUSE else "token-failed"
+            wire.telemetry.event(name, connector=wire.connector, client=wire.client, how=how, why=error.outcome.reason)
+        return error
 
     def send(self, wire: Wire, step: TokenStep, scope: dict[str, Any], how: str) -> tuple[Reply, Trace]:
         """One request of the log-in, which the vendor took; AuthFailed where not."""
@@ -385,6 +393,8 @@ class Auth:
         outcome = wire.shown(verdict.outcome) or DELIVERED
         if outcome.kind is OutcomeKind.DELIVERED and isinstance(reply, Reply):
             return reply, trace
+        if outcome.kind is OutcomeKind.THROTTLE:
+            wire.refused(outcome, reply, action="auth")
         raise AuthFailed(self.as_lane(outcome, reply), trace)
 
     def keep(

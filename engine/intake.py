@@ -199,7 +199,7 @@ class Receiver:
                 if not faults or refused.status in (401, 403, 429):
                     status, title = refused.status, refused.title
                 told = refused.faults if len(faults) < MAX_TOLD else refused.faults[:1]
-                faults += [Fault(fault.field, fault.reason, index if listed else None) for fault in told]
+                faults += [Fault(fault.field, fault.reason, index if listed else None, fault.kind) for fault in told]
         return Received(
             len(events),
             accepted,
@@ -280,8 +280,10 @@ class Receiver:
         client = self.clients.get(said)
         if client is None:
             if said in self.inactive:
-                raise Refused(403, "the client is not active", [Fault(field, f"{self.inactive[said]} is switched off")])
-            raise Refused(400, "unknown client", [Fault(field, "no client is configured for this value")])
+                off = Fault(field, f"{self.inactive[said]} is switched off", kind="inactive-client")
+                raise Refused(403, "the client is not active", [off])
+            nobody = Fault(field, "no client is configured for this value", kind="unknown-client")
+            raise Refused(400, "unknown client", [nobody])
         if client in self.senders.known:
             raise needs_proof()
         return client

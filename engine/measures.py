@@ -53,7 +53,7 @@ FAMILIES: dict[str, Family] = {
     "connect_events_accepted": Family("count", LANE, "Events stored and answered for"),
     "connect_events_refused": Family("count", ("connector", "status"), "Requests or events not taken in"),
     "connect_configuration_errors": Family(
-        "count", ("connector", "client", "reason"), "Events that no client's configuration can take"
+        "count", ("connector", "reason"), "Events of an unknown client, or of one that can't be served"
     ),
     "connect_deliveries": Family("count", (*LANE, "action", "outcome"), "Deliveries settled"),
     "connect_retries": Family("count", (*LANE, "action"), "Deliveries put back for another try"),
@@ -95,8 +95,8 @@ METRICS: dict[str, Metric] = {
     "LogIns": Metric(
         "connect_token_renewals", "Count", "5.2.7: tokens renewed; 5.4.8: log-ins", {"result": ("renewed",)}
     ),
-    "LogInsRefused": Metric(
-        "connect_token_renewals", "Count", "5.2.7: tokens renewed; 5.4.8: log-ins", {"result": ("refused",)}
+    "LogInsFailed": Metric(
+        "connect_token_renewals", "Count", "5.2.7: tokens renewed; 5.4.8: log-ins", {"result": ("refused", "failed")}
     ),
     "AuthErrors": Metric("connect_auth_errors", "Count", "5.7: authentication errors"),
     "ApiLimitErrors": Metric("connect_api_limit_errors", "Count", "5.4.8: API limit errors"),
@@ -122,7 +122,7 @@ def samples(name: str, facts: Mapping[str, object]) -> list[Sample]:
             labels = {"connector": connector, "status": text_of(facts, "status")}
             return [Sample("connect_events_refused", labels, times)]
         case "misconfigured":
-            labels = {**lane, "reason": text_of(facts, "reason")}
+            labels = {"connector": connector, "reason": text_of(facts, "reason")}
             return [Sample("connect_configuration_errors", labels, times)]
         case "delivered" | "rejected" | "skipped":
             labels = {**lane, "action": text_of(facts, "action"), "outcome": name}
@@ -141,6 +141,8 @@ def samples(name: str, facts: Mapping[str, object]) -> list[Sample]:
         case "token-refused":
             refused = Sample("connect_token_renewals", {**lane, "result": "refused"}, 1)
             return [refused, Sample("connect_auth_errors", lane, 1)]
+        case "token-failed":
+            return [Sample("connect_token_renewals", {**lane, "result": "failed"}, 1)]
         case "access-refused":
             return [Sample("connect_auth_errors", lane, 1)]
         case "api-limit":

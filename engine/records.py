@@ -19,6 +19,7 @@ class Fault(msgspec.Struct, frozen=True):
     field: str
     reason: str
     index: int | None = None  # position in the posted list, where a list was posted
+    kind: str = ""  # whose fault it is, where it is our configuration's: unknown-client | inactive-client | unusable
 
 
 class Draft(msgspec.Struct, frozen=True):

@@ -236,7 +236,8 @@ class Engine:
             return self.program(connector, client)
         except (UsageError, SpecErrors) as error:
             self.telemetry.event("finding", connector=connector, client=client, text=str(error))
-            fault = Fault("client", f"the configuration of {client} has faults; they are in the log")
+            says = f"the configuration of {client} has faults; they are in the log"
+            fault = Fault("client", says, kind="unusable")
             raise Refused(503, "the client can't be served now", [fault]) from None
 
     def program_or_none(self, connector: str, client: str) -> Program | None:
@@ -286,7 +287,11 @@ class Engine:
         origin: str = "",
     ) -> Received:
         self.look()
-        return self.receivers[connector].receive(body, content_type, key, now, signature=signature, origin=origin)
+        received = self.receivers[connector].receive(body, content_type, key, now, signature=signature, origin=origin)
+        for kind in dict.fromkeys(fault.kind for fault in received.faults if fault.kind):
+            count = sum(fault.kind == kind for fault in received.faults)
+            self.telemetry.event("misconfigured", connector=connector, reason=kind, count=count)
+        return received
 
     def full(self) -> str | None:
         return self.capacity.why()

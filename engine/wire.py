@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from engine.errors import ConnectError, told
+from engine.records import OutcomeKind
 from engine.sending import NoReply, Prepared, Reply
 
 if TYPE_CHECKING:
@@ -85,6 +86,20 @@ class Wire:
             seconds=round(self.clock.now() - began, 6),
         )
         return reply.unpacked(prepared.decode) if isinstance(reply, Reply) else reply
+
+    def refused(self, outcome: Outcome | None, reply: Reply | NoReply, *, action: str) -> None:
+        """Counts what a vendor says of us and not of a record: who we are is refused, or how much we ask of it."""
+        if outcome is None or not isinstance(reply, Reply):
+            return
+        if outcome.kind is OutcomeKind.THROTTLE:
+            name = "api-limit"
+        elif outcome.kind is OutcomeKind.REAUTH or reply.status == 401:
+            name = "access-refused"
+        else:
+            return
+        self.telemetry.event(
+            name, connector=self.connector, client=self.client, action=action, status=reply.status, why=outcome.reason
+        )
 
     def fault(self, where: str, error: Exception) -> str:
         """An error that nobody expected goes to the log; what may be told of it."""

@@ -146,8 +146,8 @@ def test_good_events_of_a_list_are_taken_and_bad_ones_are_named() -> None:
     assert found.faults == [
         Fault("email", "missing", 1),
         Fault("body", "not an object", 2),
-        Fault("client", "no client is configured for this value", 3),
-        Fault("client", "xyz is switched off", 5),
+        Fault("client", "no client is configured for this value", 3, "unknown-client"),
+        Fault("client", "xyz is switched off", 5, "inactive-client"),
     ]
 
 

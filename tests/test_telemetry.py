@@ -112,6 +112,10 @@ def test_what_the_walk_says_is_counted() -> None:
         )
     telemetry.event("token-renewed", **lane)
     telemetry.event("token-refused", **lane)
+    telemetry.event("token-failed", **lane)
+    telemetry.event("access-refused", **lane, action="lead", status=401)
+    telemetry.event("api-limit", **lane, action="lead", status=429)
+    telemetry.event("misconfigured", connector="crm", reason="unknown-client", count=2)
     telemetry.event("throttled", **lane)
     telemetry.event("alert", **lane, kind="lane-paused")
     telemetry.event("fault", where="serve")
@@ -131,6 +135,10 @@ def test_what_the_walk_says_is_counted() -> None:
         'connect_exchange_seconds_sum{action="lead",connector="crm"}': 31.5,
         f'connect_token_renewals_total{{{labels},result="renewed"}}': 1,
         f'connect_token_renewals_total{{{labels},result="refused"}}': 1,
+        f'connect_token_renewals_total{{{labels},result="failed"}}': 1,
+        f"connect_auth_errors_total{{{labels}}}": 2,
+        f"connect_api_limit_errors_total{{{labels}}}": 1,
+        'connect_configuration_errors_total{connector="crm",reason="unknown-client"}': 2,
         f"connect_throttled_total{{{labels}}}": 1,
         f'connect_alerts_total{{{labels},kind="lane-paused"}}': 1,
         'connect_faults_total{where="serve"}': 1,
