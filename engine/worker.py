@@ -6,9 +6,9 @@ Leases lanes that are due and calls the stages in order; the same walk, at once,
 
 from __future__ import annotations
 
+import math
 import threading
-import time
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import TYPE_CHECKING
 
 from engine.direct import Caller
@@ -21,6 +21,8 @@ from engine.spec import units
 from engine.walk import Ended, Walk, World
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from engine.program import Program
     from engine.spec import types
 
@@ -29,6 +31,8 @@ TURN_S = 10.0  # a lane gives way to others after that long
 POLL_S = 0.1
 STUMBLE_S = 1.0  # before a lane whose turn ended in an error is looked at again
 HOLD_MARGIN_S = 5.0
+SETTLE_S = 5.0  # for what is left to do after the last answer of a batch
+MOST_DUE = 10_000  # lanes asked for where only some of them are ours
 
 
 class Worker:
@@ -41,6 +45,11 @@ class Worker:
         self.owner = new_owner()
         self.running: dict[tuple[str, str], Future[bool]] = {}
         self.stopping = threading.Event()
+        self.begun = False
+        self.ends_at: float | None = None  # until when what is under way must have ended; the process may stop then
+        self.margin_s = 0.0  # before that no batch begins, nor is a direct caller kept waiting
+        self.only: Callable[[str, str], bool] | None = None  # the lanes (connector, client) to run
+        self.wakes: dict[tuple[str, str], float] = {}  # when lanes that were run come due again
         self.held: dict[tuple[str, str, str], float] = {}  # (connector, client, action) -> until
         self.failing: dict[str, float] = {}  # id of a delivery -> when it first failed in what looked like an outage
         self.turns: dict[tuple[str, str], Turn] = {}
@@ -57,8 +66,11 @@ class Worker:
         turn = self.turns[connector, client] = Turn(self, lease)
         wake_at: float | None = world.clock.now() + STUMBLE_S  # however this turn ends, the lane comes due again
         try:
+            self.wakes.pop((connector, client), None)
             worked = turn.take()
             wake_at = turn.wake_at
+            if (at := turn.goes_on_at()) is not None:
+                self.wakes[connector, client] = at
             return worked
         except LeaseLost as error:
             world.telemetry.event("lease-lost", connector=connector, client=client, why=str(error))
@@ -77,32 +89,68 @@ class Worker:
                 return turns
             turns += sum(worked)
 
-    def run(self, *, until_empty: bool = False) -> None:
-        """Lanes in a bounded pool of threads until `stop`, or until nothing is due."""
-        self.world.store.reclaim(is_gone)
-        for lane in self.world.store.lanes():  # what a lane waits for may have been changed while nobody ran it
-            if lane.waiting:
-                self.world.store.change_lane(lane.connector, lane.client, LaneChange(), now=self.world.clock.now())
-        with ThreadPoolExecutor(self.workers, thread_name_prefix="lane") as pool:
-            threading.Thread(target=self.beat, name="heartbeat", daemon=True).start()
-            while not self.stopping.is_set():
-                try:
-                    started = self.start_due(pool)
-                except StoreUnavailable as error:
-                    self.world.telemetry.event("store-unavailable", why=str(error))
-                    started = 0
-                if until_empty and not started and not self.running:
-                    return
-                if started or self.running:  # a lane that has ended makes room, and may be due again at once
-                    self.stopping.wait(POLL_S if not started else 0.01)
-                else:
-                    self.world.store.wait(POLL_S)
-            for future in list(self.running.values()):
-                future.exception()
+    def run(self, *, until_empty: bool = False, patience_s: float = 0.0) -> None:
+        """
+        Lanes in a bounded pool of threads until `stop`, or until `margin_s` before `ends_at`.
 
-    def beat(self) -> None:
+        With `until_empty` it is over sooner, once nothing is due and none of the lanes that were run comes due within
+        `patience_s`. It can be called again.
+        """
+        if not self.begun:
+            self.begin()
+        ended = threading.Event()
+        with ThreadPoolExecutor(self.workers, thread_name_prefix="lane") as pool:
+            beats = threading.Thread(target=self.beat, args=(ended,), name="heartbeat", daemon=True)
+            beats.start()
+            try:
+                self.run_due(pool, until_empty=until_empty, patience_s=patience_s)
+            finally:
+                wait(self.running.values())
+                self.take_back()
+                ended.set()
+        beats.join(POLL_S)
+
+    def begin(self) -> None:
+        """What a lane waits for may have been changed while nobody ran it; so each is looked at."""
+        store, now = self.world.store, self.world.clock.now()
+        store.reclaim(is_gone)
+        for lane in store.lanes():
+            if lane.waiting and (self.only is None or self.only(lane.connector, lane.client)):
+                store.change_lane(lane.connector, lane.client, LaneChange(), now=now)
+        self.begun = True
+
+    def run_due(self, pool: ThreadPoolExecutor, *, until_empty: bool, patience_s: float) -> None:
+        while not self.stopping.is_set() and self.time_left() > self.margin_s:
+            try:
+                started = self.start_due(pool)
+            except StoreUnavailable as error:
+                self.world.telemetry.event("store-unavailable", why=str(error))
+                started = 0
+            if until_empty and not started and not self.running and not self.goes_on(patience_s):
+                return
+            if started or self.running:  # a lane that has ended makes room, and may be due again at once
+                self.stopping.wait(POLL_S if not started else 0.01)
+            else:
+                self.world.store.wait(POLL_S)
+
+    def goes_on(self, patience_s: float) -> bool:
+        """Does a lane that was run here come due again so soon? One that is late by now, another process has."""
+        now = self.world.clock.now()
+        return any(now - STUMBLE_S < at <= now + patience_s for at in self.wakes.values()) if patience_s else False
+
+    def time_left(self) -> float:
+        """Seconds until `ends_at`."""
+        return self.ends_at - self.world.clock.now() if self.ends_at is not None else float("inf")
+
+    def needs_s(self, program: Program | None) -> float:
+        """Seconds that must be left for a batch of this connector to begin: its answer may come late."""
+        if program is None:
+            return self.margin_s
+        return max(self.margin_s, units.duration(program.connector.http.timeout) + SETTLE_S)
+
+    def beat(self, ended: threading.Event) -> None:
         """Renew the leases of lanes that are being run, so that a slow CRM does not cost us the lane."""
-        while not self.stopping.wait(LEASE_S / 3) or self.turns:
+        while not ended.wait(LEASE_S / 3):
             for turn in list(self.turns.values()):
                 try:
                     turn.renew()
@@ -110,23 +158,36 @@ class Worker:
                     self.world.telemetry.event(
                         "lease-lost", connector=turn.lease.connector, client=turn.lease.client, why=told(error)
                     )
-            if self.stopping.is_set():
-                time.sleep(POLL_S)
 
-    def start_due(self, pool: ThreadPoolExecutor) -> int:
+    def take_back(self) -> None:
+        """Of turns that have ended: whoever is to hear of an error does."""
         for lane, future in list(self.running.items()):
             if future.done():
                 del self.running[lane]
                 if (error := future.exception()) is not None:
                     self.reporter.failed(*lane, told(error))
+
+    def start_due(self, pool: ThreadPoolExecutor) -> int:
+        self.take_back()
         free = self.workers - len(self.running)
         started = 0
         if free > 0:
-            for lane in self.world.store.due_lanes(now=self.world.clock.now(), limit=free + len(self.running)):
+            for lane in self.due(free + len(self.running)):
                 if lane not in self.running and started < free:
                     self.running[lane] = pool.submit(self.run_lane, *lane)
                     started += 1
         return started
+
+    def due(self, limit: int) -> list[tuple[str, str]]:
+        """The lanes that are due, ours, and have the time to send something."""
+        store, now, only = self.world.store, self.world.clock.now(), self.only
+        if only is None:
+            found = store.due_lanes(now=now, limit=limit)
+        else:
+            found = [lane for lane in store.due_lanes(now=now, limit=MOST_DUE) if only(*lane)]
+        if self.ends_at is None:
+            return found
+        return [lane for lane in found if self.time_left() > self.needs_s(self.world.program(*lane))]
 
     def stop(self) -> None:
         self.stopping.set()
@@ -134,8 +195,9 @@ class Worker:
     # --- direct ---
 
     def hold_s(self, spec: types.Connector) -> float:
-        """How long a direct caller holds its deliveries before a lane may take them."""
-        return units.duration(spec.receive.answer.within) + 2 * units.duration(spec.http.timeout) + HOLD_MARGIN_S
+        """How long a direct caller holds its deliveries before a lane may take them; no longer than this process is."""
+        hold_s = units.duration(spec.receive.answer.within) + 2 * units.duration(spec.http.timeout) + HOLD_MARGIN_S
+        return min(hold_s, max(0.0, self.time_left() - self.margin_s))
 
     def walk_now(self, program: Program, stored: Stored) -> Answered:
         """The walk at once, for one event of a `direct` connector; the answer for its caller."""
@@ -150,6 +212,8 @@ class Turn:
         self.wake_at: float | None = None
         self.settled = False
         self.ends_at = self.world.clock.now() + TURN_S
+        self.needs_s = 0.0  # that must be left of the process's time for another batch
+        self.not_before: float | None = None  # inf: until a person acts
         self.renewing = threading.Lock()
 
     def keep_alive(self) -> None:
@@ -179,7 +243,8 @@ class Turn:
             self.pause(str(error))
             return False
         verdicts = Verdicts(world, program, lease, self.worker.failing)
-        while not self.worker.stopping.is_set():
+        self.needs_s = self.worker.needs_s(program)
+        while not self.ending():
             worked = self.round(walk, verdicts, program)
             if worked is None:  # held back or paused; `not_before` and the pause keep it from being due
                 self.wake(world.clock.now())
@@ -188,13 +253,23 @@ class Turn:
             if world.clock.now() >= self.ends_at:
                 self.wake(world.clock.now())
                 break
-        if self.worker.stopping.is_set():
+        if self.ending():
             self.wake(world.clock.now())
         return self.settled
 
+    def ending(self) -> bool:
+        """Is it the end of the process, so that nothing more begins?"""
+        return self.worker.stopping.is_set() or self.worker.time_left() <= self.needs_s
+
+    def goes_on_at(self) -> float | None:
+        """When the lane comes due again by itself, as far as this turn knows."""
+        if self.wake_at is None or self.not_before == math.inf:
+            return None
+        return max(self.wake_at, self.not_before or 0.0)
+
     def over(self) -> bool:
         """Does another lane wait for its turn, or is it the end of the process?"""
-        if self.worker.stopping.is_set():
+        if self.ending():
             return True
         now = self.world.clock.now()
         return now >= self.ends_at and bool(self.world.store.due_lanes(now=now, limit=1))
@@ -216,6 +291,7 @@ class Turn:
         self.wake_at = at if self.wake_at is None else min(self.wake_at, at)
 
     def pause(self, reason: str) -> None:
+        self.not_before = math.inf
         self.world.store.settle(
             self.lease, [], now=self.world.clock.now(), change=LaneChange(pause=True, reason=reason)
         )
@@ -290,6 +366,8 @@ class Turn:
             held_keys.update(
                 one.delivery.key for one, row in pairs if row.kind == "later" and one.delivery.key is not None
             )
+        if change is not None and (change.pause or change.not_before is not None):
+            self.not_before = math.inf if change.pause else change.not_before
         for action, until in actions.items():
             self.worker.held[self.lease.connector, self.lease.client, action] = until
         self.worker.reporter.settled(program, ended, rows, change)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import random
+import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from conftest import REFUSED, START, TIMED_OUT, Shop, Vendor, balanced, reply
 
-from engine.clock import VirtualClock
+from engine.clock import SystemClock, VirtualClock
 from engine.errors import StoreUnavailable
 from engine.records import Answered, LaneChange, Skipped, Told
 from engine.stores.memory import MemoryStore
@@ -931,6 +932,98 @@ def test_a_client_that_is_gone_pauses_its_lane_and_holds_nobody_else() -> None:
     del shop.programs["abc"]
     shop.worker.run(until_empty=True)
     assert (shop.sums("abc"), shop.lane("abc").state, shop.sums("xyz")) == ({"waiting": 1}, "paused", {"delivered": 1})
+
+
+class Slow(Vendor):
+    """Takes its time for each answer."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__()
+        self.seconds = seconds
+
+    def send(self, request: Prepared) -> Reply:
+        said = super().send(request)
+        assert self.clock is not None
+        self.clock.sleep(self.seconds)
+        return said
+
+
+QUICK_TO_GIVE_UP = "http: {base_url: https://api.crm.example/v1, timeout: 10s}"
+
+
+def test_near_the_end_of_its_time_no_request_begins_that_might_come_too_late_and_the_next_run_goes_on() -> None:
+    shop = Shop(QUICK_TO_GIVE_UP, vendor=Slow(8))
+    shop.post_many(10)
+    shop.worker.ends_at = START + 40  # 10 s for an answer and 5 s to write it down: the last begins before 25 s
+    shop.worker.run(until_empty=True)
+    assert shop.vendor.at == [START, START + 8, START + 16, START + 24]
+    assert (shop.sums(), shop.store.held(now=shop.clock.now())) == ({"delivered": 4, "waiting": 6}, {})
+    shop.worker.ends_at = None
+    shop.worker.run(until_empty=True)
+    assert (shop.sums(), sorted(body["id"] for body in shop.vendor.bodies)) == (
+        {"delivered": 10},
+        sorted(str(number) for number in range(1, 11)),
+    )
+
+
+def test_what_is_to_be_left_of_the_time_may_be_more_than_an_answer_takes() -> None:
+    shop = Shop(QUICK_TO_GIVE_UP, vendor=Slow(8))
+    shop.post_many(5)
+    shop.worker.ends_at, shop.worker.margin_s = START + 40, 31
+    shop.worker.run(until_empty=True)
+    assert shop.vendor.at == [START, START + 8]
+
+
+def test_a_lane_whose_answers_may_take_longer_than_there_is_time_is_not_begun() -> None:
+    shop = Shop("http: {base_url: https://api.crm.example/v1, timeout: 60s}")
+    shop.post_many(1)
+    shop.worker.ends_at = START + 60
+    shop.worker.run(until_empty=True)
+    assert (shop.sums(), shop.vendor.asked) == ({"waiting": 1}, [])
+
+
+def test_a_direct_caller_is_kept_no_longer_than_the_process_lives() -> None:
+    shop = Shop(DIRECT % "", vendor=Slow(8))
+    whole_s = shop.worker.hold_s(shop.connector)
+    shop.worker.ends_at, shop.worker.margin_s = START + 29, 1
+    assert (whole_s > 28, shop.worker.hold_s(shop.connector)) == (True, 28)
+    shop.worker.ends_at = START + 5.5  # no answer is sure to come by then: it goes on from the lane
+    told = shop.post({"id": "1"})
+    assert [(one.status, one.outcome, len(shop.vendor.asked)) for one in told] == [(202, "waiting", 0)]
+
+
+def test_of_all_lanes_only_those_named_are_run() -> None:
+    shop = Shop("", "{client: abc, connectors: {crm: {}}}", "{client: xyz, connectors: {crm: {}}}")
+    shop.post({"id": "1"})
+    shop.post({"id": "2"}, client="xyz")
+    shop.worker.only = lambda _, client: client == "xyz"
+    shop.worker.run(until_empty=True)
+    assert (shop.sums(), shop.sums("xyz")) == ({"waiting": 1}, {"delivered": 1})
+
+
+def test_a_run_may_wait_for_what_comes_due_again_soon() -> None:
+    text = "http: {base_url: https://api.crm.example/v1, retry: {attempts: 3, initial: 1s, jitter: none}}"
+    shop = Shop(text, vendor=Vendor(reply(503), reply(503), reply(200)), clock=SystemClock())
+    shop.post({"id": "1"})
+    shop.worker.run(until_empty=True)
+    assert (shop.sums(), len(shop.vendor.asked)) == ({"waiting": 1}, 1)
+    shop.worker.run(until_empty=True, patience_s=10)
+    assert (shop.sums(), len(shop.vendor.asked)) == ({"delivered": 1}, 3)
+
+
+def test_nobody_waits_for_a_lane_that_is_paused() -> None:
+    shop = Shop("", vendor=Vendor(reply(401)))
+    shop.post({"id": "1"})
+    shop.worker.run(until_empty=True, patience_s=10)
+    assert (shop.sums(), shop.lane().state, shop.worker.wakes) == ({"waiting": 1}, "paused", {})
+
+
+def test_after_a_run_no_heartbeat_goes_on() -> None:
+    shop = Shop("")
+    before = threading.active_count()
+    for _ in range(3):
+        shop.worker.run(until_empty=True)
+    assert threading.active_count() == before
 
 
 # --- actions after others of the same event ---
