@@ -27,6 +27,7 @@ from engine.retrying import moment
 from engine.sending import NoReply, Placement, Reply, Requester
 from engine.signing import Signers
 from engine.spec import types, units
+from engine.writing import written
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -420,7 +421,11 @@ class Auth:
             values, obtained_at=now, expires_at=self.expiry(inside, saved, now), fingerprint=wire.fingerprint
         )
         self.hide(wire, row.values)
-        wire.store.save_token(wire.connector, wire.client, self.name, row)
+        written(  # it may have taken the place of a refresh token that is spent
+            lambda: wire.store.save_token(wire.connector, wire.client, self.name, row),
+            clock=wire.clock,
+            telemetry=wire.telemetry,
+        )
         wire.telemetry.event("token-renewed", connector=wire.connector, client=wire.client, how=how)
         return row
 

@@ -7,13 +7,14 @@ with the moment that it began, as if all of it were spent then: one row, that is
 
 from __future__ import annotations
 
+from contextlib import suppress
 from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, NamedTuple
 from zoneinfo import ZoneInfo
 
 from engine.emitting import dotted
-from engine.errors import BadValue
+from engine.errors import BadValue, StoreUnavailable
 from engine.names import BOUND
 from engine.people import digest
 from engine.records import Outcome, OutcomeKind
@@ -96,7 +97,7 @@ class Gate:
         try:
             active = [(limit.bound(scope, now), limit) for limit in self.limits if limit.when(scope)]
         except BadValue as error:  # of the settings: no delivery's fault
-            return Outcome(OutcomeKind.PAUSE, str(error), "limit")
+            return Outcome(OutcomeKind.PAUSE, str(error), "limit", private=True)
         active.sort(key=lambda found: found[1].turn(found[0]))
         cost = self.cost_of(scope) if any(bound.period for bound, _ in active) else 1
         for bound, limit in active:
@@ -151,7 +152,8 @@ class Gate:
     @staticmethod
     def leave(store: Limits, slots: list[str], owner: str) -> None:
         for name in slots:
-            store.release_slot(name, owner=owner)
+            with suppress(StoreUnavailable):  # the reply counts for more, and a slot ends by itself
+                store.release_slot(name, owner=owner)
 
 
 class _Limit:

@@ -18,6 +18,7 @@ from engine.records import Delivery, Lease, Outcome, OutcomeKind, Progress, Trac
 from engine.semantics import plain
 from engine.steps import Member
 from engine.wire import Wire, new_nonce
+from engine.writing import PATIENCE_S, written
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence, Set
@@ -212,7 +213,13 @@ class Walk:
     def save(self, action: Action, reached: Progress, undecided: list[Member], group: Any, lease: Lease | None) -> None:
         whole = self.whole(reached, undecided, group, single=action.steps.single)
         seqs = [seq for listed in whole.members for seq in listed]
-        self.world.store.save_progress(lease, whole, seqs, now=self.world.clock.now())
+        world = self.world
+        written(
+            lambda: world.store.save_progress(lease, whole, seqs, now=world.clock.now()),
+            clock=world.clock,
+            telemetry=world.telemetry,
+            patience_s=PATIENCE_S if lease is not None else 0.0,  # a caller waits for a direct one
+        )
 
     @staticmethod
     def whole(progress: Progress, members: list[Member], group: Any, *, single: bool) -> Progress:

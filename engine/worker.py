@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING
 from engine.direct import Caller
 from engine.errors import LeaseLost, SecretUnavailable, StoreUnavailable, told
 from engine.owners import is_gone, new_owner
-from engine.records import Answered, LaneChange, Lease, OutcomeKind, Stored
+from engine.records import Answered, LaneChange, Lease, OutcomeKind, Settled, Skipped, Stored
 from engine.reporting import Reporter
 from engine.settling import Verdicts
 from engine.spec import units
 from engine.walk import Ended, Walk, World
+from engine.writing import written
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -358,8 +359,12 @@ class Turn:
             return True
         now = self.world.clock.now()
         rows, change, actions = verdicts.of(ended, now)
-        self.keep_alive()
-        skipped = self.world.store.settle(self.lease, rows, now=now, change=change)
+        skipped = written(
+            lambda: self.write_down(rows, now, change),
+            clock=self.world.clock,
+            telemetry=self.world.telemetry,
+            over=self.worker.stopping.is_set,
+        )
         self.settled = True
         if held_keys is not None:
             pairs = zip(ended, rows, strict=True)
@@ -377,3 +382,7 @@ class Turn:
             reason = program.personal.text(paused.outcome.reason, paused.delivery.body)
             self.worker.reporter.paused(self.lease.connector, self.lease.client, reason, ", ".join(actions))
         return change is None or not (change.pause or change.not_before is not None)
+
+    def write_down(self, rows: list[Settled], now: float, change: LaneChange | None) -> list[Skipped]:
+        self.keep_alive()
+        return self.world.store.settle(self.lease, rows, now=now, change=change)

@@ -12,7 +12,7 @@ ENGINE = Path(__file__).parent.parent / "engine"
 # From the ground to the doors. A name stands for its package too; a module imports only what is listed before it.
 LAYERS = (
     # ground
-    "errors", "records", "ports", "clock", "names", "owners", "people",
+    "errors", "records", "ports", "clock", "names", "owners", "people", "writing",
     # the language
     "spec.units", "spec.types", "spec.findings", "functions", "semantics", "emitting", "holes", "jmes", "jinja",
     "expressions",

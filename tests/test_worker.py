@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from engine.ports import Store
+    from engine.ports import Clock, Store
     from engine.sending import Prepared, Reply
 
 BATCH = """
@@ -697,6 +697,49 @@ def test_a_store_that_is_away_loses_nothing() -> None:
     store.away = False
     shop.drain(600)
     assert shop.sums() == {"delivered": 1}
+
+
+class Full(MemoryStore):
+    """Nothing that a CRM said can be written down before `until`."""
+
+    clock: Clock
+    until = 0.0
+
+    def settle(self, *args: Any, **options: Any) -> list[Skipped]:
+        self.fits()
+        return super().settle(*args, **options)
+
+    def save_progress(self, *args: Any, **options: Any) -> None:
+        self.fits()
+        super().save_progress(*args, **options)
+
+    def fits(self) -> None:
+        if self.clock.now() < self.until:
+            raise StoreUnavailable("the disk is full")
+
+
+TWO_STEPS = """
+actions:
+  note:
+    record: {id: "${ event.id }"}
+    steps:
+      create: {request: {path: /jobs, json: "${ record }"}, save: {job: "${ response.body.ok }"}}
+      close: {request: {method: PUT, path: /jobs, json: "${ record }"}}
+"""
+
+
+@pytest.mark.parametrize(("text", "paths"), [("", ["/notes"]), (TWO_STEPS, ["/jobs", "/jobs"])])
+def test_what_the_vendor_did_is_written_down_when_there_is_room_again_and_not_asked_a_second_time(
+    text: str, paths: list[str]
+) -> None:
+    store = Full()
+    shop = Shop(text, store=store)
+    shop.post({"id": "1"})
+    store.clock, store.until = shop.clock, shop.clock.now() + 600
+    shop.drain(3600)
+    assert shop.sums() == {"delivered": 1}
+    assert [request.url.removeprefix("https://api.crm.example/v1") for request in shop.vendor.asked] == paths
+    assert [str(facts["why"]) for facts in shop.heard.named("store-unavailable")] == ["the disk is full"]
 
 
 # --- callers who wait ---
