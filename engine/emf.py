@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import msgspec
 
-from engine.errors import ConnectError
 from engine.measures import FAMILIES, METRICS, Bounds, Sample, samples, states
 
 if TYPE_CHECKING:
@@ -87,7 +86,7 @@ class EmfMetrics:
         """Write what there is, and how the lanes stand where they are given; a line for each set of dimensions."""
         try:
             found = list(lanes()) if lanes is not None else []
-        except ConnectError:  # the store is away; what was counted is told all the same
+        except Exception:  # the store is away, or closed by now; what was counted is told all the same
             found = []
         now = self._clock()
         with self._lock:
@@ -113,11 +112,11 @@ class EmfMetrics:
 
         threading.Thread(target=run, name="metrics", daemon=True).start()
 
-    def close(self) -> None:
-        """Write what is left."""
+    def close(self, lanes: Callable[[], Iterable[Lane]] | None = None) -> None:
+        """Write what is left, once more with the lanes."""
         if self._over is not None:
             self._over.set()
-        self.flush()
+        self.flush(lanes)
 
     def _add(self, sample: Sample) -> None:
         gauge = FAMILIES[sample.family].kind == "gauge"

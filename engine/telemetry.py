@@ -137,7 +137,7 @@ class Telemetry:
     def close(self) -> None:
         """Write what is left."""
         if self._emf is not None:
-            self._emf.close()
+            self._emf.close(self._lanes)
 
     def _fact(self, value: object) -> object:
         if value is None or isinstance(value, bool | int | float | Decimal):

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from engine.door import Limits
     from engine.egress import Egress
+    from engine.emf import EmfMetrics
     from engine.ports import Alerts, Store, Telemetry
     from engine.runtime import Engine
     from engine.sending import Masker
@@ -106,7 +107,13 @@ def make_engine(
     from engine.telemetry import Telemetry
 
     masking = Masking()
-    telemetry = Telemetry(mask=masking, level=log_level or project.settings.log_level)
+    how = metrics_of(project)
+    telemetry = Telemetry(
+        mask=masking,
+        level=log_level or project.settings.log_level,
+        prometheus=how != "emf",
+        emf=make_emf(masking) if how != "prometheus" else None,
+    )
     alerts = make_alerts(telemetry, reach)
     engine = Engine(
         project,
@@ -122,6 +129,20 @@ def make_engine(
     masking.masker = engine.masker
     telemetry.watch(engine.lanes)
     return engine, telemetry, alerts
+
+
+def metrics_of(project: Project) -> str:
+    """prometheus | emf | both, as CONNECT_METRICS or `connect.yaml` says."""
+    found = os.environ.get("CONNECT_METRICS") or project.settings.metrics
+    if found not in ("prometheus", "emf", "both"):
+        raise UsageError(f"CONNECT_METRICS: one of prometheus, emf and both, not {found}")
+    return found
+
+
+def make_emf(mask: Masking) -> EmfMetrics:
+    from engine.emf import EmfMetrics
+
+    return EmfMetrics(mask=mask)
 
 
 def make_alerts(telemetry: Telemetry, reach: Egress) -> Alerts:

@@ -46,11 +46,13 @@ def command(
     with ExitStack() as stack:
         store = options.open_store(store_url, project)
         stack.callback(store.close)
-        engine, _, alerts = options.make_engine(
+        engine, telemetry, alerts = options.make_engine(
             project, store, via=via, reach=reach, workers=workers, log_level=log_level
         )
         stack.callback(engine.close)
         stack.callback(options.close_alerts, alerts)
+        stack.callback(telemetry.close)
+        telemetry.begin()
         over = threading.Event()
 
         def end(*_: Any) -> None:

@@ -107,6 +107,7 @@ def command(
         )
         stack.callback(engine.close)
         stack.callback(options.close_alerts, alerts)
+        stack.callback(telemetry.close)
         stop = threading.Event()
         delivery = Delivery(engine, stop)
         stack.callback(delivery.end)
@@ -114,6 +115,7 @@ def command(
         def ready(at: int, admin_at: int) -> None:
             lines = started(engine, host, at, admin_host, admin_at, options.store_address(store_url, project), via)
             click.echo("\n".join(lines if delivers else [*lines, "Nothing is delivered here: --no-deliver."]))
+            telemetry.begin()
             if delivers:
                 delivery.begin()
 

@@ -49,6 +49,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     deliver: bool = True
     reload: bool = True
     log_level: str = "info"
+    metrics: str = "prometheus"  # prometheus | emf | both
     dead: DeadSettings = DeadSettings()
     audit: str = "connect.audit.log"
 
