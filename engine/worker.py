@@ -363,7 +363,7 @@ class Turn:
             lambda: self.write_down(rows, now, change),
             clock=self.world.clock,
             telemetry=self.world.telemetry,
-            over=self.worker.stopping.is_set,
+            over=lambda: self.worker.stopping.is_set() or self.worker.time_left() <= 0,
         )
         self.settled = True
         if held_keys is not None:

@@ -339,6 +339,7 @@ class Sender(threading.Thread):
         self.round = [kind for kind, count in kinds.items() for _ in range(count)]
         self.accepted: dict[str, list[str]] = {kind: [] for kind in kinds}
         self.answers: Counter[str] = Counter()
+        self.told: dict[str, set[str]] = {}  # status -> what Retry-After said
         self.times: dict[str, float] = {}  # id -> when it was posted, monotonic
 
     def run(self) -> None:
@@ -360,6 +361,8 @@ class Sender(threading.Thread):
                     time.sleep(0.02)
                     continue
                 self.answers[str(answer.status_code)] += 1
+                if answer.status_code in (429, 503):
+                    self.told.setdefault(str(answer.status_code), set()).add(answer.headers.get("retry-after", "0"))
                 # a direct caller that is told 422 by the CRM has been told the end: that event was accepted, too
                 if answer.status_code in (200, 202) or (answer.status_code == 422 and bad):
                     self.accepted[kind].append(event["id"])

@@ -19,7 +19,7 @@ import pytest
 from command import connect, soon
 from conftest import START, Shop, Vendor, balanced, reply
 from filled import fill
-from parties import Crm, Sender, Serve, figures, project, proven, sized, sums, until_empty
+from parties import RECORDS, Crm, Sender, Serve, figures, project, proven, sized, sums, until_empty
 
 from engine.clock import VirtualClock
 from engine.errors import StoreUnavailable
@@ -31,39 +31,62 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
+class Disk:
+    """
+    A small file system at `folder` where we may mount one; elsewhere the files of a process are small, which stops it
+    in the same way, but for the number of the error (EFBIG, not ENOSPC). `before` is Python for the process.
+    """
+
+    def __init__(self, folder: Path, megabytes: int, mounts: bool) -> None:
+        folder.mkdir()
+        mount = ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", folder]
+        self.folder = folder
+        self.mounted = mounts and subprocess.run(mount, capture_output=True).returncode == 0
+        self.bytes = megabytes << 20
+        limit = f"import resource\nresource.setrlimit(resource.RLIMIT_FSIZE, ({self.bytes}, -1))"
+        self.before = "" if self.mounted else limit
+        self.what = f"{'a file system' if self.mounted else 'files'} of {megabytes} MB"
+
+    def grow(self, process: int) -> None:
+        if self.mounted:
+            subprocess.run(["mount", "-o", "remount,size=200m", self.folder], check=True)
+        else:
+            resource.prlimit(process, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY,) * 2)
+
+
 @contextlib.contextmanager
-def small_disk(folder: Path) -> Iterator[str]:
-    """A file system of 6 MB at `folder` where we may mount one; else files of 6 MB at most. What it is."""
-    folder.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=6m", "tmpfs", folder], capture_output=True).returncode
+def small_disk(folder: Path, megabytes: int = 6, *, mounts: bool = True) -> Iterator[Disk]:
+    disk = Disk(folder, megabytes, mounts)
     try:
-        yield "a file system of 6 MB" if mounted == 0 else "files of 6 MB at most (RLIMIT_FSIZE)"
+        yield disk
     finally:
-        if mounted == 0:
+        if disk.mounted:
             subprocess.run(["umount", "-l", folder], check=True)
 
 
-def test_a_full_disk_is_told_to_senders_and_nothing_that_was_accepted_is_lost(tmp_path: Path) -> None:
+@pytest.mark.parametrize("how", ["100 MB to be kept free", "filled to the last byte", "no file may be larger"])
+def test_a_full_disk_is_told_to_senders_and_nothing_that_was_accepted_is_lost(tmp_path: Path, how: str) -> None:
+    """
+    Intake stops while 100 MB are left; where another program takes those, the file itself can't grow (ENOSPC). In each
+    case senders are told to come again, the CRM gets what it may, and all goes on when there is room.
+    """
     folder, crm, done = project(tmp_path / "project", "ledger", clients=1), Crm(), threading.Event()
     crm.down = True
-    with small_disk(tmp_path / "disk") as what:
-        limited = (
-            "" if "system" in what else "import resource\nresource.setrlimit(resource.RLIMIT_FSIZE, (6 << 20, -1))"
-        )
-        serve = Serve(folder, crm.port, store=f"sqlite:///{tmp_path}/disk/connect.db", before=limited)
+    kept_free = how == "100 MB to be kept free"
+    with small_disk(tmp_path / "disk", 6 if kept_free else 8, mounts=how != "no file may be larger") as disk:
+        before = disk.before + ("" if kept_free else "\nimport engine.capacity\nengine.capacity.MIN_FREE = 0")
+        serve = Serve(folder, crm.port, store=f"sqlite:///{disk.folder}/connect.db", before=before)
         senders = [Sender([serve.port], f"s{at}", done, clients=1, pad=20_000, ledger=1) for at in range(4)]
         try:
             for sender in senders:
                 sender.start()
             soon(lambda: sum(sender.answers["503"] for sender in senders) > 20, 60)
+            crm.down = False  # what is sent now may find no room for its end
+            time.sleep(sized(1.0, 10.0))
             refused = sum(sender.answers["503"] for sender in senders)
-            if limited:
-                resource.prlimit(serve.process.pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY,) * 2)
-            else:
-                subprocess.run(["mount", "-o", "remount,size=200m", tmp_path / "disk"], check=True)
-            crm.down = False
-            before = sum(len(sender.accepted["ledger"]) for sender in senders)
-            soon(lambda: sum(len(sender.accepted["ledger"]) for sender in senders) > before + 20, 30)
+            disk.grow(serve.process.pid)
+            before_room = sum(len(sender.accepted["ledger"]) for sender in senders)
+            soon(lambda: sum(len(sender.accepted["ledger"]) for sender in senders) > before_room + 20, 30)
             done.set()
             for sender in senders:
                 sender.join()
@@ -73,12 +96,19 @@ def test_a_full_disk_is_told_to_senders_and_nothing_that_was_accepted_is_lost(tm
             done.set()
             serve.close()
             crm.close()
-        number, lost = proven(senders, crm, tmp_path / "disk" / "connect.db")
+        number, lost = proven(senders, crm, disk.folder / "connect.db")
     figures(
-        "test_a_full_disk_is_told_to_senders_and_nothing_that_was_accepted_is_lost",
-        f"{what}: {number} events accepted, more than {refused} told 503, {len(lost)} lost, {crm.twice} sent twice",
+        f"test_a_full_disk_is_told_to_senders_and_nothing_that_was_accepted_is_lost[{how}]",
+        f"{disk.what}, {how}: {number} events accepted, {before_room} of them before there was room, {refused} times "
+        f"told 503, {len(lost)} lost, {crm.twice} sent twice",
     )
     assert lost == set()
+    assert all(
+        sender.told.keys() == {"503"} and all(int(seconds) > 0 for seconds in sender.told["503"]) for sender in senders
+    )
+    assert crm.twice <= RECORDS * sized(1, 2), "what was sent and could not be written down is not sent again and again"
+    says = {"100 MB to be kept free": "are kept free", "filled to the last byte": "the disk is full; free some space"}
+    assert says.get(how, "the disk can't be read or written") in serve.said()
 
 
 def test_a_store_that_another_program_locks_takes_its_events_in_when_it_is_free(tmp_path: Path) -> None:
@@ -169,8 +199,8 @@ def test_serve_does_not_start_on_a_damaged_store_and_leaves_it_as_it_is(tmp_path
 
 def test_a_folder_that_may_not_be_written_is_named_at_the_start(tmp_path: Path) -> None:
     folder, place = project(tmp_path / "project", "ledger", clients=1), tmp_path / "store"
-    with small_disk(place):
-        if place.is_mount():
+    with small_disk(place) as disk:
+        if disk.mounted:
             subprocess.run(["mount", "-o", "remount,ro", place], check=True)
         else:
             place.chmod(0o555)
@@ -309,10 +339,10 @@ def test_without_dns_events_wait_and_go_out_when_it_is_back(monkeypatch: pytest.
 
 def test_a_put_of_a_store_that_is_full_is_whole_or_not_there(tmp_path: Path) -> None:
     """A list of events that did not all find room leaves none of them behind."""
-    with small_disk(tmp_path / "disk") as what, closing(SqliteStore(tmp_path / "disk" / "connect.db")) as store:
+    with small_disk(tmp_path / "disk") as disk, closing(SqliteStore(disk.folder / "connect.db")) as store:
         size = 20_000
         limit = None
-        if "system" not in what:
+        if not disk.mounted:
             limit = resource.getrlimit(resource.RLIMIT_FSIZE)
             resource.setrlimit(resource.RLIMIT_FSIZE, (6 << 20, limit[1]))
         kept, refused = 0, 0
