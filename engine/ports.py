@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 from concurrent.futures import Future
-from typing import TYPE_CHECKING, Protocol, Unpack
+from typing import TYPE_CHECKING, Any, Protocol, Unpack, overload
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
 
     from engine.records import (
         Accepted,
+        Buried,
+        Carried,
         Dead,
         Delivery,
+        Held,
         Lane,
         LaneChange,
         Lease,
         Progress,
+        Remembered,
         Settled,
         Skipped,
         Stored,
         TokenRow,
+        Waiting,
         Which,
     )
 
@@ -240,8 +245,80 @@ class Limits(Protocol):
         """Give the slot back."""
 
 
+class Carrier(Protocol):
+    """
+    What takes a lane out of one store and into another, whatever their kinds (`engine/copying.py` holds the order).
+
+    Whoever calls holds the lane's lease where it comes from, and has paused it where it goes to.
+    """
+
+    def mark(self, name: str) -> str | None:
+        """What was written down under that name."""
+
+    def write_mark(self, name: str, value: str) -> None:
+        """Durable when this returns."""
+
+    def count(self, connector: str, client: str, *, now: float) -> Held:
+        """What a lane holds, by its rows and not by its counters."""
+
+    @overload
+    def carry_out(
+        self, connector: str, client: str, kind: type[Waiting], *, after: int, limit: int
+    ) -> list[Waiting]: ...
+    @overload
+    def carry_out(self, connector: str, client: str, kind: type[Buried], *, after: int, limit: int) -> list[Buried]: ...
+    @overload
+    def carry_out(
+        self, connector: str, client: str, kind: type[Progress], *, after: str, limit: int
+    ) -> list[Progress]: ...
+    @overload
+    def carry_out(
+        self, connector: str, client: str, kind: type[Remembered], *, after: str, limit: int
+    ) -> list[Remembered]: ...
+    def carry_out(self, connector: str, client: str, kind: Any, *, after: Any, limit: int) -> list[Any]:
+        """
+        Up to `limit` of a kind, in the order of what `after` names: a seq, a dead letter's id, a batch, an event's id.
+
+        Fewer than `limit` only at the end.
+        """
+
+    def reserve(self, connector: str, client: str, count: int) -> int:
+        """The seq before `count` that no delivery here has or will be given; the lane comes into being."""
+
+    def carry_in(self, connector: str, client: str, items: Sequence[Carried]) -> None:
+        """
+        Deliveries under seqs that were reserved, half-done batches, dead letters under ids of this store, event ids.
+
+        What is here already (by seq, batch, delivery id, event id) stays or is written anew: twice is as once. Nothing
+        is counted. The deliveries of one call are in order, and come behind those of the calls before.
+        """
+
+    def carry_away(self, connector: str, client: str) -> None:
+        """Take out again all that a lane holds, but for its counters and its state."""
+
+    def carry_lane(self, lane: Lane, *, mark: str, value: str) -> None:
+        """
+        A lane's counters are added, and its state is as in `lane`; it is due when the first of its deliveries is.
+
+        In one commit with a mark, so that nothing is added twice.
+        """
+
+    def tokens(self) -> list[tuple[str, str, str]]:
+        """(connector, client, name) of each stored token."""
+
+    def carry_forgotten(self, times: int) -> None:
+        """A person was erased at least so often."""
+
+    def faults(self) -> list[str]:
+        """What is wrong inside, as far as only the store itself can see it; what to do stands with each."""
+
+
 class Store(Buffer, Tokens, Limits, Protocol):
     """What a store adapter gives."""
+
+
+class CopyableStore(Store, Carrier, Protocol):
+    """A store whose lanes can be taken elsewhere."""
 
 
 class Secrets(Protocol):

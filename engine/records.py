@@ -130,6 +130,7 @@ class Outcome(msgspec.Struct, frozen=True):
     everyone: bool = False  # a verdict over a request with several records that is not split
     outage: bool = False  # no answer, or 5xx for the whole request: the lane's trouble, not the delivery's
     ours: bool = False  # a wait of our own making (a limit, a poll), not the vendor's word
+    private: bool = False  # the reason names hosts, secrets, files or faults of ours: for operators, not for senders
 
 
 class Trace(msgspec.Struct, frozen=True):
@@ -233,6 +234,52 @@ class Which(TypedDict, total=False):
     key: str | None
     since: float | None  # rejected at this time or later
     until: float | None  # rejected before this time
+
+
+class Waiting(msgspec.Struct, frozen=True):
+    """A delivery whole, as one store gives it to another; its `due_at` is its own, whatever stands before it."""
+
+    delivery: Delivery
+    tries: tuple[Try, ...] = ()
+    after: tuple[int, ...] | None = None  # the seqs of its event that it waits for
+    past_rejected: bool = False
+
+
+class Follower(msgspec.Struct, frozen=True):
+    """What was skipped for the sake of a dead letter, and comes back with it."""
+
+    delivery_id: str
+    action: str
+    key: str | None
+    after: tuple[int, ...]  # by place: 0 is the letter, then its followers; below 0 the negated seq of another
+    past_rejected: bool = False
+
+
+class Buried(msgspec.Struct, frozen=True):
+    """A dead letter whole."""
+
+    letter: Dead
+    followers: tuple[Follower, ...] = ()
+
+
+class Remembered(msgspec.Struct, frozen=True):
+    """An event's id that is not accepted again until then."""
+
+    event_id: str
+    until: float
+
+
+Carried = Waiting | Progress | Buried | Remembered  # what one store gives to another
+
+
+class Held(msgspec.Struct, frozen=True):
+    """How much a lane holds, by counting its rows."""
+
+    deliveries: int = 0
+    batches: int = 0  # half-done
+    dead: int = 0
+    ids: int = 0  # remembered, and not over yet
+    last_seq: int = 0  # of its deliveries
 
 
 class TokenRow(msgspec.Struct, frozen=True):

@@ -17,8 +17,24 @@ import msgspec
 
 from engine.errors import LeaseLost, StoreUnavailable
 from engine.people import Subject
-from engine.records import Dead, Delivery, Lane, Lease, Settled, Skipped, Stored, Try
+from engine.records import (
+    Buried,
+    Dead,
+    Delivery,
+    Follower,
+    Held,
+    Lane,
+    Lease,
+    Progress,
+    Remembered,
+    Settled,
+    Skipped,
+    Stored,
+    Try,
+    Waiting,
+)
 from engine.stores.rules import (
+    PROJECT,
     Wait,
     first_of,
     follow,
@@ -38,7 +54,7 @@ from engine.stores.rules import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 
-    from engine.records import Accepted, LaneChange, Progress, TokenRow, Which
+    from engine.records import Accepted, Carried, LaneChange, TokenRow, Which
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -137,12 +153,11 @@ class MemoryStore:
         self._slots: dict[str, dict[str, float]] = defaultdict(dict)
         self._uses: dict[str, list[tuple[float, int]]] = defaultdict(list)
         self._forgotten = 0
-        self._project: str | None = None
+        self._marks: dict[str, str] = {}
 
     @_one_at_a_time
     def claim(self, name: str) -> None:
-        self._project = self._project or name
-        refuse_another("memory:", self._project, name)
+        refuse_another("memory:", self._marks.setdefault(PROJECT, name), name)
 
     # Deliveries in
 
@@ -748,5 +763,124 @@ class MemoryStore:
     def release_slot(self, name: str, *, owner: str) -> None:
         self._slots[name].pop(owner, None)
 
+    # From store to store
+
+    @_one_at_a_time
+    def mark(self, name: str) -> str | None:
+        return self._marks.get(name)
+
+    @_one_at_a_time
+    def write_mark(self, name: str, value: str) -> None:
+        self._marks[name] = value
+
+    @_one_at_a_time
+    def count(self, connector: str, client: str, *, now: float) -> Held:
+        name = (connector, client)
+        rows = self._of_lane(name)
+        return Held(
+            len(rows),
+            sum(of == name for of, _ in self._batches),
+            sum((each.connector, each.client) == name for each in self._dead.values()),
+            sum(of == name and until > now for (of, _), until in self._dedupe.items()),
+            max((row.delivery.seq for row in rows), default=0),
+        )
+
+    @_one_at_a_time
+    def carry_out(self, connector: str, client: str, kind: Any, *, after: Any, limit: int) -> list[Any]:
+        found = self._carried((connector, client), kind)
+        return [found[at] for at in sorted(found) if at > after][:limit]
+
+    def _carried(self, name: Name, kind: Any) -> dict[Any, Any]:
+        """Each by what `after` names."""
+        if kind is Waiting:
+            return {row.delivery.seq: self._whole(row) for row in self._of_lane(name)}
+        if kind is Buried:
+            dead = [each for each in self._dead.values() if (each.connector, each.client) == name]
+            return {each.id: Buried(each, self._followers_of(each.id)) for each in dead}
+        if kind is Progress:
+            return {batch: progress for (of, batch), progress in self._batches.items() if of == name}
+        return {event_id: Remembered(event_id, until) for (of, event_id), until in self._dedupe.items() if of == name}
+
+    @staticmethod
+    def _whole(row: _Waiting) -> Waiting:
+        if row.wait is None:
+            return Waiting(row.delivery, row.tries)
+        return Waiting(row.delivery, row.tries, tuple(sorted(row.wait.after)), row.wait.past_rejected)
+
+    def _followers_of(self, dead_id: int) -> tuple[Follower, ...]:
+        return tuple(
+            Follower(each.id, each.action, each.key, tuple(sorted(wait.after)), wait.past_rejected)
+            for each, wait in self._followers.get(dead_id, [])
+        )
+
+    @_one_at_a_time
+    def reserve(self, connector: str, client: str, count: int) -> int:
+        self._lanes[connector, client].stir(None)
+        before, self._last_seq = self._last_seq, self._last_seq + count
+        return before
+
+    @_one_at_a_time
+    def carry_in(self, connector: str, client: str, items: Sequence[Carried]) -> None:
+        for item in items:
+            self._carry_in((connector, client), item)
+        self._rows = dict(sorted(self._rows.items()))
+
+    def _carry_in(self, name: Name, item: Carried) -> None:
+        match item:
+            case Waiting():
+                wait = None if item.after is None else Wait(frozenset(item.after), item.past_rejected)
+                self._rows.setdefault(item.delivery.seq, _Waiting(name, item.delivery, wait, item.tries))
+            case Progress():
+                self._batches[name, item.batch] = item
+            case Remembered():
+                self._dedupe[name, item.event_id] = item.until
+            case Buried():
+                letter = item.letter
+                if any(each.delivery_id == letter.delivery_id for each in self._dead.values()):
+                    return
+                self._last_dead += 1
+                self._dead[self._last_dead] = msgspec.structs.replace(letter, id=self._last_dead)
+                if item.followers:
+                    self._followers[self._last_dead] = [_follower(letter, each) for each in item.followers]
+
+    @_one_at_a_time
+    def carry_away(self, connector: str, client: str) -> None:
+        name = (connector, client)
+        for row in self._of_lane(name):
+            del self._rows[row.delivery.seq]
+        for letter in [each for each in self._dead.values() if (each.connector, each.client) == name]:
+            del self._dead[letter.id]
+            self._followers.pop(letter.id, None)
+        self._batches = {of: progress for of, progress in self._batches.items() if of[0] != name}
+        self._dedupe = {of: until for of, until in self._dedupe.items() if of[0] != name}
+
+    @_one_at_a_time
+    def carry_lane(self, lane: Lane, *, mark: str, value: str) -> None:
+        name = (lane.connector, lane.client)
+        there = self._lanes[name]
+        there.accepted += lane.accepted
+        for kind in there.counts:
+            there.counts[kind] += getattr(lane, kind)
+        there.paused, there.reason, there.not_before = lane.state == "paused", lane.reason, lane.not_before
+        there.failures, there.failing_since = lane.failures, lane.failing_since
+        there.stir(self._earliest(name))
+        self._marks[mark] = value
+
+    @_one_at_a_time
+    def tokens(self) -> list[tuple[str, str, str]]:
+        return sorted(self._tokens)
+
+    @_one_at_a_time
+    def carry_forgotten(self, times: int) -> None:
+        self._forgotten = max(self._forgotten, times)
+
+    def faults(self) -> list[str]:
+        return []
+
     def close(self) -> None:
         self._closed = True
+
+
+def _follower(letter: Dead, follower: Follower) -> tuple[Delivery, Wait]:
+    named = (follower.delivery_id, letter.event_id, follower.action, follower.key, letter.body, letter.received_at)
+    return Delivery(0, *named, due_at=letter.received_at), Wait(frozenset(follower.after), follower.past_rejected)

@@ -45,6 +45,9 @@ def lost(lease: Lease) -> LeaseLost:
     return LeaseLost(f"{lease.connector}/{lease.client}: {lease.owner} no longer holds the lane")
 
 
+PROJECT = "project"  # the mark that says whose a store is
+
+
 def refuse_another(where: str, owner: str, name: str) -> None:
     """`where` is how the store is called, `owner` the project that it belongs to."""
     if owner != name:

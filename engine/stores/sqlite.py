@@ -19,7 +19,7 @@ import sqlite3
 import threading
 import time
 from concurrent.futures import Future
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from decimal import Decimal
 from functools import cache
 from itertools import groupby
@@ -31,8 +31,26 @@ import msgspec
 
 from engine.errors import LeaseLost, StoreUnavailable, TokenUnreadable
 from engine.people import Subject
-from engine.records import Dead, Delivery, Lane, Lease, Progress, Settled, Skipped, Stored, TokenRow, Trace, Try
+from engine.records import (
+    Buried,
+    Dead,
+    Delivery,
+    Follower,
+    Held,
+    Lane,
+    Lease,
+    Progress,
+    Remembered,
+    Settled,
+    Skipped,
+    Stored,
+    TokenRow,
+    Trace,
+    Try,
+    Waiting,
+)
 from engine.stores.rules import (
+    PROJECT,
     Wait,
     first_of,
     follow,
@@ -52,7 +70,7 @@ from engine.stores.rules import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 
-    from engine.records import Accepted, LaneChange, Which
+    from engine.records import Accepted, Carried, LaneChange, Which
 
 T = TypeVar("T")
 _Answer = tuple[Any, Exception | None]
@@ -140,7 +158,6 @@ SCHEMA = (
     MARKS,
 )  # each takes a file from the version before it; a new file goes through all of them
 VERSION = len(SCHEMA)
-PROJECT = "project"  # the mark that says whose the store is
 
 SEEN = """
     WITH asked (lane, event_id) AS ({rows})
@@ -254,6 +271,15 @@ _DEAD = """
     FROM dead JOIN lanes ON lanes.id = dead.lane
 """
 
+HELD = """
+    SELECT
+        (SELECT count(*) FROM deliveries INDEXED BY deliveries_oldest WHERE lane = :lane),
+        (SELECT count(*) FROM batches WHERE lane = :lane),
+        (SELECT count(*) FROM dead WHERE lane = :lane),
+        (SELECT count(*) FROM dedupe WHERE lane = :lane AND until > :now),
+        (SELECT ifnull(max(seq), 0) FROM deliveries NOT INDEXED WHERE lane = :lane)
+"""
+
 _COUNTED = {"reason": "dead.reason", "code": "code", "action": "action", "client": "client", "connector": "connector"}
 
 _encode = msgspec.json.Encoder(decimal_format="number").encode
@@ -313,6 +339,7 @@ class SqliteStore:
     A Store in the SQLite file at `path`, made if it is not there; `path` + ".writer" is the lock of its writers.
 
     `busy_s` is how long a program that does not take that lock may hold up a write before StoreUnavailable.
+    `read_only`: the file is there and of this version, nothing is made or brought up to date, and a write is refused.
     """
 
     def __init__(
@@ -322,11 +349,12 @@ class SqliteStore:
         new_id: Callable[[], str] | None = None,
         cipher: Cipher | None = None,
         busy_s: float = 10.0,
+        read_only: bool = False,
     ) -> None:
         self._path = os.fspath(path)
         self._new_id = new_id or _RandomIds()
         self._cipher = cipher
-        self._writer = _Writer(self._path, busy_s)
+        self._writer = _NoWriter(self._path) if read_only else _Writer(self._path, busy_s)
         self._readers = _Readers(self._path, busy_s)
 
     def claim(self, name: str) -> None:
@@ -562,6 +590,48 @@ class SqliteStore:
     def release_slot(self, name: str, *, owner: str) -> None:
         self._writer.run(lambda db: db.execute("DELETE FROM slots WHERE name = ? AND owner = ?", (name, owner)))
 
+    # From store to store
+
+    def mark(self, name: str) -> str | None:
+        with self._readers.reading() as db:
+            return _mark(db, name)
+
+    def write_mark(self, name: str, value: str) -> None:
+        self._writer.run(lambda db: _write_mark(db, name, value))
+
+    def count(self, connector: str, client: str, *, now: float) -> Held:
+        with self._readers.reading() as db:
+            return Held(*db.execute(HELD, {"lane": _lane_id(db, connector, client), "now": now}).fetchone())
+
+    def carry_out(self, connector: str, client: str, kind: Any, *, after: Any, limit: int) -> list[Any]:
+        sql, whole = CARRIED[kind]
+        with self._readers.reading() as db:
+            lane = _lane_id(db, connector, client)
+            return [whole(row) for row in db.execute(sql, {"lane": lane, "after": after, "limit": limit})]
+
+    def reserve(self, connector: str, client: str, count: int) -> int:
+        return self._writer.run(lambda db: _reserve(db, connector, client, count))
+
+    def carry_in(self, connector: str, client: str, items: Sequence[Carried]) -> None:
+        self._writer.run(lambda db: _carry_in(db, _lane_made(db, connector, client), items))
+
+    def carry_away(self, connector: str, client: str) -> None:
+        self._writer.run(lambda db: _carry_away(db, _lane_id(db, connector, client)))
+
+    def carry_lane(self, lane: Lane, *, mark: str, value: str) -> None:
+        self._writer.run(lambda db: _carry_lane(db, lane, mark, value))
+
+    def tokens(self) -> list[tuple[str, str, str]]:
+        with self._readers.reading() as db:
+            return db.execute("SELECT connector, client, name FROM tokens ORDER BY 1, 2, 3").fetchall()
+
+    def carry_forgotten(self, times: int) -> None:
+        self._writer.run(lambda db: db.execute("UPDATE forgotten SET times = max(times, ?)", (times,)))
+
+    def faults(self) -> list[str]:
+        with self._readers.reading() as db:
+            return list(_faults(db))
+
     def close(self) -> None:
         self._readers.close()
         self._writer.close()
@@ -614,6 +684,7 @@ class _Writer:
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._gate = threading.Lock()
         self._closed = False
+        self._refusal = f"{path}: the store is closed"
         self._file_lock = -1
         self._db: _Connection | None = None
         try:
@@ -640,7 +711,7 @@ class _Writer:
         future: Future[Any] = Future()
         with self._gate:
             if self._closed:
-                raise StoreUnavailable(f"{self._path}: the store is closed")
+                raise StoreUnavailable(self._refusal)
             self._jobs.put(_Job(future, work))
         return future
 
@@ -745,6 +816,40 @@ class _Writer:
                 with suppress(sqlite3.Error):
                     db.execute("ROLLBACK")
         return answers
+
+
+class _NoWriter(_Writer):
+    """Of a store that is only looked at."""
+
+    def __init__(self, path: str) -> None:
+        if (version := version_of(path)) != VERSION:
+            raise StoreUnavailable(f"{path} has schema version {version}, not {VERSION}; see `connect store migrate`")
+        self._gate = threading.Lock()
+        self._closed = True
+        self._refusal = f"{path}: the store was opened to be looked at only"
+
+
+def version_of(path: str | os.PathLike[str]) -> int | None:
+    """The schema's version in a file, 0 in an empty one, None where there is no file; nothing is changed by asking."""
+    if not os.path.exists(path):
+        return None
+    try:
+        with closing(_connect(os.fspath(path), "rw", 10.0)) as db:
+            version = _value(db, "PRAGMA user_version")
+            return _known_version(os.fspath(path), db, version)
+    except sqlite3.Error as error:
+        raise _unavailable(os.fspath(path), error) from error
+
+
+def _known_version(path: str, db: _Connection, version: int) -> int:
+    """StoreUnavailable for that of a newer engine, or of another program."""
+    if version > VERSION:
+        raise StoreUnavailable(
+            f"{path} has schema version {version}, this engine knows versions up to {VERSION}; use a newer engine"
+        )
+    if version == 0 and _value(db, "SELECT count(*) FROM sqlite_master"):
+        raise StoreUnavailable(f"{path} is a SQLite database of another program; give the store a file of its own")
+    return version
 
 
 def _neighbours(jobs: list[_Job]) -> Iterator[list[_Job]]:
@@ -857,13 +962,7 @@ def _connect(path: str, mode: str, busy_s: float) -> _Connection:
 def _open_for_writing(path: str, busy_s: float) -> _Connection:
     db = _connect(path, "rwc", busy_s)
     try:
-        version = _value(db, "PRAGMA user_version")
-        if version > VERSION:
-            raise StoreUnavailable(
-                f"{path} has schema version {version}, this engine knows versions up to {VERSION}; use a newer engine"
-            )
-        if version == 0 and _value(db, "SELECT count(*) FROM sqlite_master"):
-            raise StoreUnavailable(f"{path} is a SQLite database of another program; give the store a file of its own")
+        version = _known_version(path, db, _value(db, "PRAGMA user_version"))
         db.execute("PRAGMA journal_mode = WAL")
         db.execute("PRAGMA synchronous = FULL")
         db.execute("PRAGMA journal_size_limit = 67108864")
@@ -1611,16 +1710,24 @@ def _admit(db: _Connection, letters: Sequence[Dead]) -> list[bool]:
             continue
         here.add(letter.delivery_id)
         lane = _lane_made(db, letter.connector, letter.client)
-        trace = None if letter.trace is None else _encode(letter.trace)
-        named = (lane, letter.action, letter.key, letter.delivery_id, letter.event_id, letter.body, letter.received_at)
-        said = (letter.at, letter.attempts, letter.reason, letter.code, letter.expected, trace)
-        db.execute(
-            "INSERT INTO dead (lane, action, key, delivery_id, event_id, body, received_at,"
-            " at, attempts, reason, code, expected, trace, tries) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            (*named, *said, _encode_tries(letter.tries)),
-        )
+        _insert_dead(db, lane, letter)
         db.execute("UPDATE lanes SET accepted = accepted + 1, rejected = rejected + 1 WHERE id = ?", (lane,))
     return admitted
+
+
+def _insert_dead(db: _Connection, lane: int, letter: Dead, theirs: Sequence[Follower] = ()) -> None:
+    trace = None if letter.trace is None else _encode(letter.trace)
+    named = (lane, letter.action, letter.key, letter.delivery_id, letter.event_id, letter.body, letter.received_at)
+    said = (letter.at, letter.attempts, letter.reason, letter.code, letter.expected, trace)
+    kept = [
+        _Follower(each.delivery_id, each.action, each.key, Wait(frozenset(each.after), each.past_rejected))
+        for each in theirs
+    ]
+    db.execute(
+        "INSERT INTO dead (lane, action, key, delivery_id, event_id, body, received_at, at, attempts, reason, code,"
+        " expected, trace, tries, followers) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        (*named, *said, _encode_tries(letter.tries), _encode(kept).decode() if kept else None),
+    )
 
 
 class _Found(NamedTuple):
@@ -1755,6 +1862,135 @@ def _disband(db: _Connection, batches: Iterable[tuple[int, str | None]]) -> int:
         )
         _stir(db, lane, _earliest(db, lane))
     return gone
+
+
+# From store to store
+
+
+def _write_mark(db: _Connection, name: str, value: str) -> None:
+    db.execute("REPLACE INTO marks VALUES (?, ?)", (name, value))
+
+
+def _whole(row: tuple[Any, ...]) -> Waiting:
+    *columns, after, tries = row
+    delivery = Delivery(*columns)
+    told = () if tries is None else _decode_tries(tries)
+    if after is None:
+        return Waiting(delivery, told)
+    wait = _decode_wait(after)
+    return Waiting(delivery, told, tuple(sorted(wait.after)), wait.past_rejected)
+
+
+def _buried(row: tuple[Any, ...]) -> Buried:
+    *columns, kept = row
+    theirs = [] if kept is None else _decode_followers(kept)
+    return Buried(
+        _dead(tuple(columns)),
+        tuple(
+            Follower(*each[:3], after=tuple(sorted(each.wait.after)), past_rejected=each.wait.past_rejected)
+            for each in theirs
+        ),
+    )
+
+
+# The table is read in the order of its rows: an index that begins with the lane would be sorted for each page.
+CARRIED: dict[Any, tuple[str, Callable[[tuple[Any, ...]], Any]]] = {
+    Waiting: (
+        "SELECT seq, id, event_id, action, key, body, received_at, due_at, attempts, batch, again_at, after, tries"
+        " FROM deliveries NOT INDEXED WHERE lane = :lane AND seq > :after ORDER BY seq LIMIT :limit",
+        _whole,
+    ),
+    Buried: (
+        f"{_DEAD.replace('tries', 'tries, followers')}"
+        " WHERE dead.lane = :lane AND dead.id > :after ORDER BY dead.id LIMIT :limit",
+        _buried,
+    ),
+    Progress: (
+        "SELECT progress FROM batches WHERE lane = :lane AND batch > :after ORDER BY batch LIMIT :limit",
+        lambda row: _decode_progress(row[0]),
+    ),
+    Remembered: (
+        "SELECT event_id, until FROM dedupe WHERE lane = :lane AND event_id > :after ORDER BY event_id LIMIT :limit",
+        lambda row: Remembered(*row),
+    ),
+}
+
+
+def _reserve(db: _Connection, connector: str, client: str, count: int) -> int:
+    _lane_made(db, connector, client)
+    before: int | None = _value(db, "SELECT seq FROM sqlite_sequence WHERE name = 'deliveries'")
+    if before is None:
+        db.execute("INSERT INTO sqlite_sequence VALUES ('deliveries', ?)", (count,))
+        return 0
+    db.execute("UPDATE sqlite_sequence SET seq = seq + ? WHERE name = 'deliveries'", (count,))
+    return before
+
+
+def _carry_in(db: _Connection, lane: int, items: Sequence[Carried]) -> None:
+    _carry_deliveries(db, lane, [item for item in items if isinstance(item, Waiting)])
+    here = set(_whereabouts(db, [item.letter.delivery_id for item in items if isinstance(item, Buried)]))
+    for item in items:
+        match item:
+            case Progress():
+                db.execute("REPLACE INTO batches VALUES (?, ?, ?, ?)", (lane, item.batch, item.action, _encode(item)))
+            case Remembered():
+                db.execute("REPLACE INTO dedupe VALUES (?, ?, ?)", (lane, item.event_id, item.until))
+            case Buried() if item.letter.delivery_id not in here:
+                _insert_dead(db, lane, item.letter, item.followers)
+
+
+def _carry_deliveries(db: _Connection, lane: int, items: Sequence[Waiting]) -> None:
+    turns = _turns(
+        db,
+        [(lane, item.delivery) for item in items],
+        {at: Wait(frozenset(), item.past_rejected) for at, item in enumerate(items) if item.after is not None},
+    )
+    rows = []
+    for item, turn_at in zip(items, turns, strict=True):
+        each, wait = item.delivery, None
+        if item.after is not None:
+            wait = _encode(Wait(frozenset(item.after), item.past_rejected)).decode()
+        named = (each.seq, lane, each.action, each.key, each.id, each.event_id, each.body, each.received_at)
+        rows.append(
+            (*named, each.due_at, turn_at, each.attempts, each.batch, each.again_at, wait, _encode_tries(item.tries))
+        )
+    db.executemany(
+        "INSERT OR IGNORE INTO deliveries (seq, lane, action, key, id, event_id, body, received_at, due_at, turn_at,"
+        " attempts, batch, again_at, after, tries) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        rows,
+    )
+    last = items[-1].delivery.seq if items else 0
+    if items and _value(db, "SELECT 1 FROM deliveries WHERE seq > ? LIMIT 1", (last,)):  # put while others came in
+        seen = [_Row(each.seq, lane, each.action, each.key, "", 0, None) for each in (item.delivery for item in items)]
+        _align(db, seen)
+
+
+def _carry_away(db: _Connection, lane: int | None) -> None:
+    for table in ("deliveries", "batches", "dead", "dedupe"):
+        db.execute(f"DELETE FROM {table} WHERE lane = ?", (lane,))
+
+
+def _carry_lane(db: _Connection, lane: Lane, mark: str, value: str) -> None:
+    there = _lane_made(db, lane.connector, lane.client)
+    counters = (lane.accepted, lane.delivered, lane.rejected, lane.skipped)
+    trouble = (lane.state == "paused", lane.reason, lane.not_before, lane.failures, lane.failing_since)
+    db.execute(
+        "UPDATE lanes SET accepted = accepted + ?, delivered = delivered + ?, rejected = rejected + ?,"
+        " skipped = skipped + ?, paused = ?, reason = ?, not_before = ?, failures = ?, failing_since = ? WHERE id = ?",
+        (*counters, *trouble, there),
+    )
+    _stir(db, there, _earliest(db, there))
+    _write_mark(db, mark, value)
+
+
+def _faults(db: _Connection) -> Iterator[str]:
+    for (said,) in db.execute("PRAGMA quick_check(10)"):
+        if said != "ok":
+            yield f"the file is damaged: {said}; restore a copy, or bring its lanes into a new store"
+    for table in ("deliveries", "batches", "dead", "dedupe"):
+        lost_rows = _value(db, f"SELECT count(*) FROM {table} WHERE lane NOT IN (SELECT id FROM lanes)")
+        if lost_rows:
+            yield f"{lost_rows} rows of {table} belong to no lane: another program has written here; restore a copy"
 
 
 # Locks, slots, rates
