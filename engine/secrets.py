@@ -9,24 +9,29 @@ import re
 import stat
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from engine import aws
 from engine.errors import SecretUnavailable
 
 if TYPE_CHECKING:
     from typing import NoReturn
 
-FORMS = ("env:NAME", "file:PATH", "keyring:SERVICE/USER", "aws-secretsmanager:NAME#FIELD")
+FORMS = ("env:NAME", "file:PATH", "keyring:SERVICE/USER", "aws-secretsmanager:NAME#FIELD", "aws-ssm:/NAME")
 OWN = "CONNECT_"
-CACHE_S = 300.0
+# Settings of the engine itself that are secrets: each may also be a reference to where its value is.
+OWN_SECRETS = ("CONNECT_KEY", "CONNECT_ADMIN_TOKEN", "CONNECT_ALERT_WEBHOOKS")
+CACHE_S = 300.0  # until keyring and AWS are asked again
+AGAIN_S = 15.0  # until one is asked again that could not be had
+FRESH_S = 30.0  # a value that is younger is not asked for again because a vendor refused it
 MAX_FILE = 64 * 1024
 
 _REFERENCE = re.compile(
-    r"env:[A-Za-z_][A-Za-z0-9_]*|file:[^\0\n]+|keyring:[^/\n]+/[^\n]+|aws-secretsmanager:[^#\s]+(#[^#\s]+)?"
+    r"env:[A-Za-z_][A-Za-z0-9_]*|file:[^\0\n]+|keyring:[^/\n]+/[^\n]+|(aws-secretsmanager|aws-ssm):[^#\s]+(#[^#\s]+)?"
 )
-_REFUSALS = {"ResourceNotFoundException", "AccessDeniedException", "InvalidRequestException", "DecryptionFailure"}
+_OWN_REFERENCE = re.compile(r"(file|keyring|aws-secretsmanager|aws-ssm):\S")
 _SALT = b"daxgo-connect secrets v1"
 
 
@@ -46,11 +51,11 @@ def fingerprint(values: Mapping[str, str]) -> str:
 
 class SecretSources:
     """
-    Values from the environment, files, the system's keyring and AWS Secrets Manager; any thread may ask.
+    Values from the environment, files, the system's keyring and AWS; any thread may ask.
 
     A file is read again when it changes; keyring and AWS are asked again after five minutes, so a rotated secret
     needs no restart. `outside` allows files that lie outside the project, such as /run/secrets/NAME. `keyring` and
-    `aws` stand in for the libraries' `get_password` and Secrets Manager client.
+    `aws` stand in for the libraries: `get_password`, and (service, region) -> a client of boto3.
     """
 
     def __init__(
@@ -61,7 +66,7 @@ class SecretSources:
         outside: bool = False,
         clock: Callable[[], float] = time.monotonic,
         keyring: Callable[[str, str], str | None] | None = None,
-        aws: Any = None,
+        aws: Callable[[str, str | None], Any] = aws.client,
     ) -> None:
         self._project = project_dir.resolve()
         self._env = env
@@ -70,7 +75,7 @@ class SecretSources:
         self._keyring = keyring
         self._aws = aws
         self._files: dict[Path, tuple[tuple[int, int, int], str]] = {}
-        self._fetched: dict[str, tuple[float, str]] = {}
+        self._fetched: dict[str, _Fetched] = {}
         self._fetching: dict[str, threading.Lock] = {}  # one that is slow to answer keeps no other waiting
 
     def resolve(self, reference: str) -> str:
@@ -86,12 +91,18 @@ class SecretSources:
             case "keyring":
                 value = self._fetch(reference, lambda: self._from_keyring(rest))
             case _:
-                name, _, field = rest.partition("#")
-                text = self._fetch(f"{scheme}:{name}", lambda: self._from_aws(name))
+                _, field = _parts(reference)
+                text = self._fetch(_source(reference), lambda: self._from_aws(_source(reference)))
                 value = _field_of(text, field, reference) if field else text
         if not value:
             _unavailable(reference, "it is empty")
         return value
+
+    def forget(self, reference: str) -> None:
+        """A vendor refused the value: the source is asked anew when it is next wanted, unless it was just now."""
+        known = self._fetched.get(_source(reference))
+        if known is not None and self._clock() - known.at >= FRESH_S:
+            self._fetched.pop(_source(reference), None)
 
     def note(self, reference: str) -> str:
         """What is unsafe about where a secret lies, or an empty text."""
@@ -137,31 +148,106 @@ class SecretSources:
         value = get(service, user)
         return value if value is not None else _unavailable(f"keyring:{rest}", f"run `keyring set {service} {user}`")
 
-    def _from_aws(self, name: str) -> str:
-        if self._aws is None:
-            self._aws = _secrets_manager(f"aws-secretsmanager:{name}")
-        reply = self._aws.get_secret_value(SecretId=name)
-        return str(reply["SecretString"]) if "SecretString" in reply else bytes(reply["SecretBinary"]).decode()
+    def _from_aws(self, source: str) -> str:
+        scheme, _, name = source.partition(":")
+        service, action, kind = _SERVICES[scheme]
+        try:
+            client = self._aws(service, aws.region_of(name))
+            if service == "ssm":
+                return str(client.get_parameter(Name=name, WithDecryption=True)["Parameter"]["Value"])
+            reply = client.get_secret_value(SecretId=name)
+            return str(reply["SecretString"]) if "SecretString" in reply else bytes(reply["SecretBinary"]).decode()
+        except ImportError:
+            _unavailable(source, "install daxgo-connect[aws]")
+        except UnicodeDecodeError:
+            _unavailable(source, "it is binary and not UTF-8 text; keep it as text, such as base64")
+        except Exception as error:
+            why = aws.told(error, action=action, resource=name if name.startswith("arn:") else f"{kind} {name}")
+            raise _Failed(f"{source}: {why}", for_good=aws.is_refusal(error)) from None
 
-    def _fetch(self, reference: str, ask: Callable[[], str]) -> str:
+    def _fetch(self, source: str, ask: Callable[[], str]) -> str:
         """From the cache, or asked for; a source that is down for a while serves its last value on."""
-        with self._fetching.setdefault(reference, threading.Lock()):
-            known = self._fetched.get(reference)
-            if known is not None and self._clock() < known[0]:
-                return known[1]
+        with self._fetching.setdefault(source, threading.Lock()):
+            known, now = self._fetched.get(source), self._clock()
+            if known is not None and now < known.until:
+                if known.value is None:
+                    raise SecretUnavailable(known.why)
+                return known.value
+            last = known.value if known is not None else None
             try:
                 value = ask()
-            except SecretUnavailable:
-                self._fetched.pop(reference, None)
-                raise
-            except Exception as error:  # boto3 and keyring back ends raise classes of their own
-                code = _aws_code(error)
-                if known is None or code in _REFUSALS:
-                    self._fetched.pop(reference, None)
-                    raise SecretUnavailable(f"{reference}: {code or type(error).__name__}") from None
-                value = known[1]
-            self._fetched[reference] = (self._clock() + CACHE_S, value)
+            except SecretUnavailable as error:
+                if last is None or not isinstance(error, _Failed) or error.for_good:
+                    self._fetched[source] = _Fetched(now, now + AGAIN_S, None, str(error))
+                    raise SecretUnavailable(str(error)) from None
+            except Exception as error:  # a back end of the keyring raises classes of its own
+                if last is None:
+                    raise SecretUnavailable(f"{source}: {type(error).__name__}") from None
+            else:
+                self._fetched[source] = _Fetched(now, now + CACHE_S, value)
+                return value
+            self._fetched[source] = _Fetched(now, now + AGAIN_S, last)
+            assert last is not None
+            return last
+
+
+class OwnSettings(Mapping[str, str]):
+    """
+    The environment, with the engine's own secrets looked up where they are references (OWN_SECRETS).
+
+    They are looked up when they are asked for. SecretUnavailable names the variable and the reference.
+    """
+
+    def __init__(self, env: Mapping[str, str], project_dir: Path, **sources: Any) -> None:
+        self._env = env
+        self._sources = SecretSources(project_dir, env, outside=True, **sources)
+
+    def __getitem__(self, name: str) -> str:
+        value = self._env[name]
+        if name not in OWN_SECRETS or _OWN_REFERENCE.match(value) is None:
             return value
+        try:
+            return self._sources.resolve(value)
+        except SecretUnavailable as error:
+            raise SecretUnavailable(f"{name}: {error}") from None
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._env)
+
+    def __len__(self) -> int:
+        return len(self._env)
+
+
+class _Fetched(NamedTuple):
+    at: float
+    until: float
+    value: str | None  # None: it could not be had
+    why: str = ""
+
+
+class _Failed(SecretUnavailable):
+    """AWS did not give it; `for_good`: an older value is no longer to be used either."""
+
+    def __init__(self, text: str, *, for_good: bool) -> None:
+        super().__init__(text)
+        self.for_good = for_good
+
+
+_SERVICES = {  # of boto3; what the process has to be allowed; on what
+    "aws-secretsmanager": ("secretsmanager", "secretsmanager:GetSecretValue", "the secret"),
+    "aws-ssm": ("ssm", "ssm:GetParameter", "the parameter"),
+}
+
+
+def _parts(reference: str) -> tuple[str, str]:
+    """(what is asked for, the field of it)."""
+    name, _, field = reference.partition("#")
+    return name, field
+
+
+def _source(reference: str) -> str:
+    """What is fetched for it: fields of one secret share that."""
+    return _parts(reference)[0] if reference.startswith("aws-") else reference
 
 
 def _unavailable(reference: str, why: str) -> NoReturn:
@@ -185,11 +271,6 @@ def _field_of(text: str, field: str, reference: str) -> str:
     return value
 
 
-def _aws_code(error: Exception) -> str:
-    reply = getattr(error, "response", None)
-    return str(reply.get("Error", {}).get("Code", "")) if isinstance(reply, dict) else ""
-
-
 def _system_keyring(reference: str) -> Callable[[str, str], str | None]:
     try:
         import keyring
@@ -197,14 +278,3 @@ def _system_keyring(reference: str) -> Callable[[str, str], str | None]:
         _unavailable(reference, "install daxgo-connect[keyring]")
     get: Callable[[str, str], str | None] = keyring.get_password
     return get
-
-
-def _secrets_manager(reference: str) -> Any:
-    try:
-        import boto3
-        from botocore.config import Config  # type: ignore[import-not-found,unused-ignore]
-    except ImportError:
-        _unavailable(reference, "install daxgo-connect[aws]")
-    return boto3.client(
-        "secretsmanager", config=Config(connect_timeout=5, read_timeout=10, retries={"max_attempts": 3})
-    )

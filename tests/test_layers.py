@@ -27,13 +27,15 @@ LAYERS = (
     # the walk
     "walk", "reporting", "settling", "direct", "worker",
     # adapters
-    "measures", "emf", "telemetry", "audit", "alerts", "secrets", "stores", "capacity",
+    "aws", "measures", "emf", "telemetry", "audit", "alerts", "secrets", "stores", "capacity",
     # what runs a spec without its vendor
     "sandbox", "authoring.examples", "authoring.explaining", "authoring.curl", "authoring.preview",
     "authoring.differences", "authoring.planning", "authoring.versions", "authoring.pages", "spec.check",
     "authoring.coverage",
     # what writes a new spec
     "authoring.openapi", "authoring.scaffold",
+    # what puts a project into a cloud
+    "deploying",
     # wiring
     "housekeeping", "forgetting", "runtime", "dead_letters", "login",
     # doors

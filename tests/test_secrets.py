@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from engine.errors import SecretUnavailable
-from engine.secrets import SecretSources, fingerprint, looks_literal
+from engine.secrets import OwnSettings, SecretSources, fingerprint, looks_literal
 
 
 class Refusal(Exception):
@@ -20,7 +20,7 @@ class Refusal(Exception):
 
 
 class Manager:
-    """A Secrets Manager that holds what the test gives it."""
+    """Secrets Manager and Parameter Store that hold what the test gives them."""
 
     def __init__(self, secrets: dict[str, Any]) -> None:
         self.secrets, self.asked = secrets, 0
@@ -31,6 +31,14 @@ class Manager:
         if isinstance(value, Exception):
             raise value
         return {"SecretBinary": value} if isinstance(value, bytes) else {"SecretString": value}
+
+    def get_parameter(self, *, Name: str, WithDecryption: bool) -> dict[str, Any]:
+        assert WithDecryption
+        return {"Parameter": {"Value": self.get_secret_value(SecretId=Name)["SecretString"]}}
+
+    def client(self, service: str, region: str | None) -> Manager:
+        del service, region
+        return self
 
 
 def refusal_of(sources: SecretSources, reference: str) -> str:
@@ -72,8 +80,8 @@ def test_what_is_missing_is_named_with_what_to_do(tmp_path: Path) -> None:
 def test_a_literal_is_refused_and_never_repeated(tmp_path: Path, literal: str) -> None:
     assert looks_literal(literal)
     assert refusal_of(SecretSources(tmp_path, {}), literal) == (
-        "a secret is given as one of env:NAME, file:PATH, keyring:SERVICE/USER, aws-secretsmanager:NAME#FIELD; "
-        "what stands here is none of them"
+        "a secret is given as one of env:NAME, file:PATH, keyring:SERVICE/USER, aws-secretsmanager:NAME#FIELD, "
+        "aws-ssm:/NAME; what stands here is none of them"
     )
 
 
@@ -85,6 +93,9 @@ def test_a_literal_is_refused_and_never_repeated(tmp_path: Path, literal: str) -
         "keyring:crm/ana",
         "aws-secretsmanager:/connect/crm/a",
         "aws-secretsmanager:a#b",
+        "aws-secretsmanager:arn:aws:secretsmanager:sa-east-1:123456789012:secret:connect/crm-AbCdEf#key",
+        "aws-ssm:/connect/crm/a",
+        "aws-ssm:/connect/crm#key",
     ],
 )
 def test_a_reference_does_not_look_literal(reference: str) -> None:
@@ -148,7 +159,7 @@ def test_a_missing_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 def test_aws_secrets_are_fields_of_json_or_whole(tmp_path: Path) -> None:
     secrets = {"json": '{"user": "ana", "pin": 1.50, "deep": {"s3cr3t": 1}}', "plain": "s3cr3t", "binary": b"whole"}
-    sources = SecretSources(tmp_path, {}, aws=Manager(secrets))
+    sources = SecretSources(tmp_path, {}, aws=Manager(secrets).client)
     fields = ["json#user", "json#pin", "plain", "binary"]
     assert [sources.resolve(f"aws-secretsmanager:{name}") for name in fields] == ["ana", "1.50", "s3cr3t", "whole"]
     assert [refusal_of(sources, f"aws-secretsmanager:{name}") for name in ["json#deep", "json#none", "plain#user"]] == [
@@ -161,7 +172,7 @@ def test_aws_secrets_are_fields_of_json_or_whole(tmp_path: Path) -> None:
 def test_aws_is_asked_once_in_five_minutes_for_all_fields(tmp_path: Path) -> None:
     now = [0.0]
     manager = Manager({"a": '{"x": "1", "y": "2"}'})
-    sources = SecretSources(tmp_path, {}, aws=manager, clock=lambda: now[0])
+    sources = SecretSources(tmp_path, {}, aws=manager.client, clock=lambda: now[0])
     assert (sources.resolve("aws-secretsmanager:a#x"), sources.resolve("aws-secretsmanager:a#y")) == ("1", "2")
     manager.secrets["a"] = '{"x": "3"}'
     now[0] = 299
@@ -191,16 +202,86 @@ def test_a_secret_that_is_slow_to_come_keeps_no_other_waiting(tmp_path: Path) ->
 def test_an_outage_of_aws_serves_the_last_value_and_a_refusal_ends_it(tmp_path: Path) -> None:
     now = [0.0]
     manager = Manager({"a": "value"})
-    sources = SecretSources(tmp_path, {}, aws=manager, clock=lambda: now[0])
+    sources = SecretSources(tmp_path, {}, aws=manager.client, clock=lambda: now[0])
     assert sources.resolve("aws-secretsmanager:a") == "value"
     manager.secrets["a"] = Refusal("ThrottlingException")
     now[0] = 300
     assert sources.resolve("aws-secretsmanager:a") == "value"
     manager.secrets["a"] = Refusal("ResourceNotFoundException")
-    now[0] = 600
-    assert refusal_of(sources, "aws-secretsmanager:a") == "aws-secretsmanager:a: ResourceNotFoundException"
+    now[0] = 314
+    assert sources.resolve("aws-secretsmanager:a") == "value"
+    now[0] = 315
+    missing = "aws-secretsmanager:a: ResourceNotFoundException: there is none of this name in this account and region"
+    assert refusal_of(sources, "aws-secretsmanager:a") == missing
     manager.secrets["a"] = Refusal("ThrottlingException")
-    assert refusal_of(sources, "aws-secretsmanager:a") == "aws-secretsmanager:a: ThrottlingException"
+    asked = manager.asked
+    assert refusal_of(sources, "aws-secretsmanager:a") == missing  # who asks every second does not ask AWS
+    now[0] = 330
+    busy = "aws-secretsmanager:a: ThrottlingException: AWS asks to wait; it is tried again"
+    assert (refusal_of(sources, "aws-secretsmanager:a"), manager.asked) == (busy, asked + 1)
+
+
+def test_what_aws_refuses_is_said_with_what_to_allow(tmp_path: Path) -> None:
+    arn = "arn:aws:secretsmanager:sa-east-1:123456789012:secret:b-AbCdEf"
+    secrets = {
+        "a": Refusal("AccessDeniedException"),
+        arn: Refusal("AccessDeniedException"),
+        "c": Refusal("DecryptionFailure"),
+        "d": Refusal("InvalidRequestException"),
+        "e": Refusal("ExpiredTokenException"),
+        "f": Refusal("InternalServiceError"),
+        "g": b"\xff\xfe",
+    }
+    sources = SecretSources(tmp_path, {}, aws=Manager(secrets).client)
+    own_key = "and kms:Decrypt on its key if that is one of your own"
+    assert [refusal_of(sources, f"aws-secretsmanager:{name}") for name in secrets] == [
+        "aws-secretsmanager:a: AccessDeniedException: allow secretsmanager:GetSecretValue on the secret a, " + own_key,
+        f"aws-secretsmanager:{arn}: AccessDeniedException: allow secretsmanager:GetSecretValue on {arn}, {own_key}",
+        "aws-secretsmanager:c: DecryptionFailure: allow kms:Decrypt on the key that the secret c is encrypted with",
+        "aws-secretsmanager:d: InvalidRequestException: it is marked for deletion, or has no value yet",
+        "aws-secretsmanager:e: ExpiredTokenException: AWS does not take the credentials of this process",
+        "aws-secretsmanager:f: InternalServiceError",
+        "aws-secretsmanager:g: it is binary and not UTF-8 text; keep it as text, such as base64",
+    ]
+    assert refusal_of(sources, "aws-ssm:a") == (
+        "aws-ssm:a: AccessDeniedException: allow ssm:GetParameter on the parameter a, " + own_key
+    )
+
+
+def test_a_refused_value_is_asked_for_anew_unless_it_is_fresh(tmp_path: Path) -> None:
+    now = [0.0]
+    manager = Manager({"a": '{"x": "old"}'})
+    sources = SecretSources(tmp_path, {}, aws=manager.client, clock=lambda: now[0])
+    assert sources.resolve("aws-secretsmanager:a#x") == "old"
+    manager.secrets["a"] = '{"x": "new"}'
+    now[0] = 29
+    sources.forget("aws-secretsmanager:a#x")
+    assert sources.resolve("aws-secretsmanager:a#x") == "old"
+    now[0] = 30
+    sources.forget("aws-secretsmanager:a#x")
+    assert sources.resolve("aws-secretsmanager:a#x") == "new"
+
+
+def test_the_engine_s_own_secrets_may_be_references(tmp_path: Path) -> None:
+    (tmp_path / "key").write_text("from a file\n")
+    env = {
+        "CONNECT_KEY": f"file:{tmp_path / 'key'}",
+        "CONNECT_ADMIN_TOKEN": "aws-ssm:/connect/admin#token",
+        "CONNECT_ALERT_WEBHOOKS": "https://hooks.example/a",
+        "CONNECT_STORE": "file:is-no-secret",
+    }
+    manager = Manager({"/connect/admin": '{"token": "t0k3n"}'})
+    own = OwnSettings(env, tmp_path, aws=manager.client)
+    assert (manager.asked, len(own), sorted(own)) == (0, 4, sorted(env))  # looked up when it is wanted
+    assert {name: own[name] for name in own} == {
+        "CONNECT_KEY": "from a file",
+        "CONNECT_ADMIN_TOKEN": "t0k3n",
+        "CONNECT_ALERT_WEBHOOKS": "https://hooks.example/a",
+        "CONNECT_STORE": "file:is-no-secret",
+    }
+    missing = OwnSettings({"CONNECT_KEY": "file:/no/such/file"}, tmp_path)
+    with pytest.raises(SecretUnavailable, match=r"^CONNECT_KEY: file:/no/such/file: No such file or directory$"):
+        missing.get("CONNECT_KEY")
 
 
 def test_a_fingerprint_changes_with_any_name_or_value_and_not_with_order() -> None:

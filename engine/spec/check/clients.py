@@ -35,8 +35,8 @@ if TYPE_CHECKING:
     Path = tuple[str | int, ...]
 
 _LITERAL = (
-    "a secret is a reference, never the value itself: env:NAME, file:PATH, aws-secretsmanager:ID#KEY or "
-    "keyring:SERVICE/NAME"
+    "a secret is a reference, never the value itself: env:NAME, file:PATH, aws-secretsmanager:ID#KEY, "
+    "aws-ssm:/NAME or keyring:SERVICE/NAME"
 )
 
 
