@@ -222,6 +222,58 @@ def test_a_redirect_to_another_host_is_not_followed_and_the_key_stays_here(raw: 
     assert b"s3cret-key" in raw.heads[0]
 
 
+LOGS_IN = """
+secrets: {user: {}, password: {}}
+auth:
+  type: oauth2_password
+  token_url: https://api.crm.example/token
+  username: "{{ secrets.user }}"
+  password: "{{ secrets.password }}"
+actions:
+  note:
+    record: {id: "${ event.id }"}
+    batch: {records: 10}
+    steps:
+      create: {request: {path: /jobs, json: "${ batch.records }"}, save: {id: "${ response.body.id }"}}
+      close: {request: {method: PUT, path: "/jobs/{{ steps.create.id }}", json: {closed: true}}}
+"""
+
+
+def test_a_vendor_that_revokes_tokens_in_the_middle_of_batches_gets_each_event_once() -> None:
+    """Every third request finds its token revoked: also the second one of a batch, whose first had been taken."""
+    number, live, taken, asked = sized(200, 5_000), set[str](), Counter[str](), Counter[str]()
+
+    def answer(request: Prepared) -> Reply:
+        path = request.url.removeprefix("https://api.crm.example").removeprefix("/v1")
+        asked[path.partition("/")[0] or path[:5]] += 1
+        if path == "/token":
+            live.add(f"token-{len(vendor.asked)}")
+            return reply(200, {"access_token": f"token-{len(vendor.asked)}", "expires_in": 3600})
+        if len(vendor.asked) % 3 == 0:
+            live.clear()
+        if request.headers["Authorization"].removeprefix("Bearer ") not in live:
+            return reply(401, {"error": "invalid_token"})
+        if path == "/jobs":
+            taken.update(record["id"] for record in json.loads(request.content or b""))
+        return reply(200, {"id": len(vendor.asked)})
+
+    vendor = Vendor(answer=answer)
+    shop = Shop(LOGS_IN, vendor=vendor, secrets={"user": "ana", "password": "pa55-of-ana"})
+    shop.post_many(number)
+    shop.drain(86400)
+    assert (shop.sums(), shop.reasons()) == ({"delivered": number}, {})
+    twice = sum(taken.values()) - len(taken)
+    assert (len(taken), twice) == (number, 0)
+    refused = sum(request.purpose != "auth" for request in vendor.asked) - 2 * number // 10
+    logins = sum(request.purpose == "auth" for request in vendor.asked)
+    figures(
+        "test_a_vendor_that_revokes_tokens_in_the_middle_of_batches_gets_each_event_once",
+        f"{number} events in {number // 10} batches of two requests: {refused} requests were refused, {logins} "
+        f"log-ins, 0 lost, {twice} sent twice",
+    )
+    assert logins == refused + 1 > number / 10
+
+
 @pytest.mark.parametrize("skew_s", [-86_400, 86_400])
 def test_a_vendor_whose_clock_is_wrong_is_waited_for_as_long_as_it_means(skew_s: float) -> None:
     there = START + skew_s

@@ -7,6 +7,7 @@ a log-in that spends a refresh token, between the creation of a job and the firs
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import signal
@@ -67,6 +68,74 @@ def test_what_was_answered_202_survives_kill_9_and_is_delivered(tmp_path: Path, 
     )
     assert lost == set()
     assert crm.twice <= kills * RECORDS * 5, "a crash repeats at most the batches in flight"
+
+
+# Runs first in the process: it dies of itself when a statement of this kind begins for the so-many-th time.
+DIES_AT = """
+import os, signal
+from engine.stores import sqlite
+opened = sqlite._open_for_writing
+def watched(*args):
+    db = opened(*args)
+    left = [int(os.environ["DIES_AFTER"])]
+    def begins(statement):
+        left[0] -= os.environ["DIES_AT"] in statement
+        if left[0] == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+    db.set_trace_callback(begins)
+    return db
+sqlite._open_for_writing = watched
+"""
+STATEMENTS = {
+    "intake": "INSERT INTO deliveries", "settle": "DELETE FROM deliveries", "dead letter": "INSERT INTO dead",
+    "token": "INTO tokens", "half-done batch": "INTO batches", "before a commit": "COMMIT", "after a commit": "BEGIN",
+}  # fmt: skip
+
+
+def test_a_kill_at_any_statement_of_the_store_loses_nothing(tmp_path: Path) -> None:
+    """In the middle of a transaction, at its commit, and between a commit and the answer to whoever waits for it."""
+    kills = sized(4, 60)
+    folder = project(tmp_path / "project", "ledger", "direct", "jobs", "member")
+    rng, crm, done = random.Random(8), Crm(), threading.Event()
+    places = [list(STATEMENTS)[at % len(STATEMENTS)] for at in range(kills)]
+    serve = Serve(folder, crm.port, before=DIES_AT, env={"DIES_AT": "never", "DIES_AFTER": "1"})
+    senders = [
+        Sender([serve.port], f"s{at}", done, pace_s=0.002, ledger=3, direct=1, jobs=2, member=2) for at in (0, 1)
+    ]
+    died = 0
+    try:
+        for sender in senders:
+            sender.start()
+        for place in places:
+            serve.kill()
+            crm.live.clear()  # somebody comes for a new token
+            few = place in ("dead letter", "token", "half-done batch")
+            serve.env |= {"DIES_AT": STATEMENTS[place], "DIES_AFTER": str(rng.randint(1, 2 if few else 40))}
+            with contextlib.suppress(AssertionError):  # it may die before it is ready
+                serve.start()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                serve.process.wait(5)
+                died += 1
+        serve.kill()
+        serve.env |= {"DIES_AT": "never"}
+        serve.start()
+        done.set()
+        for sender in senders:
+            sender.join()
+        recovery_s = until_empty(serve)
+        assert serve.end() == 0
+    finally:
+        done.set()
+        serve.close()
+        crm.close()
+    number, lost = proven(senders, crm, folder / "connect.db")
+    figures(
+        "test_a_kill_at_any_statement_of_the_store_loses_nothing",
+        f"{died} kills at {len(set(places))} kinds of statement ({', '.join(STATEMENTS)}), {number} events answered "
+        f"2xx, {len(lost)} lost, {crm.twice} sent twice, all done {recovery_s:.1f} s after the last",
+    )
+    assert lost == set()
+    assert died > kills / 2
 
 
 def test_a_process_that_was_stopped_past_its_lease_settles_nothing_when_it_wakes(tmp_path: Path) -> None:
