@@ -19,6 +19,18 @@ if TYPE_CHECKING:
     from engine.walk import World
 
 
+# What a caller is told where the reason is for those who run this: hosts, addresses, secrets, files, faults of ours.
+PAUSED = "deliveries stand still until someone here has looked"
+THROTTLED = "the CRM, or a limit, asks to slow down"
+UNREACHED = "the CRM could not be reached, or did not answer"
+UNSENT = "it can't be sent; someone here has to look"
+PLAIN = {
+    OutcomeKind.PAUSE: PAUSED,
+    OutcomeKind.THROTTLE: THROTTLED,
+    OutcomeKind.RETRY: UNREACHED,
+    OutcomeKind.REAUTH: UNREACHED,
+}
+
 Held = dict[tuple[str, str, str], float]  # (connector, client, action) -> until when that action stands still
 
 
@@ -120,9 +132,10 @@ class Direct:
         action = self.program.actions[self.delivery.action]
         lane = self.world.store.lane(*self.lane)
         if lane is not None and lane.state == "paused":
-            return self.end(Outcome(OutcomeKind.PAUSE, lane.reason or "the lane is paused"), None, already=True)
+            paused = Outcome(OutcomeKind.PAUSE, lane.reason or "the lane is paused", private=True)
+            return self.end(paused, None, already=True)
         if lane is not None and lane.not_before > clock.now():
-            return self.later(self.spec.throttle, lane.reason or "throttled", lane.not_before)
+            return self.later(self.spec.throttle, lane.reason or "throttled", lane.not_before, told=THROTTLED)
         until = self.held.get((*self.lane, action.name), 0.0)
         if until == math.inf:
             return self.end(Outcome(OutcomeKind.PAUSE, f"{action.name} is paused"), None, already=True)
@@ -133,7 +146,7 @@ class Direct:
         try:
             walk = Walk(self.world, self.program, keep_alive=self.still_ours)
         except ConnectError as error:
-            return self.end(Outcome(OutcomeKind.PAUSE, str(error)), None)
+            return self.end(Outcome(OutcomeKind.PAUSE, str(error), private=True), None)
         try:
             return self.tries(walk, action)
         except LeaseLost as error:
@@ -156,38 +169,45 @@ class Direct:
                 break
             if clock.now() + wait >= self.ends_at:
                 attempts = 0 if one.outcome.outage else tried
-                return self.later(202, one.outcome.reason, clock.now() + wait, attempts=attempts)
+                reason, told = one.outcome.reason, words(one.outcome)
+                return self.later(202, reason, clock.now() + wait, attempts=attempts, told=told)
             clock.sleep(wait)
         reason = f"{one.outcome.reason} (after {self.spec.tries} tries)"
         return self.end(msgspec.structs.replace(one.outcome, reason=reason), one.trace, attempts=self.spec.tries)
 
-    def later(self, status: int, reason: str, due_at: float, attempts: int = 0) -> tuple[int, str, str]:
-        """It goes on from the buffer, or ends as a dead letter where the caller is told 4xx or 5xx."""
+    def later(
+        self, status: int, reason: str, due_at: float, attempts: int = 0, *, told: str | None = None
+    ) -> tuple[int, str, str]:
+        """
+        It goes on from the buffer, or ends as a dead letter where the caller is told 4xx or 5xx.
+
+        `told`: in words that are fit for the caller, where the reason is not.
+        """
         if status >= 400:
-            return self.bury(status, reason, "", None, attempts)
+            return self.bury(status, reason, "", None, attempts, told=told)
         self.settle(Settled(self.delivery.seq, "later", due_at=due_at, attempts=attempts, batch=self.batch))
-        return status, "waiting", reason
+        return status, "waiting", told or reason
 
     def end(
         self, outcome: Outcome, trace: Trace | None, *, attempts: int = 1, already: bool = False
     ) -> tuple[int, str, str]:
-        now, spec = self.world.clock.now(), self.spec
+        now, spec, told = self.world.clock.now(), self.spec, words(outcome)
         match outcome.kind:
             case OutcomeKind.DELIVERED:
                 self.settle(Settled(self.delivery.seq, "delivered"))
                 return spec.delivered, "delivered", ""
             case OutcomeKind.SKIP:
                 self.settle(Settled(self.delivery.seq, "skipped", reason=outcome.reason))
-                return spec.skip, "skipped", outcome.reason
+                return spec.skip, "skipped", told
             case OutcomeKind.THROTTLE:
                 until = now + (outcome.wait_s or self.program.backoff.wait_s(1))
                 if outcome.scope == "action":
                     self.held[*self.lane, self.delivery.action] = until
                 elif not outcome.ours:
                     self.change(LaneChange(not_before=until, reason=self.kept(outcome.reason)))
-                return self.later(spec.throttle, outcome.reason, until)
+                return self.later(spec.throttle, outcome.reason, until, told=told)
             case OutcomeKind.DEFER:
-                return self.later(spec.defer, outcome.reason, now + (outcome.wait_s or DEFER_S))
+                return self.later(spec.defer, outcome.reason, now + (outcome.wait_s or DEFER_S), told=told)
             case OutcomeKind.PAUSE:
                 if outcome.scope == "action":
                     self.held[*self.lane, self.delivery.action] = math.inf
@@ -195,16 +215,28 @@ class Direct:
                 elif not already:
                     self.change(LaneChange(pause=True, reason=self.kept(outcome.reason)))
                 if spec.pause >= 400:
-                    return self.bury(spec.pause, outcome.reason, outcome.code, trace, attempts)
-                return self.later(spec.pause, outcome.reason, now)
+                    return self.bury(spec.pause, outcome.reason, outcome.code, trace, attempts, told=told)
+                return self.later(spec.pause, outcome.reason, now, told=told)
             case OutcomeKind.RETRY | OutcomeKind.REAUTH:
                 wait = outcome.wait_s if outcome.wait_s is not None else self.program.backoff.wait_s(attempts)
-                return self.later(spec.retry, outcome.reason, now + wait, 0 if outcome.outage else attempts)
+                tries = 0 if outcome.outage else attempts
+                return self.later(spec.retry, outcome.reason, now + wait, tries, told=told)
             case _:
-                return self.bury(spec.reject, outcome.reason, outcome.code, trace, attempts, expected=outcome.expected)
+                expected = outcome.expected
+                return self.bury(
+                    spec.reject, outcome.reason, outcome.code, trace, attempts, expected=expected, told=told
+                )
 
     def bury(
-        self, status: int, reason: str, code: str, trace: Trace | None, attempts: int, *, expected: bool = False
+        self,
+        status: int,
+        reason: str,
+        code: str,
+        trace: Trace | None,
+        attempts: int,
+        *,
+        expected: bool = False,
+        told: str | None = None,
     ) -> tuple[int, str, str]:
         self.settle(
             Settled(
@@ -217,7 +249,7 @@ class Direct:
                 expected=expected,
             )
         )
-        return status, "rejected", reason
+        return status, "rejected", told or reason
 
     def settle(self, row: Settled) -> None:
         row = msgspec.structs.replace(row, reason=self.kept(row.reason))
@@ -227,9 +259,14 @@ class Direct:
         self.reporter.followed(self.program, self.skipped)
 
     def kept(self, reason: str) -> str:
-        """As others may read it; the caller is told what the CRM said, for the event is theirs."""
+        """As others may read it; the caller is told what the CRM said of the event, for it is theirs."""
         return self.program.personal.text(reason, self.delivery.body)
 
     def change(self, change: LaneChange) -> None:
         self.world.store.change_lane(*self.lane, change, now=self.world.clock.now())
         self.reporter.settled(self.program, [], [], change)
+
+
+def words(outcome: Outcome) -> str:
+    """What the caller is told: what the CRM or the mapping said of the event, and nothing about our own side."""
+    return PLAIN.get(outcome.kind, UNSENT) if outcome.private else outcome.reason

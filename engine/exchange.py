@@ -56,7 +56,8 @@ class Call:
             except ConnectError:
                 raise
             except Exception as error:  # no delivery's fault
-                return Exchanged(Verdict(Outcome(OutcomeKind.PAUSE, f"auth: {wire.fault('auth', error)}")), None, None)
+                reason = f"auth: {wire.fault('auth', error)}"
+                return Exchanged(Verdict(Outcome(OutcomeKind.PAUSE, reason, private=True)), None, None)
             try:
                 prepared = self.requester.prepare(scope, base_url, placed)
             except AuthFailed as failed:  # a key that signs can't be used
@@ -65,7 +66,7 @@ class Call:
             if isinstance(reply, Outcome):
                 return Exchanged(Verdict(reply), None, None)
             if isinstance(reply, NoReply) and reply.ours:
-                return Exchanged(Verdict(Outcome(OutcomeKind.PAUSE, reply.reason)), None, None)
+                return Exchanged(Verdict(Outcome(OutcomeKind.PAUSE, reply.reason, private=True)), None, None)
             verdict = self.verdict(wire, scope, reply, records=records, failures=failures)
             wire.refused(verdict.outcome, reply, action=self.action)
             trace = wire.masker.trace(prepared, reply if isinstance(reply, Reply) else None)
@@ -96,7 +97,8 @@ class Call:
             verdict = self.judge.verdict(judged, reply, records=records)
         except Exception as error:
             why = error if isinstance(error, BadValue) else wire.fault("reply", error)
-            verdict = Verdict(self.judge.again(f"the reply can't be read: {why}"))
+            unread = self.judge.again(f"the reply can't be read: {why}")
+            verdict = Verdict(msgspec.structs.replace(unread, private=not isinstance(error, BadValue)))
         return msgspec.structs.replace(verdict, outcome=wire.shown(verdict.outcome))
 
     def send(self, wire: Wire, prepared: Prepared, scope: Mapping[str, Any]) -> Reply | NoReply | Outcome:

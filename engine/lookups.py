@@ -9,7 +9,7 @@ import msgspec
 
 from engine import semantics
 from engine.caching import Cache
-from engine.errors import BadValue, ConnectError, EgressRefused
+from engine.errors import BadValue, ConnectError, EgressRefused, RecordError
 from engine.mapping import compile_tree, encode_json
 from engine.names import BOUND, LOOKING, REPLY, WAIT
 from engine.outcomes import Judge, Level, probed
@@ -112,14 +112,14 @@ class Source:
             except AuthFailed as failed:
                 raise Stopped(failed.outcome, failed.trace) from None
             except (BadValue, EgressRefused) as error:  # the vendor's reply, and no fault of these keys
-                raise Stopped(unreadable(done.reply.status, str(error)), done.trace) from None
+                raise Stopped(unreadable(done.reply.status, error), done.trace) from None
             reply = self.call.send(wire, following, inside)
             if isinstance(reply, Outcome):
                 raise Stopped(reply, None)
             verdict = self.call.verdict(wire, inside, reply, records=len(keys), failures=failures)
             came = reply if isinstance(reply, Reply) else None
             done = done._replace(verdict=verdict, reply=came, trace=wire.masker.trace(following, came))
-        raise Stopped(unreadable(200, f"more than {MAX_PAGES} pages of rows"), done.trace)
+        raise Stopped(unreadable(200, BadValue(f"more than {MAX_PAGES} pages of rows")), done.trace)
 
     def read(self, scope: dict[str, Any], keys: list[str], found: dict[str, list[Any]]) -> str | None:
         """The rows of one reply sorted in, and the link to the next page."""
@@ -269,7 +269,7 @@ class Lookup:
 
     def unasked(self, error: ConnectError) -> Found:
         """Whether to ask can't be said, or the request can't be built, from settings alone."""
-        return Found(outcome=Outcome(OutcomeKind.PAUSE, f"look-up {self.name}: {error}", everyone=True))
+        return Found(outcome=Outcome(OutcomeKind.PAUSE, f"look-up {self.name}: {error}", everyone=True, private=True))
 
     def key_of(self, scope: dict[str, Any]) -> str | Found | None:
         assert self.key is not None
@@ -339,7 +339,8 @@ class Lookup:
                 if half:
                     parts[:0] = [part[:half], part[half:]]
                 else:
-                    known[part[0]] = Found(outcome=Outcome(OutcomeKind.REJECT, f"look-up {self.name}: {error}"))
+                    reason, ours = f"look-up {self.name}: {error}", isinstance(error, EgressRefused)
+                    known[part[0]] = Found(outcome=Outcome(OutcomeKind.REJECT, reason, private=ours))
                 continue
             except Stopped as stopped:
                 outcome = stopped.outcome
@@ -426,7 +427,7 @@ class Lookup:
                 read = {**scope, "response": done.reply.scope}
                 value = self.value(read) if self.value is not None else done.reply.body
             except BadValue as error:
-                return Found(outcome=of_lane(unreadable(done.reply.status, str(error))), trace=done.trace)
+                return Found(outcome=of_lane(unreadable(done.reply.status, error)), trace=done.trace)
             if value is not None:
                 if self.cache_s > 0:
                     self.cache.put(self.cached_as, "", value, wire.clock.now(), self.cache_s)
@@ -440,8 +441,9 @@ class Lookup:
             self.cache.forget(self.cached_as, key)
 
 
-def unreadable(status: int, why: str) -> Outcome:
-    return Outcome(OutcomeKind.RETRY, f"HTTP {status}, and the reply can't be read: {why}", otherwise=OutcomeKind.PAUSE)
+def unreadable(status: int, why: RecordError) -> Outcome:
+    reason = f"HTTP {status}, and the reply can't be read: {why}"
+    return Outcome(OutcomeKind.RETRY, reason, otherwise=OutcomeKind.PAUSE, private=isinstance(why, EgressRefused))
 
 
 def of_lane(outcome: Outcome) -> Outcome:

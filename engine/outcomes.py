@@ -225,8 +225,9 @@ class Judge:
 
     def unanswered(self, reply: NoReply) -> Outcome:
         if self.never_repeat and reply.sent:
-            return Outcome(OutcomeKind.REJECT, f"{reply.reason}; it may have arrived and must not be repeated")
-        return Outcome(OutcomeKind.RETRY, reply.reason, count=False, outage=True)
+            reason = f"{reply.reason}; it may have arrived and must not be repeated"
+            return Outcome(OutcomeKind.REJECT, reason, private=True)
+        return Outcome(OutcomeKind.RETRY, reply.reason, count=False, outage=True, private=True)
 
     def unmet(self, reply: Reply, code: Any, message: Any) -> Outcome:
         """A 2xx that is not what a good reply looks like: never success; again, then a person looks."""

@@ -40,7 +40,8 @@ class AuthFailed(ConnectError):
 
     def __init__(self, outcome: Outcome, trace: Trace | None = None) -> None:
         super().__init__(outcome.reason)
-        self.outcome, self.trace = outcome, trace
+        self.outcome = msgspec.structs.replace(outcome, private=True)  # of a log-in: nothing about an event
+        self.trace = trace
 
 
 class Certificates:

@@ -158,6 +158,7 @@ class Action:
         done: list[Done] = []
         rows: list[tuple[Delivery, dict[str, Any]]] = []
         for delivery in deliveries:
+            ours = False
             try:
                 scope = program.row_scope(decode_event(delivery.body), delivery.received_at, wire.scope)
                 scope["delivery"] = {"id": delivery.id, "attempt": delivery.attempts + 1}
@@ -165,9 +166,9 @@ class Action:
             except (BadValue, msgspec.DecodeError) as error:
                 reason = str(error)
             except Exception as error:  # whatever one event does to us, its lane goes on
-                reason = wire.fault("mapping", error)
+                reason, ours = wire.fault("mapping", error), True
             if reason is not None:
-                done.append(Done(delivery, Outcome(OutcomeKind.REJECT, reason, "invalid")))
+                done.append(Done(delivery, Outcome(OutcomeKind.REJECT, reason, "invalid", private=ours)))
             else:
                 rows.append((delivery, {**scope, "lookups": {}}))
         for name, lookup in self.lookups.items():
@@ -185,6 +186,7 @@ class Action:
             rows = left
         ready: list[Ready] = []
         for delivery, scope in rows:
+            ours = False
             try:
                 scope["vars"] = (self.vars(scope) or {}) if self.vars is not None else {}
                 record = self.record(scope)
@@ -195,9 +197,9 @@ class Action:
             except BadValue as error:
                 reason = str(error)
             except Exception as error:
-                reason = wire.fault("mapping", error)
+                reason, ours = wire.fault("mapping", error), True
             if reason is not None:
-                done.append(Done(delivery, Outcome(OutcomeKind.REJECT, reason, "invalid")))
+                done.append(Done(delivery, Outcome(OutcomeKind.REJECT, reason, "invalid", private=ours)))
             else:
                 ready.append(one)
         return ready, done
@@ -210,7 +212,7 @@ class Action:
             raise
         except Exception as error:
             reason = f"look-up {lookup.name}: {wire.fault('look-up', error)}"
-            return [Found(outcome=probed(Outcome(OutcomeKind.RETRY, reason)))] * len(scopes)
+            return [Found(outcome=probed(Outcome(OutcomeKind.RETRY, reason, private=True)))] * len(scopes)
 
     def forget(self, wire: Wire, lookup: str, scope: dict[str, Any]) -> None:
         """The cached answer of a look-up for this row was stale."""

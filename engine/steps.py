@@ -252,7 +252,8 @@ class Steps:
             return step.when(self.inside(step, scope))
         except Exception as error:  # whatever a record does to us, its lane goes on
             reason = str(error) if isinstance(error, BadValue) else wire.fault("condition", error)
-            self.decide(live, Outcome(OutcomeKind.REJECT, reason), None)
+            ours = not isinstance(error, BadValue)
+            self.decide(live, Outcome(OutcomeKind.REJECT, reason, private=ours), None)
             return False
 
     def by_record(
@@ -378,7 +379,8 @@ class Steps:
             items = bounded(step.each(self.inside(step, scope)))
         except Exception as error:
             reason = str(error) if isinstance(error, BadValue) else wire.fault("each", error)
-            return Outcome(OutcomeKind.REJECT, reason, everyone=True), progress, None
+            ours = not isinstance(error, BadValue)
+            return Outcome(OutcomeKind.REJECT, reason, everyone=True, private=ours), progress, None
         sent: dict[str, list[Any]] = {mark: [*kept] for mark, kept in progress.saved.get(SENT + step.name, {}).items()}
         rest = {name: value for name, value in progress.saved.items() if name != SENT + step.name}
         anew = msgspec.structs.replace(progress, saved=rest)
@@ -476,12 +478,13 @@ class Steps:
             done = step.call.run(wire, scope, records=len(live), failures=failures)
         except (BadValue, EgressRefused) as error:
             kind = OutcomeKind.SPLIT if len(live) > 1 else OutcomeKind.REJECT
-            return Outcome(kind, str(error), "not-sendable"), progress, None
+            ours = isinstance(error, EgressRefused)
+            return Outcome(kind, str(error), "not-sendable", private=ours), progress, None
         except ConnectError:
             raise
         except Exception as error:  # while the request was built: a fault of some record, as far as is known
             kind = OutcomeKind.SPLIT if len(live) > 1 else OutcomeKind.REJECT
-            return Outcome(kind, wire.fault("request", error), "fault"), progress, None
+            return Outcome(kind, wire.fault("request", error), "fault", private=True), progress, None
         outcome = done.verdict.outcome
         if outcome is not None and outcome.kind is not OutcomeKind.DELIVERED:
             return outcome, progress, done
@@ -493,7 +496,8 @@ class Steps:
             return read, progress, done
         except Exception as error:
             why = error if isinstance(error, BadValue) else wire.fault("reply", error)
-            return step.call.judge.again(f"the reply can't be read: {why}"), progress, done
+            unread = step.call.judge.again(f"the reply can't be read: {why}")
+            return msgspec.structs.replace(unread, private=not isinstance(error, BadValue)), progress, done
 
     def read(
         self, wire: Wire, step: Step, live: list[Member], scope: dict[str, Any], progress: Progress, done: Exchanged

@@ -141,7 +141,9 @@ def test_a_rate_and_slots_may_come_from_settings_and_be_there_only_sometimes() -
 )
 def test_settings_that_give_no_limit_stop_the_lane_and_reject_nothing(limits: str, reason: str) -> None:
     client = Client(gate(limits), MemoryStore())
-    assert client.enters(0, settings={"rate": "often", "no": True}) == Outcome(OutcomeKind.PAUSE, reason, "limit")
+    assert client.enters(0, settings={"rate": "often", "no": True}) == Outcome(
+        OutcomeKind.PAUSE, reason, "limit", private=True
+    )
 
 
 def test_who_waits_for_the_second_uses_up_nothing_of_the_day() -> None:
@@ -352,7 +354,7 @@ def test_budget_time_zone_and_cost_may_be_computed() -> None:
 def test_settings_that_give_no_budget_stop_the_lane(written: str, reason: str) -> None:
     client = Client(gate(f"{{daily: {{{written}}}}}"), MemoryStore())
     found = client.enters(0, settings={"no": True, "zone": "Sao Paulo"})
-    assert found == Outcome(OutcomeKind.PAUSE, f"http.limits.daily: {reason}", "limit")
+    assert found == Outcome(OutcomeKind.PAUSE, f"http.limits.daily: {reason}", "limit", private=True)
 
 
 def test_processes_on_one_store_never_spend_more_than_one_budget_together(tmp_path: Path) -> None:

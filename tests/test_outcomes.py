@@ -117,11 +117,13 @@ def test_a_5xx_is_an_outage_of_the_vendor(status: int) -> None:
 
 
 def test_no_connection_is_an_outage_and_nothing_has_arrived() -> None:
-    assert outcome("", REFUSED) == Outcome(OutcomeKind.RETRY, REFUSED.reason, count=False, outage=True)
+    assert outcome("", REFUSED) == Outcome(OutcomeKind.RETRY, REFUSED.reason, count=False, outage=True, private=True)
 
 
 def test_no_reply_in_time_is_an_outage_that_may_have_arrived() -> None:
-    assert outcome("", TIMED_OUT) == Outcome(OutcomeKind.RETRY, TIMED_OUT.reason, count=False, outage=True)
+    assert outcome("", TIMED_OUT) == Outcome(
+        OutcomeKind.RETRY, TIMED_OUT.reason, count=False, outage=True, private=True
+    )
 
 
 def test_a_401_asks_for_a_new_token_where_one_can_be_had_and_pauses_elsewhere() -> None:
@@ -377,9 +379,9 @@ NEVER = 'actions: {note: {repeat: never, request: {path: /notes, json: {}, expec
 
 def test_what_must_not_be_repeated_is_rejected_when_no_answer_came_and_retried_when_it_was_not_sent() -> None:
     assert outcome(NEVER, TIMED_OUT) == Outcome(
-        OutcomeKind.REJECT, f"{TIMED_OUT.reason}; it may have arrived and must not be repeated"
+        OutcomeKind.REJECT, f"{TIMED_OUT.reason}; it may have arrived and must not be repeated", private=True
     )
-    assert outcome(NEVER, REFUSED) == Outcome(OutcomeKind.RETRY, REFUSED.reason, count=False, outage=True)
+    assert outcome(NEVER, REFUSED) == Outcome(OutcomeKind.RETRY, REFUSED.reason, count=False, outage=True, private=True)
 
 
 def test_what_must_not_be_repeated_is_rejected_when_the_reply_is_not_the_expected_one() -> None:
