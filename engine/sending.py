@@ -504,7 +504,7 @@ class HttpTransport:
         self.via = via.rstrip("/") if via else None
         self.reach = egress.LOOPBACK if self.via else reach
         self.local = threading.local()
-        self.contexts: dict[Tls | None, Any] = {None: tls.context(None)}
+        self.contexts: dict[Tls | None, Any] = {}  # made at the first request: whoever only takes in needs none
         self.clients: list[Any] = []
         self.making = threading.Lock()
 

@@ -17,7 +17,7 @@ LAYERS = (
     "spec.units", "spec.types", "spec.findings", "functions", "semantics", "emitting", "holes", "jmes", "jinja",
     "expressions",
     # a spec, from its file to its types
-    "spec.located", "spec.presets", "spec.expand", "spec.violations", "spec.load", "spec.project",
+    "spec.located", "spec.presets", "spec.expand", "spec.violations", "spec.load", "spec.project", "spec.compiled",
     "spec.fix", "spec.report",
     # the stages
     "mapping", "bodies", "unpacking", "meters", "senders", "intake", "published", "caching", "batching", "limits",
@@ -25,7 +25,7 @@ LAYERS = (
     "wire", "signing", "placing", "auth", "exchange", "lookups", "steps", "sequence", "program",
     "provisioning",
     # the walk
-    "walk", "reporting", "settling", "direct", "worker",
+    "walk", "reporting", "withdrawn", "settling", "direct", "worker",
     # adapters
     "aws", "measures", "emf", "telemetry", "audit", "alerts", "secrets", "stores", "capacity",
     # what runs a spec without its vendor
@@ -37,9 +37,9 @@ LAYERS = (
     # what puts a project into a cloud
     "deploying",
     # wiring
-    "housekeeping", "forgetting", "runtime", "dead_letters", "login",
+    "housekeeping", "forgetting", "copying", "runtime", "dead_letters", "login",
     # doors
-    "answers", "asgi", "listening", "door", "wiring", "admin", "serve", "demo", "authoring.cassettes", "cli",
+    "answers", "asgi", "gateway", "listening", "door", "wiring", "admin", "serve", "demo", "authoring.cassettes", "cli",
 )  # fmt: skip
 
 

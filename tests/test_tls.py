@@ -169,7 +169,7 @@ def test_each_client_comes_with_its_own(server: TlsServer, transport: Rerouted) 
     for pair in (CLIENT, OTHER, CLIENT):
         assert sent(shop(transport, pair.cert_pem, pair.key_pem()))[0] == {"delivered": 1}
     assert server.callers == ["client-abc", "client-xyz", "client-abc"]
-    assert len(transport.contexts) == 3  # one for all without certificates, one for each pair
+    assert len(transport.contexts) == 2  # one for each pair; nobody came without certificates
 
 
 def test_a_private_key_may_be_encrypted(server: TlsServer, transport: Rerouted) -> None:

@@ -73,7 +73,7 @@ def load_schema_ref(
     if len(schema) > 1:
         return None, [located.finding(path, "schema", "beside $ref nothing else can stand here")]
     try:
-        target = _schema_file(reference, Path(located.file).parent, root)
+        target = schema_file(reference, Path(located.file).parent, root)
     except ValueError as error:
         return None, [located.finding((*path, "$ref"), "schema", str(error))]
     read, says = _read_schema(target)
@@ -100,8 +100,8 @@ def _usable(schema: Any, located: Located, path: tuple[str, ...]) -> tuple[dict[
     return schema, []
 
 
-def _schema_file(reference: str, folder: Path, root: Path | None) -> Path:
-    """Raises ValueError with what is wrong."""
+def schema_file(reference: str, folder: Path, root: Path | None) -> Path:
+    """The file that `receive.schema` of a connector in `folder` refers to. Raises ValueError with what is wrong."""
     if re.match(r"[a-z][a-z0-9+.-]*:|/|\\", reference, re.IGNORECASE):
         raise ValueError(f"{reference}: must be a path from this file, such as ../schemas/events/x.schema.json")
     target = (folder / reference.partition("#")[0]).resolve()

@@ -8,16 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 import msgspec
 
 from engine.errors import SpecErrors, UsageError
 from engine.spec.findings import Finding, did_you_mean, errors_in, in_file_order
-from engine.spec.load import load_client, load_connector, load_schema_ref
-from engine.spec.located import Located, read, read_file
 from engine.spec.types import Client, Connector
 from engine.spec.violations import bundled, violations
+
+if TYPE_CHECKING:
+    from engine.spec.located import Located
 
 T = TypeVar("T")
 
@@ -80,8 +81,14 @@ class Project:
 
     def read(self, path: Path) -> Located:
         """Raises SpecErrors where it can't be read."""
+        from engine.spec.located import read, read_file
+
         text = self.texts.get(path.resolve()) if self.texts else None
         return read_file(path) if text is None else read(text, str(path))
+
+    def keep(self, path: Path, value: Any) -> None:
+        """What a file says, as it was read and checked before: until it changes."""
+        self._kept[path] = (_version(path), Loaded(path, value, (), None))
 
     def text(self, path: Path) -> str:
         """Raises OSError, also for what is no regular file, or UnicodeDecodeError."""
@@ -170,7 +177,7 @@ class Project:
         return self._loaded(path, self._load_connector)
 
     def loaded_client(self, path: Path) -> Loaded[Client]:
-        return self._loaded(path, load_client)
+        return self._loaded(path, _load_client)
 
     def loaded(self) -> list[Loaded[Any]]:
         """Every file of the project, for checks that look across files."""
@@ -184,6 +191,8 @@ class Project:
         return self._loaded(path, _load_settings)
 
     def _load_connector(self, located: Located) -> tuple[Connector | None, list[Finding], Located]:
+        from engine.spec.load import load_connector, load_schema_ref
+
         connector, found, grown = load_connector(located)
         stem = Path(located.file).stem
         if connector is None:
@@ -226,6 +235,12 @@ def _version(path: Path) -> tuple[int, int]:
     except OSError:
         return 0, -1
     return stat.st_mtime_ns, stat.st_size
+
+
+def _load_client(located: Located) -> tuple[Client | None, list[Finding], Located]:
+    from engine.spec.load import load_client
+
+    return load_client(located)
 
 
 def _load_settings(located: Located) -> tuple[Settings | None, list[Finding], Located]:

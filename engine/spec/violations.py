@@ -13,11 +13,13 @@ from collections.abc import Iterable, Mapping
 from decimal import Decimal
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
 from engine.spec.findings import Finding, alike, close, did_you_mean, nearest_to
-from engine.spec.located import Located
+
+if TYPE_CHECKING:
+    from engine.spec.located import Located
 
 Steps = tuple[str | int, ...]
 

@@ -1,0 +1,185 @@
+"""
+The specs of a project, read and checked, in one file beside it: a start that finds it reads no YAML and no JSON Schema.
+
+The file holds while every file it was made of, and the engine, are what they were; else the project is read as ever. It
+is data and no code, and whoever can change it can change the specs themselves.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from decimal import Decimal
+from functools import cache, partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+
+from engine.errors import SpecErrors
+from engine.spec.findings import errors_in
+from engine.spec.project import Loaded, Project, Settings
+from engine.spec.types import Client, Connector
+from engine.spec.violations import bundled
+
+T = TypeVar("T")
+
+NAME = "compiled.json"  # in the project's directory
+SETTINGS = "connect.yaml"
+OURS = "bundled:"  # before the path of a file that comes with the engine
+
+
+class _Connector(msgspec.Struct, frozen=True):
+    spec: Connector  # without the schema of its events
+    schema: msgspec.Raw  # null where it has none
+    floats: bool  # is a fraction in the schema a float, as in a file of JSON, or a decimal, as in YAML?
+
+
+class _Compiled(msgspec.Struct, frozen=True):
+    engine: str
+    files: dict[str, str]  # digest by path, in alphabetical order
+    settings: Settings
+    connectors: dict[str, _Connector]  # by path
+    clients: dict[str, Client]  # by path
+
+
+def write_compiled(project: Project, out: Path | None = None) -> Path:
+    """
+    Write the file, into the project's directory or that of a copy of it (`out`). SpecErrors where anything is unsound.
+    """
+    _, _, findings = project.all()
+    if found := errors_in(findings):
+        raise SpecErrors(found)
+    connectors = {path: project.loaded_connector_at(path) for path in project.connector_files().values()}
+    clients = {path: project.loaded_client(path) for path in project.client_files().values()}
+    schemas = [file for loaded in connectors.values() if (file := _schema_of(project, loaded)) is not None]
+    name = partial(_name, project.directory)
+    compiled = _Compiled(
+        engine=_engine(),
+        files=_digests({name(path): path for path in [*_specs(project), *schemas]}),
+        settings=project.settings,
+        connectors={name(path): _stored(_sound(loaded)) for path, loaded in connectors.items()},
+        clients={name(path): _sound(loaded) for path, loaded in clients.items()},
+    )
+    target = (out or project.directory) / NAME
+    target.write_bytes(_ENCODER.encode(compiled))
+    return target
+
+
+def open_project(directory: Path | str) -> Project:
+    """The project in a directory, with what was compiled of it where that still holds."""
+    project = Project(directory)
+    compiled = _read(project)
+    if compiled is None:
+        return project
+    settings = project.directory / SETTINGS
+    if settings.exists():
+        project.keep(settings, compiled.settings)
+    for name, stored in compiled.connectors.items():
+        project.keep(_path(project.directory, name), _restored(stored))
+    for name, client in compiled.clients.items():
+        project.keep(_path(project.directory, name), client)
+    return project
+
+
+def _read(project: Project) -> _Compiled | None:
+    """What was compiled; None where it is not there, or not of these files, or not of this engine."""
+    try:
+        compiled = _DECODER.decode((project.directory / NAME).read_bytes())
+    except (OSError, msgspec.DecodeError):
+        return None
+    specs = {_name(project.directory, path) for path in _specs(project)}
+    if compiled.engine != _engine() or specs != {*compiled.connectors, *compiled.clients} | (specs & {SETTINGS}):
+        return None
+    files = {name: _path(project.directory, name) for name in compiled.files}
+    return compiled if specs <= files.keys() and _digests(files) == compiled.files else None
+
+
+def _specs(project: Project) -> list[Path]:
+    settings = project.directory / SETTINGS
+    files = [*project.connector_files().values(), *project.client_files().values()]
+    return [*files, settings] if settings.exists() else files
+
+
+def _schema_of(project: Project, loaded: Loaded[Connector]) -> Path | None:
+    """The file that a connector's `receive.schema` refers to."""
+    from engine.spec.load import schema_file
+
+    data = loaded.located.data if loaded.located is not None else {}
+    reference = ((data.get("receive") or {}).get("schema") or {}).get("$ref")
+    if not isinstance(reference, str) or reference.startswith("#"):
+        return None
+    return schema_file(reference, loaded.path.parent, project.directory)
+
+
+def _sound(loaded: Loaded[T]) -> T:
+    assert loaded.value is not None
+    return loaded.value
+
+
+def _stored(spec: Connector) -> _Connector:
+    schema = msgspec.Raw(_ENCODER.encode(spec.receive.schema))
+    bare = msgspec.structs.replace(spec, receive=msgspec.structs.replace(spec.receive, schema=None))
+    for floats in (False, True):
+        stored = _Connector(bare, schema, floats)
+        if alike(_restored(_CONNECTOR.decode(_ENCODER.encode(stored))), spec):
+            return stored
+    raise ValueError(f"{spec.name} can't be stored as it is")
+
+
+def _restored(stored: _Connector) -> Connector:
+    hook = None if stored.floats else Decimal
+    schema = msgspec.json.Decoder(float_hook=hook).decode(stored.schema)
+    receive = msgspec.structs.replace(stored.spec.receive, schema=schema)
+    return msgspec.structs.replace(stored.spec, receive=receive)
+
+
+def alike(one: Any, other: Any) -> bool:
+    """Equal, and of the same types throughout: 1 is not 1.0, and the order of keys counts."""
+    if type(one) is not type(other):
+        return False
+    if isinstance(one, msgspec.Struct):
+        return all(alike(getattr(one, name), getattr(other, name)) for name in one.__struct_fields__)
+    if isinstance(one, dict):
+        return list(one) == list(other) and all(alike(value, other[key]) for key, value in one.items())
+    if isinstance(one, list | tuple):
+        return len(one) == len(other) and all(map(alike, one, other))
+    return bool(one == other)
+
+
+def _name(directory: Path, path: Path) -> str:
+    ours = bundled("connectors").parent
+    for home, before in ((directory, ""), (ours, OURS)):
+        if path.resolve().is_relative_to(home.resolve()):
+            return before + path.resolve().relative_to(home.resolve()).as_posix()
+    raise ValueError(f"{path} is neither in the project nor of the engine")
+
+
+def _path(directory: Path, name: str) -> Path:
+    return bundled("connectors").parent / name.removeprefix(OURS) if name.startswith(OURS) else directory / name
+
+
+def _digests(files: dict[str, Path]) -> dict[str, str]:
+    return {name: _digest([files[name]]) for name in sorted(files)}
+
+
+def _digest(files: list[Path]) -> str:
+    digest = hashlib.sha256()
+    for path in files:
+        try:
+            content = path.read_bytes()
+        except OSError:
+            content = b""
+        digest.update(len(content).to_bytes(8, "big") + content)
+    return digest.hexdigest()[:32]
+
+
+@cache
+def _engine() -> str:
+    """What reads and checks a spec: all of it that may tell another meaning of the same file."""
+    here = Path(__file__).parent
+    return _digest([*sorted(here.glob("*.py")), *sorted(bundled("schemas").glob("*.json"))])
+
+
+_ENCODER = msgspec.json.Encoder(decimal_format="number")
+_DECODER = msgspec.json.Decoder(_Compiled, float_hook=Decimal)
+_CONNECTOR = msgspec.json.Decoder(_Connector, float_hook=Decimal)
