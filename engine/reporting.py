@@ -62,6 +62,16 @@ class Reporter:
         text = f"{connector}/{client}: {why}; its events are kept and it is tried again"
         self.world.alerts.alert("lane-failed", connector=connector, client=client, text=text, facts={"reason": why})
 
+    def withdrawn(self, connector: str, client: str, action: str, count: int | None) -> None:
+        """Deliveries wait for an action that is not there; `count` None: very many."""
+        text = (
+            f"{connector}/{client}: {count or 'a thousand or more'} deliveries wait for the action {action}, which is"
+            " not in the connector any more, or is switched off; put it back within a day of their arrival, or they"
+            " become dead letters (code action-gone), which `connect dead retry` sends once it is back"
+        )
+        facts = {"action": action, "count": "" if count is None else str(count)}
+        self.world.alerts.alert("action-gone", connector=connector, client=client, text=text, facts=facts)
+
     def paused(self, connector: str, client: str, reason: str, action: str = "") -> None:
         """Someone hears that a lane, or one action of it, stands still until it is mended."""
         what = f"action {action}" if action else "lane"

@@ -19,6 +19,7 @@ from engine.reporting import Reporter
 from engine.settling import Verdicts
 from engine.spec import units
 from engine.walk import Ended, Walk, World
+from engine.withdrawn import Withdrawn, is_said
 from engine.writing import written
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ class Worker:
     def __init__(self, world: World, *, workers: int = 4) -> None:
         self.world = world
         self.reporter = Reporter(world)
+        self.withdrawn = Withdrawn(world, self.reporter)
         self.workers = workers
         self.owner = new_owner()
         self.running: dict[tuple[str, str], Future[bool]] = {}
@@ -117,7 +119,8 @@ class Worker:
         store.reclaim(is_gone)
         for lane in store.lanes():
             if lane.waiting and (self.only is None or self.only(lane.connector, lane.client)):
-                store.change_lane(lane.connector, lane.client, LaneChange(), now=now)
+                stale = "" if is_said(lane.reason) else None  # it is said again where it still holds
+                store.change_lane(lane.connector, lane.client, LaneChange(reason=stale), now=now)
         self.begun = True
 
     def run_due(self, pool: ThreadPoolExecutor, *, until_empty: bool, patience_s: float) -> None:
@@ -305,7 +308,16 @@ class Turn:
         for name in self.in_turn(store.waiting_actions(self.lease)):
             action = program.actions.get(name)
             now = self.world.clock.now()
-            if action is None or self.stands_still(name):
+            if action is None:
+                self.keep_alive()
+                buried, again_at = self.worker.withdrawn.look(self.lease, program, name)
+                self.settled = self.settled or buried
+                worked = worked or buried
+                if again_at is not None:
+                    self.wake(again_at)
+                continue
+            self.worker.withdrawn.forget(self.lease, name)
+            if self.stands_still(name):
                 continue
             for progress, deliveries in store.progress(self.lease, name, now=now):
                 if self.over() or self.stands_still(name):
