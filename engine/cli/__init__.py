@@ -36,6 +36,7 @@ COMMANDS = {
     "new": ("new", "Write a new connector."),
     "sandbox": ("sandbox", "Simulated CRMs on a port of this machine."),
     "demo": ("demo", "The whole thing on sample traffic."),
+    "deploy": ("deploy", "Write what puts the project into a cloud."),
     "docs": ("docs", "Write the pages of connectors."),
     "schema": ("schema", "Print a JSON Schema, for editors."),
     "key": ("key", "Print a new key for CONNECT_KEY."),
