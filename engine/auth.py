@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
 LOCK_TTL_S = 90.0
 WAIT_STEP_S = 0.2
+NEW_S = 60.0  # a token of that age is not renewed ahead, however short its life
 SECRET_WORDS = ("token", "secret", "password", "key", "session", "value", "signature")
 CONSENTED, DISCOVERED = "#consented", "#discovered"  # beside what a log-in saved: no name begins so
 MOMENTS = {"s": "epoch", "ms": "epoch_ms"}  # what the units of a span mean where a moment is told
@@ -214,6 +215,37 @@ class Auth:
         self.hide(wire, row.values)
         return row
 
+    def renew_ahead(self, wire: Wire, within_s: float) -> bool:
+        """
+        A new token in the store where the one there would not last for `within_s`, or there is none; was one made?
+
+        Nothing happens where there is nothing to log in to, or where the token has no end. Raises AuthFailed.
+        """
+        if self.request is None and self.consent is None:
+            return False
+        began = wire.clock.now()
+
+        def lasts(row: TokenRow | None) -> bool:
+            if row is None:
+                return False
+            new = wire.clock.now() - row.obtained_at < NEW_S  # two that renew at the same time make one token
+            return self.serves(row, wire, None, 0.0 if new else within_s)
+
+        while not lasts(self.stored(wire)):
+            if self.locked(wire):
+                try:
+                    row = self.stored(wire)
+                    if lasts(row):
+                        return False
+                    self.cached = self.obtain(wire, row, None, within_s)
+                    return True
+                finally:
+                    wire.store.unlock(self.lock(wire), owner=wire.owner)
+            if wire.clock.now() > began + LOCK_TTL_S:
+                raise AuthFailed(again("another process did not finish its log-in"))
+            wire.clock.sleep(WAIT_STEP_S)
+        return False
+
     def lock(self, wire: Wire) -> str:
         return f"token:{wire.connector}:{wire.client}:{self.name}"
 
@@ -231,22 +263,22 @@ class Auth:
             says = "the stored token can't be read; is CONNECT_KEY the key that it was saved with?"
             raise AuthFailed(Outcome(OutcomeKind.PAUSE, says)) from None
 
-    def serves(self, row: TokenRow, wire: Wire, stale: float | None) -> bool:
+    def serves(self, row: TokenRow, wire: Wire, stale: float | None, ahead_s: float = 0.0) -> bool:
         if row.fingerprint != wire.fingerprint or (stale is not None and row.obtained_at <= stale):
             return False
         if self.discovery and DISCOVERED not in row.values:
             return False
-        return self.lives(row, wire)
+        return self.lives(row, wire, ahead_s)
 
-    def lives(self, row: TokenRow, wire: Wire) -> bool:
+    def lives(self, row: TokenRow, wire: Wire, ahead_s: float = 0.0) -> bool:
         if row.expires_at is None:
             return True
         margin_s = min(
             self.margin_s, (row.expires_at - row.obtained_at) / 2
         )  # also a token of one minute serves a while
-        return wire.clock.now() < row.expires_at - margin_s
+        return wire.clock.now() + ahead_s < row.expires_at - margin_s
 
-    def obtain(self, wire: Wire, old: TokenRow | None, stale: float | None) -> TokenRow:
+    def obtain(self, wire: Wire, old: TokenRow | None, stale: float | None, ahead_s: float = 0.0) -> TokenRow:
         """
         A new token, stored before it is used: by renewal while the old one lives or came with a refresh token, which
         outlives it and may be the only one that is still good; else, or where that is refused, by a new log-in.
@@ -255,7 +287,7 @@ class Auth:
             old = None
         alive = old is not None and stale is None and (old.expires_at is None or wire.clock.now() < old.expires_at)
         failed: AuthFailed | None = None
-        if old is not None and alive and old.fingerprint == wire.fingerprint and self.lives(old, wire):
+        if old is not None and alive and old.fingerprint == wire.fingerprint and self.lives(old, wire, ahead_s):
             return self.discovered(wire, old, "log-in")  # all that it lacks
         if self.renewal is not None and old is not None and (alive or "refresh_token" in old.values):
             try:

@@ -10,6 +10,7 @@ from itertools import count
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, urlsplit
 
+import msgspec
 import pytest
 from conftest import START, Heard, Shop, Vendor, program_from, reply
 
@@ -21,6 +22,7 @@ from engine.secrets import fingerprint
 from engine.sending import HttpTransport, Masker
 from engine.stores.memory import MemoryStore
 from engine.stores.sqlite import SqliteStore
+from engine.walk import Walk
 from engine.wire import Wire
 
 if TYPE_CHECKING:
@@ -244,7 +246,11 @@ def shop(text: str, transport: HttpTransport, store: Store | None = None, /, **s
 
 
 def stored(shop: Shop) -> TokenRow:
-    row = shop.store.token("crm", "abc", "default")
+    return stored_in(shop)
+
+
+def stored_in(place: Shop | Wire) -> TokenRow:
+    row = place.store.token("crm", "abc", "default")
     assert row is not None
     return row
 
@@ -516,6 +522,66 @@ def tokens_at_once(programs: list[Program], all_wires: list[Wire]) -> set[str]:
 
     with ThreadPoolExecutor(len(all_wires)) as pool:
         return set(pool.map(ask, range(len(all_wires))))
+
+
+def test_a_token_is_renewed_ahead_where_it_would_not_last_and_only_there(
+    oauth: OAuthServer, transport: HttpTransport
+) -> None:
+    program, [wire] = program_from(CREDENTIALS), wires(program_from(CREDENTIALS), transport, [MemoryStore()], 1)
+    auth = program.auth
+    assert auth.renew_ahead(wire, 600) is True  # there is none yet
+    assert auth.renew_ahead(wire, 600) is False  # it lasts an hour
+    assert (auth.renew_ahead(wire, 4 * 3600), len(oauth.asked)) == (False, 1)  # it is as new as can be
+    token = stored_in(wire)
+    wire.store.save_token("crm", "abc", "default", msgspec.structs.replace(token, obtained_at=token.obtained_at - 60))
+    assert (auth.renew_ahead(wire, 4 * 3600), len(oauth.asked)) == (True, 2)
+    assert (auth.token(wire), len(oauth.asked)) == (stored_in(wire), 2)
+
+
+def test_a_renewal_ahead_spends_the_newest_refresh_token_once(oauth: OAuthServer, transport: HttpTransport) -> None:
+    oauth.refresh = {"first"}
+    crm = shop(REFRESH, transport, refresh_token="first")
+    crm.post({"id": "1"})
+    crm.drain()
+    program = crm.programs["abc"]
+    wire = Walk(crm.worker.world, program, keep_alive=lambda: None).wire
+    crm.clock.sleep(60)
+    assert [program.auth.renew_ahead(wire, 4 * 3600) for _ in range(2)] == [True, False]
+    crm.clock.sleep(60)
+    assert program.auth.renew_ahead(wire, 4 * 3600) is True
+    assert [form["refresh_token"] for form in oauth.forms] == ["first", "refresh-token-1", "refresh-token-2"]
+    crm.post({"id": "2"})
+    crm.drain()
+    assert (crm.sums(), len(oauth.forms)) == ({"delivered": 2}, 3)
+
+
+def test_what_cannot_expire_or_has_no_log_in_is_not_renewed_ahead(oauth: OAuthServer, transport: HttpTransport) -> None:
+    program, [wire] = program_from(), wires(program_from(), transport, [MemoryStore()], 1)
+    assert program.auth.renew_ahead(wire, 4 * 3600) is False
+    oauth.expires_in = None
+    program, [wire] = program_from(CREDENTIALS), wires(program_from(CREDENTIALS), transport, [MemoryStore()], 1)
+    assert [program.auth.renew_ahead(wire, 4 * 3600) for _ in range(2)] == [True, False]
+
+
+def test_a_renewal_ahead_that_is_refused_says_why(oauth: OAuthServer, transport: HttpTransport) -> None:
+    oauth.app_secret = "another"
+    program, [wire] = program_from(CREDENTIALS), wires(program_from(CREDENTIALS), transport, [MemoryStore()], 1)
+    with pytest.raises(AuthFailed, match="the log-in was refused"):
+        program.auth.renew_ahead(wire, 600)
+    assert wire.store.lock(program.auth.lock(wire), owner="another", ttl_s=1, now=0) is True
+
+
+def test_of_eight_that_renew_ahead_one_does(oauth: OAuthServer, transport: HttpTransport) -> None:
+    programs = [program_from(CREDENTIALS) for _ in range(8)]
+    all_wires = wires(programs[0], transport, [MemoryStore()], 8)
+    gate = threading.Barrier(8)
+
+    def ahead(at: int) -> bool:
+        gate.wait()
+        return programs[at].auth.renew_ahead(all_wires[at], 4 * 3600)
+
+    with ThreadPoolExecutor(8) as pool:
+        assert (sorted(pool.map(ahead, range(8))), len(oauth.asked)) == ([False] * 7 + [True], 1)
 
 
 def test_of_eight_threads_one_logs_in_and_all_have_its_token(oauth: OAuthServer, transport: HttpTransport) -> None:
