@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from engine.wire import Wire
 
 SHORT_WAIT_S = 1.0
+EXCHANGED_S = 1.0  # until a lane goes on with the secrets that were put in the place of refused ones
 
 
 class Exchanged(NamedTuple):
@@ -44,8 +45,20 @@ class Call:
         """
         Limits, token, request, reply, verdict; a refused token buys one new token and one repeat.
 
-        BadValue and EgressRefused pass through: the request can't be built from this scope.
+        Where all would stand still for a refusal, and the secrets are others at their source by now, it is tried with
+        those first. BadValue and EgressRefused pass through: the request can't be built from this scope.
         """
+        done = self.carried_out(wire, scope, records=records, failures=failures)
+        outcome = done.verdict.outcome
+        if outcome is None or outcome.kind is not OutcomeKind.PAUSE or not wire.outdated():
+            return done
+        why = f"{outcome.reason}; its secrets have been exchanged since"
+        again = msgspec.structs.replace(
+            outcome, kind=OutcomeKind.THROTTLE, reason=why, wait_s=EXCHANGED_S, count=False, ours=True
+        )
+        return done._replace(verdict=Verdict(again))
+
+    def carried_out(self, wire: Wire, scope: Mapping[str, Any], *, records: int, failures: int) -> Exchanged:
         stale: float | None = None
         for last in (False, True):
             try:

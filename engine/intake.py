@@ -159,7 +159,8 @@ class Receiver:
         self.direct = "direct" in modes  # some action's outcome is what the caller is told
         self.clients, self.program = clients, program
         self.active = set(clients.values())
-        self.senders = Senders(keys, signatures or {}, origins or {}, self.active)
+        self.origins = origins or {}
+        self.know(keys, signatures or {})
         self.meters = meters or {}
         self.problems = compiler.problems
         self.named = next((use.path for use in compiler.uses), ("event",))
@@ -168,6 +169,10 @@ class Receiver:
             import jsonschema_rs
 
             self.validator = jsonschema_rs.validator_for(schema, validate_formats=True)
+
+    def know(self, keys: Mapping[str, list[str]], signatures: Mapping[str, list[str]]) -> None:
+        """From now on events come with these write keys, or signed with these secrets."""
+        self.senders = Senders(keys, signatures, self.origins, self.active)
 
     def receive(
         self,

@@ -85,6 +85,9 @@ class Engine:
         self.reach = reach
         self.masker.add(*password_in(reach.proxy))
         self.secrets = secrets or SecretSources(project.directory, os.environ)
+        self.forget: Callable[[str], None] = getattr(self.secrets, "forget", lambda _: None)
+        self.ingest_values: dict[str, str] = {}  # what the references to write keys and signing secrets yielded last
+        self.keeping = False  # does a thread look at changed files and keys, so that no request has to?
         self.lock = threading.RLock()
         self.programs: dict[tuple[str, str], tuple[object, object, Program]] = {}
         self.capacity = Capacity(
@@ -116,6 +119,7 @@ class Engine:
                 program=self.program_or_none,
                 credentials=self.credentials,
                 masker=lambda _: self.masker,
+                outdated=self.outdated,
             ),
             workers=workers,
         )
@@ -125,6 +129,10 @@ class Engine:
 
     def reload(self) -> None:
         """Read what has changed; what is sound serves, what is not is named once."""
+        self.reread()
+        self.refresh_keys()
+
+    def reread(self) -> None:
         with self.lock:
             connectors, clients, findings = self.project.all()
             broken_connectors, broken_clients = self.project.unusable()  # for these the last that was sound serves on
@@ -163,16 +171,13 @@ class Engine:
     def receiver(self, connector: Connector) -> Receiver:
         active: dict[str, str] = {}
         inactive: dict[str, str] = {}
-        keys: dict[str, list[str]] = {}
-        signatures: dict[str, list[str]] = {}
         for client, binding in self.bound(connector.name):
             match = binding.match or client.client
             if client.active and binding.active:
                 active.setdefault(match, client.client)
             else:
                 inactive[match] = client.client
-            keys[client.client] = self.ingest_secrets(client, client.ingest.keys)
-            signatures[client.client] = self.ingest_secrets(client, client.ingest.signatures)
+        keys, signatures = self.proofs(connector.name)
         return Receiver(
             connector,
             active,
@@ -190,23 +195,48 @@ class Engine:
         rate, kept = units.rate(client.ingest.rate), self.meters.get(client.client)
         return kept if kept is not None and kept.rate == rate else Meter(rate)
 
-    def ingest_secrets(self, client: Client, references: list[str]) -> list[str]:
-        """Resolved write keys; one that can't be had is named, and the client takes no events without a key either."""
-        found = []
-        for reference in references:
-            try:
-                value = self.secrets.resolve(reference)
-            except SecretUnavailable as error:
-                self.telemetry.event("finding", text=f"{client.client}: {error}")
-                value = f"unavailable-{os.urandom(16).hex()}"
-            self.masker.add(value)
-            found.append(value)
-        return found
+    def ingest_secrets(self, references: list[str]) -> list[str]:
+        """Write keys as last looked up; one that was never to be had is a text that nobody knows."""
+        return [self.ingest_values.get(reference) or f"unavailable-{os.urandom(16).hex()}" for reference in references]
+
+    def refresh_keys(self) -> None:
+        """
+        Ask the sources of all write keys and signing secrets; new values serve from now on. May take its time.
+
+        Where one can't be had the last value serves on; one that was never to be had is named in the log, and its
+        client takes no events without a key either.
+        """
+        values: dict[str, str] = {}
+        for client in list(self.client_specs.values()):
+            for reference in (*client.ingest.keys, *client.ingest.signatures):
+                try:
+                    values[reference] = self.secrets.resolve(reference)
+                except SecretUnavailable as error:
+                    if (text := f"{client.client}: {error}") not in self.told:
+                        self.told.add(text)
+                        self.telemetry.event("finding", text=text)
+                    if reference in self.ingest_values:
+                        values[reference] = self.ingest_values[reference]
+        self.masker.add(*values.values())
+        with self.lock:
+            if values != self.ingest_values:
+                self.ingest_values = values
+                for receiver in self.receivers.values():
+                    receiver.know(*self.proofs(receiver.connector.name))
+
+    def proofs(self, connector: str) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
+        """(write keys, signing secrets) of each client of a connector."""
+        clients = [client for client, _ in self.bound(connector)]
+        keys = {client.client: self.ingest_secrets(client.ingest.keys) for client in clients}
+        return keys, {client.client: self.ingest_secrets(client.ingest.signatures) for client in clients}
 
     def look(self) -> None:
-        """Reload if the last look is older than two seconds."""
-        if self.reloads and time.monotonic() - self.looked_at > LOOK_AGAIN_S:
-            self.reload()
+        """Reload if the last look is older than two seconds; of files that are read once only the keys."""
+        if time.monotonic() - self.looked_at > LOOK_AGAIN_S:
+            self.looked_at = time.monotonic()
+            if self.reloads:
+                self.reread()
+            self.refresh_keys()
 
     def program(self, connector: str, client: str) -> Program:
         """What runs for this client, compiled. UsageError for unknown names, SpecErrors for what does not compile."""
@@ -267,6 +297,15 @@ class Engine:
         self.masker.add(*values.values())
         return Credentials(values, fingerprint(values))
 
+    def outdated(self, program: Program, used: str) -> bool:
+        """Is at least one of the secrets another at its source than those of this fingerprint? Asks the sources."""
+        for reference in program.binding.secrets.values():
+            self.forget(reference)
+        try:
+            return self.credentials(program).fingerprint != used
+        except SecretUnavailable:
+            return False
+
     # --- the HTTP door (serve.Front) ---
 
     def connectors(self) -> Collection[str]:
@@ -286,7 +325,8 @@ class Engine:
         signature: str | None = None,
         origin: str = "",
     ) -> Received:
-        self.look()
+        if not self.keeping:
+            self.look()
         received = self.receivers[connector].receive(body, content_type, key, now, signature=signature, origin=origin)
         for kind in dict.fromkeys(fault.kind for fault in received.faults if fault.kind):
             count = sum(fault.kind == kind for fault in received.faults)
@@ -432,6 +472,15 @@ class Engine:
         return units.duration(keep) if keep is not None else None
 
     # --- running ---
+
+    def keep(self, stop: threading.Event) -> None:
+        """Look for changed files and write keys until `stop`, so that no request waits for either."""
+        self.keeping = True
+        while not stop.wait(LOOK_AGAIN_S / 2):
+            try:
+                self.look()
+            except Exception as error:
+                self.telemetry.event("fault", where="keep", error=told(error))
 
     def watch(self, stop: threading.Event) -> None:
         """Look for changed files and mended lanes until `stop`."""

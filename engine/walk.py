@@ -53,6 +53,7 @@ class World(NamedTuple):
     masker: Callable[[Program], Masker]
     nonce: Callable[[], str] = new_nonce
     new_batch: Callable[[], str] = lambda: uuid.uuid4().hex
+    outdated: Callable[[Program, str], bool] = lambda _program, _fingerprint: False  # have its secrets been exchanged?
 
 
 class Ended(NamedTuple):
@@ -98,6 +99,7 @@ class Walk:
             keep_alive=keep_alive,
             over=over,
             nonce=world.nonce,
+            outdated=lambda: world.outdated(program, credentials.fingerprint),
         )
 
     def fresh(

@@ -47,12 +47,14 @@ class Wire:
         keep_alive: Callable[[], None] = lambda: None,
         over: Callable[[], bool] = lambda: False,
         nonce: Callable[[], str] = new_nonce,
+        outdated: Callable[[], bool] = lambda: False,
     ) -> None:
         self.connector, self.client, self.scope = connector, client, scope
         self.secrets, self.fingerprint = secrets, fingerprint
         self.store, self.transport, self.clock = store, transport, clock
         self.masker, self.telemetry, self.owner, self.keep_alive = masker, telemetry, owner, keep_alive
         self.nonce = nonce
+        self.outdated = outdated  # asked where a vendor refused: are our secrets others now, at their source?
         self.over = over  # is it time to let others send, or the end of the process?
 
     def shown(self, outcome: Outcome | None) -> Outcome | None:

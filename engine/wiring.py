@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING
 from engine.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from engine.door import Limits
     from engine.egress import Egress
     from engine.emf import EmfMetrics
     from engine.ports import Alerts, Store, Telemetry
     from engine.runtime import Engine
+    from engine.secrets import OwnSettings
     from engine.sending import Masker
     from engine.spec.project import Project
     from engine.telemetry import Telemetry as Logging
@@ -114,7 +115,7 @@ def make_engine(
         prometheus=how != "emf",
         emf=make_emf(masking) if how != "prometheus" else None,
     )
-    alerts = make_alerts(telemetry, reach)
+    alerts = make_alerts(telemetry, reach, own_settings(project))
     engine = Engine(
         project,
         store,
@@ -145,7 +146,14 @@ def make_emf(mask: Masking) -> EmfMetrics:
     return EmfMetrics(mask=mask)
 
 
-def make_alerts(telemetry: Telemetry, reach: Egress) -> Alerts:
+def own_settings(project: Project) -> OwnSettings:
+    """The environment, with CONNECT_KEY and the like looked up where they are references."""
+    from engine.secrets import OwnSettings
+
+    return OwnSettings(os.environ, project.directory)
+
+
+def make_alerts(telemetry: Telemetry, reach: Egress, env: Mapping[str, str]) -> Alerts:
     """The log, and what CONNECT_ALERT_WEBHOOKS (addresses, apart by blanks or commas) and CONNECT_ALERT_SNS name."""
     from engine.alerts import PRIVATE_ALERTS, LogAlerts, SeveralAlerts, SnsAlerts, WebhookAlerts
     from engine.egress import Egress
@@ -154,14 +162,14 @@ def make_alerts(telemetry: Telemetry, reach: Egress) -> Alerts:
         telemetry.event("fault", where="alerts", target=target, error=why)
 
     found: list[Alerts] = [LogAlerts(telemetry)]
-    urls = os.environ.get("CONNECT_ALERT_WEBHOOKS", "").replace(",", " ").split()
+    urls = env.get("CONNECT_ALERT_WEBHOOKS", "").replace(",", " ").split()
     if any(not url.startswith(("https://", "http://")) for url in urls):
         raise UsageError("CONNECT_ALERT_WEBHOOKS: addresses that begin with https://, apart by blanks or commas")
     if urls:
-        private = os.environ.get(PRIVATE_ALERTS, "").lower() in ("1", "true", "yes")  # these no proxy can reach
+        private = env.get(PRIVATE_ALERTS, "").lower() in ("1", "true", "yes")  # these no proxy can reach
         hooks = Egress(allow_private=True) if private else Egress(proxy=reach.proxy)
         found.append(WebhookAlerts(urls, failed=failed, reach=hooks))
-    if topic := os.environ.get("CONNECT_ALERT_SNS"):
+    if topic := env.get("CONNECT_ALERT_SNS"):
         if topic.count(":") < 5:
             raise UsageError("CONNECT_ALERT_SNS: a topic such as arn:aws:sns:sa-east-1:123456789012:alerts")
         found.append(SnsAlerts(topic, failed=failed))

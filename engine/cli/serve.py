@@ -91,6 +91,7 @@ def command(
     via, reach = options.checked_via(via, project), options.reach(allow_private, project)
     from engine.errors import ConnectError
     from engine.serve import serve
+    from engine.wiring import own_settings
 
     with ExitStack() as stack:
         store = options.open_store(store_url, project)
@@ -108,7 +109,9 @@ def command(
         stack.callback(engine.close)
         stack.callback(options.close_alerts, alerts)
         stack.callback(telemetry.close)
-        stop = threading.Event()
+        stop, kept = threading.Event(), threading.Event()
+        stack.callback(kept.set)
+        threading.Thread(target=engine.keep, args=(kept,), name="keep", daemon=True).start()
         delivery = Delivery(engine, stop)
         stack.callback(delivery.end)
 
@@ -125,7 +128,7 @@ def command(
             port=port,
             admin_port=admin_port,
             admin_host=admin_host,
-            admin_token=os.environ.get("CONNECT_ADMIN_TOKEN") or None,
+            admin_token=own_settings(project).get("CONNECT_ADMIN_TOKEN") or None,
             admin_routes=options.admin_routes(engine),
             on_ready=ready,
             stop=stop,

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from engine.errors import UsageError
+from engine.secrets import OwnSettings
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,7 +30,7 @@ def open_store(url: str, directory: Path, env: Any = os.environ, *, name: str | 
     opener = _OPENERS.get(url.split(":", 1)[0])
     if opener is None:
         raise _unknown(url)
-    store = opener(url, directory, env)
+    store = opener(url, directory, OwnSettings(env, directory))
     if name is not None:
         try:
             store.claim(name)
@@ -39,8 +40,38 @@ def open_store(url: str, directory: Path, env: Any = os.environ, *, name: str | 
     return store
 
 
+class Schema(NamedTuple):
+    """Versions of a store's tables: what is there, None where there is no store yet; and what this engine makes."""
+
+    found: int | None
+    known: int
+
+
+def schema_of(url: str, directory: Path) -> Schema:
+    """Nothing is changed by asking. StoreUnavailable for a version that only a newer engine knows."""
+    asked = _SCHEMAS.get(url.split(":", 1)[0])
+    if asked is None:
+        raise _unknown(url)
+    return asked(url, directory)
+
+
+def look_into(url: str, directory: Path, env: Any = os.environ, *, name: str | None = None) -> Store:
+    """A store of this engine's version, to be looked at: opened read-only where its kind can be."""
+    if not url.startswith("sqlite:"):
+        return open_store(url, directory, env, name=name)
+    from engine.stores.sqlite import SqliteStore
+
+    return SqliteStore(_file(url, directory), cipher=cipher(OwnSettings(env, directory)), read_only=True)
+
+
+def shown(url: str) -> str:
+    """Without the password."""
+    before, at, after = url.rpartition("@")
+    return f"{before.split('://')[0]}://{after}" if at else url
+
+
 def cipher(env: Any) -> Any:
-    """Encryption of stored tokens with the key in CONNECT_KEY; None without one."""
+    """Encryption of stored tokens with the key in CONNECT_KEY, or where that refers to; None without one."""
     key = env.get("CONNECT_KEY")
     if not key:
         return None
@@ -62,13 +93,25 @@ def _memory(url: str, directory: Path, env: Any) -> Store:
 def _sqlite(url: str, directory: Path, env: Any) -> Store:
     from engine.stores.sqlite import SqliteStore
 
+    return SqliteStore(_file(url, directory), cipher=cipher(env))
+
+
+def _file(url: str, directory: Path) -> Path:
     if not url.startswith("sqlite:///"):
         raise _unknown(url)
-    path = url.removeprefix("sqlite:///")
-    return SqliteStore(directory / path if not path.startswith("/") else path, cipher=cipher(env))
+    return directory / url.removeprefix("sqlite:///")
 
 
 _OPENERS: dict[str, Callable[[str, Path, Any], Store]] = {"memory": _memory, "sqlite": _sqlite}
+
+
+def _sqlite_schema(url: str, directory: Path) -> Schema:
+    from engine.stores import sqlite
+
+    return Schema(sqlite.version_of(_file(url, directory)), sqlite.VERSION)
+
+
+_SCHEMAS: dict[str, Callable[[str, Path], Schema]] = {"sqlite": _sqlite_schema}
 
 
 def _unknown(url: str) -> UsageError:
