@@ -131,7 +131,6 @@ class Outcome(msgspec.Struct, frozen=True):
     outage: bool = False  # no answer, or 5xx for the whole request: the lane's trouble, not the delivery's
     ours: bool = False  # a wait of our own making (a limit, a poll), not the vendor's word
     private: bool = False  # the reason names hosts, secrets, files or faults of ours: for operators, not for senders
-    private: bool = False  # the reason names hosts, secrets, files or faults of ours: for operators, not for senders
 
 
 class Trace(msgspec.Struct, frozen=True):
