@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import math
 import threading
+from collections import Counter
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import TYPE_CHECKING
 
 from engine.direct import Caller
 from engine.errors import LeaseLost, SecretUnavailable, StoreUnavailable, told
 from engine.owners import is_gone, new_owner
+from engine.personal import addresses
 from engine.records import Answered, LaneChange, Lease, OutcomeKind, Settled, Skipped, Stored
 from engine.reporting import Reporter
 from engine.settling import Verdicts
@@ -23,7 +25,7 @@ from engine.withdrawn import Withdrawn, is_said
 from engine.writing import written
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable, Sequence
 
     from engine.program import Program
     from engine.spec import types
@@ -37,6 +39,30 @@ SETTLE_S = 5.0  # for what is left to do after the last answer of a batch
 MOST_DUE = 10_000  # lanes asked for where only some of them are ours
 
 
+class Tally:
+    """What was done since it was made; any thread may add to it."""
+
+    def __init__(self) -> None:
+        self.lanes: set[tuple[str, str]] = set()  # that had their turn
+        self.counts: Counter[str] = Counter()  # deliveries by what became of them: delivered, rejected, skipped, later
+        self.failed: dict[tuple[str, str], str] = {}  # lanes whose last turn ended in an error, with the reason
+        self.lock = threading.Lock()
+
+    def turn(self, connector: str, client: str) -> None:
+        with self.lock:
+            self.lanes.add((connector, client))
+            self.failed.pop((connector, client), None)
+
+    def settled(self, rows: Iterable[Settled], skipped: Sequence[Skipped]) -> None:
+        with self.lock:
+            self.counts.update(row.kind for row in rows)
+            self.counts["skipped"] += len(skipped)
+
+    def fail(self, connector: str, client: str, why: str) -> None:
+        with self.lock:
+            self.failed[connector, client] = why
+
+
 class Worker:
     """Runs lanes; one for a process."""
 
@@ -48,6 +74,7 @@ class Worker:
         self.owner = new_owner()
         self.running: dict[tuple[str, str], Future[bool]] = {}
         self.stopping = threading.Event()
+        self.tally = Tally()
         self.begun = False
         self.ends_at: float | None = None  # until when what is under way must have ended; the process may stop then
         self.margin_s = 0.0  # before that no batch begins, nor is a direct caller kept waiting
@@ -68,6 +95,7 @@ class Worker:
             return False
         turn = self.turns[connector, client] = Turn(self, lease)
         wake_at: float | None = world.clock.now() + STUMBLE_S  # however this turn ends, the lane comes due again
+        self.tally.turn(connector, client)
         try:
             self.wakes.pop((connector, client), None)
             worked = turn.take()
@@ -169,6 +197,7 @@ class Worker:
             if future.done():
                 del self.running[lane]
                 if (error := future.exception()) is not None:
+                    self.tally.fail(*lane, addresses(told(error)))
                     self.reporter.failed(*lane, told(error))
 
     def start_due(self, pool: ThreadPoolExecutor) -> int:
@@ -378,6 +407,7 @@ class Turn:
             over=lambda: self.worker.stopping.is_set() or self.worker.time_left() <= 0,
         )
         self.settled = True
+        self.worker.tally.settled(rows, skipped)
         if held_keys is not None:
             pairs = zip(ended, rows, strict=True)
             held_keys.update(

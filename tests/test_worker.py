@@ -1061,6 +1061,22 @@ def test_nobody_waits_for_a_lane_that_is_paused() -> None:
     assert (shop.sums(), shop.lane().state, shop.worker.wakes) == ({"waiting": 1}, "paused", {})
 
 
+def test_what_was_done_is_counted_and_a_lane_that_failed_is_named_until_it_succeeds() -> None:
+    shop = Shop("", "{client: abc, connectors: {crm: {}}}", "{client: xyz, connectors: {crm: {}}}")
+    batcher = shop.programs["abc"].actions["note"].batcher
+    batcher.records, kept = None, batcher.records  # type: ignore[assignment]
+    shop.post({"id": "1"})
+    shop.post({"id": "2"}, {"id": "3"}, client="xyz")
+    shop.worker.run(until_empty=True)
+    tally = shop.worker.tally
+    assert (dict(tally.counts), list(tally.failed)) == ({"delivered": 2, "skipped": 0}, [("crm", "abc")])
+    assert tally.failed["crm", "abc"].startswith("TypeError")
+    batcher.records = kept
+    shop.clock.sleep(5)
+    shop.worker.run(until_empty=True)
+    assert (tally.counts["delivered"], tally.failed, len(tally.lanes)) == (3, {}, 2)
+
+
 def test_after_a_run_no_heartbeat_goes_on() -> None:
     shop = Shop("")
     before = threading.active_count()
