@@ -8,7 +8,19 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from engine.errors import ConnectError, LeaseLost
-from engine.records import Answered, Delivery, LaneChange, Outcome, OutcomeKind, Settled, Skipped, Stored, Told, Trace
+from engine.records import (
+    Answered,
+    Delivery,
+    LaneChange,
+    Outcome,
+    OutcomeKind,
+    Settled,
+    Skipped,
+    Stored,
+    Told,
+    Trace,
+    Waiting,
+)
 from engine.retrying import DEFER_S
 from engine.spec import units
 from engine.walk import Ended, Walk
@@ -20,6 +32,9 @@ if TYPE_CHECKING:
 
 
 # What a caller is told where the reason is for those who run this: hosts, addresses, secrets, files, faults of ours.
+ACCEPTED = "this id was accepted before"
+UNKNOWN = f"{ACCEPTED}; whether it still waits can't be said while so much does"
+MOST_SEEN = 1_000  # deliveries of a lane that are looked through for those of one event
 PAUSED = "deliveries stand still until someone here has looked"
 THROTTLED = "the CRM, or a limit, asks to slow down"
 UNREACHED = "the CRM could not be reached, or did not answer"
@@ -55,8 +70,15 @@ class Caller:
         deliveries = stored.deliveries
         if stored.duplicate:
             deliveries = self.rejected_before(stored.event_id, hold_s)
+            again = {each.action for each in deliveries}
+            waiting = self.waiting(stored.event_id)
+            if waiting is None and not deliveries:
+                return Answered(202, "waiting", stored.event_id, UNKNOWN)
+            self.told = {name: Told(202, "waiting", ACCEPTED) for name in waiting or () if name not in again}
+            if not deliveries and self.told:
+                return self.answer(stored.event_id)
             if not deliveries:
-                return Answered(self.spec.skip, "skipped", stored.event_id, "this id was accepted before")
+                return Answered(self.spec.skip, "skipped", stored.event_id, f"{ACCEPTED}, and has ended")
         if not deliveries:
             return Answered(self.spec.skip, "skipped", stored.event_id, "no action wants this event")
         # Those wait for their batch, not for the caller.
@@ -74,6 +96,20 @@ class Caller:
         program, now = self.program, self.world.clock.now()
         lane = (program.connector.name, program.client.client)
         return tuple(self.world.store.revive(*lane, event_id, self.direct, now=now, hold_s=hold_s))
+
+    def waiting(self, event_id: str) -> list[str] | None:
+        """
+        The actions of an event that still wait. None where so much waits in the lane that it is not looked through:
+        whoever asks must not cost more than what they send.
+        """
+        store, name = self.world.store, (self.program.connector.name, self.program.client.client)
+        lane = store.lane(*name)
+        if lane is None or not lane.waiting:
+            return []
+        if lane.waiting > MOST_SEEN:
+            return None
+        seen = store.carry_out(*name, Waiting, after=0, limit=MOST_SEEN)
+        return [each.delivery.action for each in seen if each.delivery.event_id == event_id]
 
     def leave(self, deliveries: list[Delivery]) -> None:
         """To the lane, at once or as soon as what they wait for has ended."""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 from conftest import START, Shop, Vendor, balanced, reply
 
+from engine import direct
 from engine.records import Answered, Told
 from engine.stores.memory import MemoryStore
 from engine.stores.sqlite import SqliteStore
@@ -216,7 +217,7 @@ def test_what_was_rejected_is_tried_again_when_its_caller_sends_the_id_again(sto
     answers.clear()
     each = {"deal": Told(200, "delivered"), "note": Told(200, "delivered")}
     assert shop.post(event) == [Answered(200, "delivered", "1", actions=each)]
-    assert shop.post(event) == [Answered(200, "skipped", "1", "this id was accepted before")]
+    assert shop.post(event) == [Answered(200, "skipped", "1", ENDED)]
     assert (shop.vendor.lines[3:], shop.sums()) == ([DEAL, NOTE_AFTER], {"delivered": 3})
     assert shop.dead() == []
 
@@ -236,3 +237,63 @@ def test_what_is_tried_again_for_a_caller_is_not_taken_by_a_lane_meanwhile(store
     shop = Shop(ONCE, vendor=Vendor(answer=slow), store=store)
     assert [told.status for told in shop.post({"id": "1"}, {"id": "1"})] == [422, 422]
     assert (len(shop.vendor.asked), shop.sums()) == (2, {"rejected": 1})
+
+
+WAITS = Told(202, "waiting", "this id was accepted before")
+ENDED = "this id was accepted before, and has ended"
+
+
+def test_of_an_id_that_still_waits_its_caller_is_told_so_and_nothing_is_sent_twice(store: Store) -> None:
+    shop = Shop(ONCE, vendor=Vendor(*[reply(503)] * 3, reply(200, {})), store=store)
+    assert [(told.status, told.outcome) for told in shop.post({"id": "1"})] == [(202, "waiting")]
+    assert shop.post({"id": "1"}) == [Answered(202, "waiting", "1", WAITS.reason)]
+    shop.drain(600)
+    assert shop.post({"id": "1"}) == [Answered(200, "skipped", "1", ENDED)]
+    assert (len(shop.vendor.asked), shop.sums()) == (4, {"delivered": 1})
+
+
+def test_what_waits_of_others_is_not_taken_for_the_id_that_came_again(store: Store) -> None:
+    answers: dict[str, Answer] = {}
+    shop = Shop(ONCE, vendor=paths(answers), store=store)
+    shop.post({"id": "1"})
+    answers["notes"] = reply(429, {}, retry_after="600")
+    shop.post({"id": "2"})
+    assert [told.status for told in shop.post({"id": "1"}, {"id": "2"})] == [200, 202]
+
+
+def test_of_several_actions_the_one_that_waits_is_told(store: Store) -> None:
+    answers: dict[str, Answer] = {"deals": reply(429, {}, retry_after="600")}
+    shop = Shop(ONCE + CHAIN.removeprefix(RECEIVE), vendor=paths(answers), store=store)
+    shop.post({"id": "1", "note": True})
+    (told,) = shop.post({"id": "1", "note": True})
+    assert told == Answered(202, "waiting", "1", WAITS.reason, {"deal": WAITS, "note": WAITS})
+    assert shop.vendor.lines == [CONTACT, DEAL]
+
+
+def test_what_was_rejected_is_tried_again_while_another_action_of_the_event_waits(store: Store) -> None:
+    text = ONCE + CHAIN.removeprefix(RECEIVE).replace("    after: contact\n", "")
+    answers: dict[str, Answer] = {"contacts": reply(422, {}), "deals": reply(409, {}, retry_after="600")}
+    rules = "replies: {outcomes: [{status: 409, then: defer, wait: 10m}]}"
+    shop = Shop(text + rules, vendor=paths(answers), store=store)
+    shop.post({"id": "1"})
+    answers["contacts"] = reply(200, {})
+    (told,) = shop.post({"id": "1"})
+    each = {"deal": WAITS, "contact": Told(200, "delivered")}
+    assert told == Answered(202, "waiting", "1", WAITS.reason, each)
+
+
+def test_where_very_much_waits_the_id_is_not_looked_for(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(direct, "MOST_SEEN", 2)
+    answers: dict[str, Answer] = {}
+    shop = Shop(ONCE, vendor=paths(answers), store=store)
+    shop.post({"id": "1"})
+    answers["notes"] = reply(429, {}, retry_after="600")
+    shop.post({"id": "2"}, {"id": "3"}, {"id": "4"})
+    assert shop.post({"id": "1"}) == [
+        Answered(
+            202,
+            "waiting",
+            "1",
+            "this id was accepted before; whether it still waits can't be said while so much does",
+        )
+    ]
