@@ -106,7 +106,7 @@ class Caller:
         lane = store.lane(*name)
         if lane is None or not lane.waiting:
             return []
-        if lane.waiting > MOST_SEEN:
+        if lane.waiting > MOST_SEEN or not isinstance(store, Carrier):
             return None
         seen = store.carry_out(*name, Waiting, after=0, limit=MOST_SEEN)
         return [each.delivery.action for each in seen if each.delivery.event_id == event_id]

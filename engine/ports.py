@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import Future
-from typing import TYPE_CHECKING, Any, Protocol, Unpack, overload
+from typing import TYPE_CHECKING, Any, Protocol, Unpack, overload, runtime_checkable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
@@ -245,6 +245,7 @@ class Limits(Protocol):
         """Give the slot back."""
 
 
+@runtime_checkable
 class Carrier(Protocol):
     """
     What takes a lane out of one store and into another, whatever their kinds (`engine/copying.py` holds the order).
