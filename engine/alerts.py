@@ -7,12 +7,13 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import msgspec
 
-from engine import egress, tls
+from engine import aws, egress, tls
 from engine.errors import EgressRefused
 
 if TYPE_CHECKING:
@@ -101,6 +102,12 @@ class SeveralAlerts:
         for alerts in self._alerts:
             alerts.alert(kind, connector=connector, client=client, text=text, facts=facts)
 
+    def flush(self, timeout_s: float = 5.0) -> bool:
+        """Wait until what is queued has gone out, or was given up; False where the time is over before."""
+        until = time.monotonic() + timeout_s
+        background = [alerts for alerts in self._alerts if isinstance(alerts, BackgroundAlerts)]
+        return all(alerts.flush(until - time.monotonic()) for alerts in background)
+
     def close(self, timeout_s: float = 5.0) -> None:
         """Let those that send in the background finish."""
         for alerts in self._alerts:
@@ -130,6 +137,8 @@ class BackgroundAlerts(ABC):
         self._closing = threading.Event()
         self._thread: threading.Thread | None = None
         self._starting = threading.Lock()
+        self._waiting = 0  # alerts that are queued or under way
+        self._told = threading.Condition()
 
     def alert(self, kind: str, *, connector: str, client: str, text: str, facts: Mapping[str, str]) -> None:
         if self._closing.is_set():
@@ -138,12 +147,23 @@ class BackgroundAlerts(ABC):
         if repeated is None:
             return
         told = Alert(kind, connector, client, text, dict(facts), self._clock(), repeated)
-        try:
-            self._queue.put_nowait(told)
-        except queue.Full:
-            self._once.forget(told)
-            return
+        with self._told:
+            try:
+                self._queue.put_nowait(told)
+            except queue.Full:
+                self._once.forget(told)
+                return
+            self._waiting += 1
         self._start()
+
+    def flush(self, timeout_s: float = 5.0) -> bool:
+        """
+        Wait until what is queued has gone out, or was given up; False where the time is over before.
+
+        A process that is frozen between its turns, as a Lambda is, calls it at the end of each.
+        """
+        with self._told:
+            return self._told.wait_for(lambda: self._waiting == 0, max(0.0, timeout_s))
 
     def close(self, timeout_s: float = 5.0) -> None:
         """Carry out what is queued, for `timeout_s` seconds at most; later alerts are dropped."""
@@ -174,6 +194,13 @@ class BackgroundAlerts(ABC):
             told = [self._tell(target, alert) for target in self.targets()]
             if not any(told):
                 self._once.forget(alert)
+            with self._told:
+                self._waiting -= 1
+                self._told.notify_all()
+
+    def why(self, error: Exception) -> str:
+        """What is told of an error; never its own text, which may name a secret address."""
+        return _why(error)
 
     def _tell(self, target: str, alert: Alert) -> bool:
         for pause_s in (*self._pauses_s, None):
@@ -181,7 +208,7 @@ class BackgroundAlerts(ABC):
                 self.send(target, alert)
                 return True
             except Exception as error:  # whatever it is, the walk must not hear of it
-                why = _why(error)
+                why = self.why(error)
             if pause_s is not None:
                 self._closing.wait(pause_s)
         self._failed(_shown(target), why)
@@ -251,19 +278,27 @@ class SnsAlerts(BackgroundAlerts):
 
     def send(self, target: str, alert: Alert) -> None:
         if self._sns is None:
-            import boto3
-
-            self._sns = boto3.client("sns", region_name=target.split(":")[3])
+            self._sns = aws.client("sns", aws.region_of(target))
+        message = msgspec.json.encode(webhook_body(alert))
+        fifo = {}
+        if target.endswith(".fifo"):  # in order for each client; a repeated try within five minutes is told once
+            fifo = {"MessageGroupId": _group(alert), "MessageDeduplicationId": sha256(message).hexdigest()}
         self._sns.publish(
             TopicArn=target,
             Subject=_subject(alert),
-            Message=msgspec.json.encode(webhook_body(alert)).decode(),
+            Message=message.decode(),
             MessageAttributes={
                 name: {"DataType": "String", "StringValue": value}
                 for name, value in [("kind", alert.kind), ("connector", alert.connector), ("client", alert.client)]
                 if value
             },
+            **fifo,
         )
+
+    def why(self, error: Exception) -> str:
+        if isinstance(error, ImportError):
+            return "install daxgo-connect[aws]"
+        return aws.told(error, action="sns:Publish", resource="the topic")
 
 
 def webhook_body(alert: Alert, *, slack: bool = False) -> dict[str, Any]:
@@ -283,6 +318,12 @@ def _subject(alert: Alert) -> str:
     # SNS takes up to 100 printable ASCII characters.
     text = f"{alert.kind}: {alert.connector}/{alert.client}"
     return "".join(sign if " " <= sign <= "~" else "?" for sign in text)[:100]
+
+
+def _group(alert: Alert) -> str:
+    # SNS takes up to 128 letters, digits and signs.
+    text = f"{alert.connector}/{alert.client}"
+    return "".join(sign if "!" <= sign <= "~" else "_" for sign in text)[:128]
 
 
 def _why(error: Exception) -> str:

@@ -176,6 +176,13 @@ def make_alerts(telemetry: Telemetry, reach: Egress, env: Mapping[str, str]) -> 
     return SeveralAlerts(found)
 
 
+def flush_alerts(alerts: Alerts, timeout_s: float) -> bool:
+    """Wait until those on their way have gone out, without closing; False where the time is over before."""
+    from engine.alerts import SeveralAlerts
+
+    return alerts.flush(timeout_s) if isinstance(alerts, SeveralAlerts) else True
+
+
 def close_alerts(alerts: Alerts) -> None:
     """Let those that are still on their way go out."""
     from engine.alerts import SeveralAlerts
