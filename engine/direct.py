@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from engine.errors import ConnectError, LeaseLost
+from engine.ports import Carrier
 from engine.records import (
     Answered,
     Delivery,
@@ -99,8 +100,8 @@ class Caller:
 
     def waiting(self, event_id: str) -> list[str] | None:
         """
-        The actions of an event that still wait. None where so much waits in the lane that it is not looked through:
-        whoever asks must not cost more than what they send.
+        The actions of an event that still wait. None where so much waits in the lane that it is not looked through
+        (whoever asks must not cost more than what they send), or the store can't show it.
         """
         store, name = self.world.store, (self.program.connector.name, self.program.client.client)
         lane = store.lane(*name)
