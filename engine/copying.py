@@ -198,20 +198,20 @@ class Copy:
 
     def pages(self, name: tuple[str, str], book: Book) -> Iterator[int]:
         """Carries page by page; how many rows each had."""
+        batch = ""
+        batches: set[str] = set()  # of a lane that is open there already none can be new
+        while book.counted is None and (found := self.source.carry_out(*name, Progress, after=batch, limit=self.page)):
+            self.target.carry_in(*name, [moved(book, each) for each in found])
+            batches.update(each.batch for each in found)
+            batch = found[-1].batch
+            yield len(found)
         while rows := self.source.carry_out(*name, Waiting, after=book.deliveries, limit=self.page):
-            rows = [row for row in rows if row.delivery.seq <= book.held.last_seq]
+            rows = [loose(row, batches) for row in rows if row.delivery.seq <= book.held.last_seq]
             if not rows:
                 break
             self.target.carry_in(*name, [moved(book, row) for row in rows])
             book = self.write(name, msgspec.structs.replace(book, deliveries=rows[-1].delivery.seq))
             yield len(rows)
-        batch = ""  # of a lane that is open there already none can be new, and those there may have gone on
-        while book.counted is None and (
-            batches := self.source.carry_out(*name, Progress, after=batch, limit=self.page)
-        ):
-            self.target.carry_in(*name, [moved(book, each) for each in batches])
-            batch = batches[-1].batch
-            yield len(batches)
         while letters := self.source.carry_out(*name, Buried, after=book.dead, limit=self.page):
             self.target.carry_in(*name, [moved(book, each) for each in letters])
             book = self.write(name, msgspec.structs.replace(book, dead=letters[-1].letter.id))
@@ -346,6 +346,13 @@ def differs(noted: Held, held: Held, there: Held, *, own: int, grew: bool) -> st
     }
     wrong = [f"{what}: {here}, there {other}" for what, (here, other) in wanted.items() if here != other]
     return f"{'; '.join(wrong)}; run this again, and if it stays so run `connect store check` on both" if wrong else ""
+
+
+def loose(row: Waiting, batches: set[str]) -> Waiting:
+    """A delivery of a half-done batch that is not there would wait for good: it starts afresh."""
+    if row.delivery.batch is None or row.delivery.batch in batches:
+        return row
+    return msgspec.structs.replace(row, delivery=msgspec.structs.replace(row.delivery, batch=None))
 
 
 def moved(book: Book, item: Carried) -> Carried:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from engine.records import Lane, Stored
 
 NOW = 1_000.0
+FAR = 10_000_000_000  # seconds: over when nobody asks any more
 TRACE = Trace("POST", "https://api.crm.example/x", 400, "{}", "no such field")
 EVERY: tuple[type, ...] = (Waiting, Progress, Buried, Remembered)
 
@@ -40,7 +41,7 @@ def fill(store: CopyableStore, *, more: int = 0) -> None:
     remembered ids, tokens, lanes that pause or hold back; `more` plain deliveries in a lane of their own.
     """
     for number in range(3):
-        put(store, f"plain{number}", Draft("task"), dedupe_s=86_400 * 365)
+        put(store, f"plain{number}", Draft("task"), dedupe_s=FAR)
     first, *_ = (put(store, f"keyed{number}", Draft("task", "ana"))[0] for number in range(3))
     store.settle(None, [Settled(first, "later", due_at=NOW + 60, attempts=2, reason="HTTP 503")], now=NOW)
     store.settle(None, [Settled(first, "later", due_at=NOW + 90, attempts=3, reason="HTTP 500")], now=NOW + 1)
@@ -73,7 +74,7 @@ def fill(store: CopyableStore, *, more: int = 0) -> None:
     store.requeue([letter.id for letter in store.dead() if letter.event_id == "again"], now=NOW + 3)
     put(store, "unwanted")
     paused, held = ("crm", "paused"), ("erp", "abc")
-    put(store, "p", Draft("task"), lane=paused, dedupe_s=86_400 * 365)
+    put(store, "p", Draft("task"), lane=paused, dedupe_s=FAR)
     store.change_lane(*paused, LaneChange(pause=True, reason="HTTP 401", failures=2, failing_since=NOW), now=NOW)
     put(store, "h", Draft("task"), lane=held)
     change = LaneChange(not_before=NOW + 30, reason="HTTP 429", failures=1, failing_since=NOW - 9)

@@ -33,6 +33,7 @@ COMMANDS = {
     "forget": ("forget", "Erase a person from the store."),
     "pause": ("pause", "Hold a client's deliveries."),
     "resume": ("resume", "Let a client's deliveries go on."),
+    "store": ("store", "Check the store, bring it up to date, copy it into another."),
     "new": ("new", "Write a new connector."),
     "sandbox": ("sandbox", "Simulated CRMs on a port of this machine."),
     "demo": ("demo", "The whole thing on sample traffic."),

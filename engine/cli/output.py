@@ -111,10 +111,13 @@ def moment(at: float) -> str:
 
 
 @contextmanager
-def progress(label: str, length: int) -> Iterator[Callable[[str], None]]:
-    """A bar on stderr, where a person watches and there is more than one thing to do; call it with what comes next."""
+def progress(label: str, length: int) -> Iterator[Callable[..., None]]:
+    """
+    A bar on stderr, where a person watches and there is more than one thing to do; call it with what comes next,
+    and with how many were done if it is not one.
+    """
     if length < 2 or sys.stderr is None or not sys.stderr.isatty():
-        yield lambda _: None
+        yield lambda *_: None
         return
     shown = [""]
     bar: ProgressBar[int]
@@ -122,8 +125,8 @@ def progress(label: str, length: int) -> Iterator[Callable[[str], None]]:
         length=length, label=label, file=sys.stderr, item_show_func=lambda _: shown[0] or None
     ) as bar:
 
-        def step(what: str) -> None:
+        def step(what: str, count: int = 1) -> None:
             shown[0] = shortened(what, 30)
-            bar.update(1)
+            bar.update(count)
 
         yield step
