@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from engine.emitting import Problem
+from engine.emitting import Problem, is_expression
 from engine.errors import BadValue, EgressRefused, TokenUnreadable
 from engine.limits import Gate
 from engine.mapping import compile_tree
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
     from engine.emitting import Use
-    from engine.expressions import Compiler, Path
+    from engine.expressions import Compiler, Path, Run
     from engine.sending import Hosts
     from engine.wire import Wire
 
@@ -129,8 +129,8 @@ class Auth:
             Level(compiler, connector.replies, BOUND | REPLY | WAIT, ("replies",)),
             Level(compiler, OAUTH_ERRORS if token else None, REPLY, (*place, "token", "replies")),
         ]
-        self.base_url = compiler.text(spec.base_url, ADDRESS, (*place, "base_url"), "must") if spec.base_url else None
-        self.http_base_url = compiler.text(connector.http.base_url, ADDRESS, ("http", "base_url"), "must")
+        self.base_url = base_of(compiler, spec.base_url, (*place, "base_url")) if spec.base_url else None
+        self.http_base_url = base_of(compiler, connector.http.base_url, ("http", "base_url"))
         self.placing = Placing(compiler, spec.place, self.signers, (*place, "place"))
         self.request = self.renewal = self.consent = None
         self.discovery: list[TokenStep] = []
@@ -513,6 +513,11 @@ class Auth:
             return base, self.placing.fill(scope, self.certificates(scope), self.hide_signature(wire))
         except BadValue as error:
             raise AuthFailed(Outcome(OutcomeKind.PAUSE, f"auth: {unquoted(error)}")) from None
+
+
+def base_of(compiler: Compiler, spec: str, place: Path) -> Run:
+    """A base URL, in which a value is a host, a part of the path or all of it, and never leads to another place."""
+    return compiler.text(spec, ADDRESS, place, "url_base" if is_expression(spec) else "url")
 
 
 def again(reason: str) -> Outcome:

@@ -14,7 +14,7 @@ from urllib.parse import quote, urlsplit
 import msgspec
 
 from engine import semantics
-from engine.emitting import Problem
+from engine.emitting import Problem, is_expression
 from engine.errors import BadValue, ConnectError
 from engine.names import AUTH, SIGNED
 from engine.records import Outcome, OutcomeKind
@@ -80,7 +80,8 @@ class Placing:
                 else:
                     says = f"what signs the finished request can't be put into its {part}"
                     compiler.problems.append(Problem(at, "signer", says, "place it in headers or query"))
-        self.url = compiler.text(spec.url, AUTH, (*place, "url"), "must") if spec.url else None
+        hole = "must" if is_expression(spec.url) else "url"  # an address that is given whole stays as it is
+        self.url = compiler.text(spec.url, AUTH, (*place, "url"), hole) if spec.url else None
 
     def fill(self, scope: Scope, tls: Tls | None, hide: Hide) -> Placement:
         """`hide` is told each signature by its name. BadValue where a hole stays empty."""
