@@ -6,7 +6,7 @@ import os
 import threading
 from typing import Any
 
-CONNECT_S, READ_S = 5, 10
+OPEN_S, READ_S = 5, 10  # of one request to AWS
 _MISSING = (
     "ResourceNotFoundException",
     "ParameterNotFound",
@@ -39,7 +39,7 @@ def client(service: str, region: str | None = None) -> Any:
             import boto3
             from botocore.config import Config
 
-            config = Config(connect_timeout=CONNECT_S, read_timeout=READ_S, retries={"max_attempts": 3})
+            config = Config(connect_timeout=OPEN_S, read_timeout=READ_S, retries={"max_attempts": 3})
             found = _clients[key] = boto3.client(service, region_name=region, config=config)
         return found
 

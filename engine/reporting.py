@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from engine.walk import Ended, World
 
 
+OUTAGE_TRIES = 3  # tries of a lane in a row that end in an outage before someone hears of it
+
+
 class Reporter:
     """One for a worker."""
 
@@ -45,6 +48,19 @@ class Reporter:
             telemetry.event(
                 "throttled", connector=connector, client=client, why=change.reason or "", until=change.not_before
             )
+            if change.failing_since and (change.failures or 0) >= OUTAGE_TRIES:
+                self.outage(connector, client, change)
+
+    def outage(self, connector: str, client: str, change: LaneChange) -> None:
+        """Someone hears that a vendor does not answer, or says that it is down, though nothing has to be done."""
+        self.world.alerts.alert(
+            "outage",
+            connector=connector,
+            client=client,
+            text=f"{connector}/{client}: {change.reason}; {change.failures} tries in a row failed; "
+            "its events are kept and it is tried again",
+            facts={"reason": change.reason or "", "tries": str(change.failures)},
+        )
 
     def followed(self, program: Program, skipped: Sequence[Skipped]) -> None:
         """What the store skipped by itself: those that waited for one that was rejected."""
