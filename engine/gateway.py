@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import quote, unquote, urlencode
 
@@ -17,6 +18,7 @@ from engine.errors import UsageError
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, MutableMapping
 
+    from engine.answers import Answer
     from engine.asgi import App, Scope
 
 GATEWAY_S = 29.0  # an HTTP API answers 503 by itself after 30 s, a REST API 504 after 29; a Function URL waits
@@ -33,7 +35,7 @@ class Request(NamedTuple):
 
     scope: Scope
     body: bytes
-    most_s: float | None  # how long the gateway waits for an answer
+    until: float | None  # how long the gateway waits for an answer, by unix time; None: as long as the function takes
 
 
 def request_of(event: object, base_path: str = "") -> Request:
@@ -72,8 +74,7 @@ def request_of(event: object, base_path: str = "") -> Request:
         "server": None,
         "state": {"whole": True},
     }
-    waits = ".lambda-url." in str(context.get("domainName", ""))
-    return Request(scope, body, None if waits else GATEWAY_S)
+    return Request(scope, body, _until(context))
 
 
 class Answered(NamedTuple):
@@ -93,6 +94,11 @@ class Answered(NamedTuple):
         return {"statusCode": self.status, "headers": headers, "body": self.body.decode(), "isBase64Encoded": False}
 
 
+def answer_event(answer: Answer) -> dict[str, Any]:
+    """An answer that did not come from the door."""
+    return Answered(answer.status, [*answer.headers, (b"content-type", answer.media_type)], answer.body).event()
+
+
 async def answered(app: App, request: Request) -> Answered:
     """What an app says to a request whose body is all there."""
     unread = [request.body]
@@ -110,6 +116,16 @@ async def answered(app: App, request: Request) -> Answered:
     start, *parts = said
     body = b"" if request.scope["method"] == "HEAD" else b"".join(part.get("body", b"") for part in parts)
     return Answered(start["status"], list(start["headers"]), body)
+
+
+def _until(context: Mapping[str, Any]) -> float | None:
+    """The gateway counts from when the request came, and so also the start of an environment."""
+    if ".lambda-url." in str(context.get("domainName", "")):
+        return None
+    now = time.time()
+    came_ms = context.get("timeEpoch", context.get("requestTimeEpoch"))
+    waited_s = now - came_ms / 1000 if isinstance(came_ms, int | float) else 0.0
+    return now + GATEWAY_S - (waited_s if 0 < waited_s < GATEWAY_S else 0.0)
 
 
 def _path(path: str, stage: object, base_path: str) -> str:

@@ -75,10 +75,14 @@ class Engine:
         reach: Egress = PUBLIC,
         workers: int = 8,
         reloads: bool = True,
+        takes_in: bool = True,
         max_store: int | None = None,
     ) -> None:
-        """`reloads` False: files are read once, and changes need a new start. `max_store`: bytes of what waits."""
-        self.project, self.store, self.reloads = project, store, reloads
+        """
+        `reloads` False: files are read once, and changes need a new start. `takes_in` False: no door, so that nobody's
+        write keys are looked up. `max_store`: bytes of what waits.
+        """
+        self.project, self.store, self.reloads, self.takes_in = project, store, reloads, takes_in
         self.clock = clock or SystemClock()
         self.telemetry = telemetry or NullTelemetry()
         self.masker = Masker()
@@ -148,6 +152,8 @@ class Engine:
             if same and self.receivers:
                 return
             self.connector_specs, self.client_specs = connectors, clients
+            if not self.takes_in:
+                return
             self.meters = {name: self.meter(client) for name, client in clients.items() if client.ingest.rate}
             self.receivers = {
                 name: self.receiver(connector) for name, connector in connectors.items() if self.bound(name)
@@ -207,7 +213,7 @@ class Engine:
         client takes no events without a key either.
         """
         values: dict[str, str] = {}
-        for client in list(self.client_specs.values()):
+        for client in list(self.client_specs.values()) if self.takes_in else []:
             for reference in (*client.ingest.keys, *client.ingest.signatures):
                 try:
                     values[reference] = self.secrets.resolve(reference)
@@ -379,14 +385,16 @@ class Engine:
 
     # --- lanes that are paused ---
 
-    def mark_paused(self, *, starting: bool = False) -> None:
+    def mark_paused(self, *, starting: bool = False, only: Callable[[str, str], bool] | None = None) -> None:
         """
         Remember what each paused lane was configured with, and let go of those whose configuration has changed.
 
         A lane goes on when the client file, the connector or a secret changes, or by hand. One whose process was killed
-        before it wrote that down is tried once by the next that is `starting`.
+        before it wrote that down is tried once by the next that is `starting`. `only`: which lanes.
         """
         for lane in self.store.lanes():
+            if only is not None and not only(lane.connector, lane.client):
+                continue
             if lane.state != "paused" or (lane.reason or "").startswith(BY_HAND):
                 continue
             print_ = self.configuration(lane.connector, lane.client)

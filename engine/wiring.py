@@ -101,6 +101,7 @@ def make_engine(
     workers: int | None,
     log_level: str | None,
     reloads: bool = True,
+    takes_in: bool = True,
     max_store: int | None = None,
 ) -> tuple[Engine, Logging, Alerts]:
     """An engine that logs to stderr, counts, and alerts as the environment says."""
@@ -125,6 +126,7 @@ def make_engine(
         reach=reach,
         workers=workers or project.settings.workers,
         reloads=reloads,
+        takes_in=takes_in,
         max_store=max_store,
     )
     masking.masker = engine.masker

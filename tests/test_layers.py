@@ -39,7 +39,7 @@ LAYERS = (
     # wiring
     "housekeeping", "forgetting", "copying", "runtime", "dead_letters", "login",
     # doors
-    "answers", "asgi", "gateway", "listening", "door", "wiring", "admin", "serve", "demo", "authoring.cassettes", "cli",
+    "answers", "asgi", "gateway", "listening", "door", "wiring", "lambdas", "admin", "serve", "demo", "authoring.cassettes", "cli",
 )  # fmt: skip
 
 
