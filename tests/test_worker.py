@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 import random
 import threading
+import time
+from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from conftest import REFUSED, START, TIMED_OUT, Shop, Vendor, balanced, reply
+from kinds_of_store import KINDS
 
 from engine.clock import SystemClock, VirtualClock
 from engine.errors import StoreUnavailable
@@ -1203,3 +1206,19 @@ def test_whatever_the_vendor_says_nothing_overtakes_what_it_waits_for_and_nothin
     shop.drain(86_400)
     assert "waiting" not in shop.sums()
     assert store.next_due(now=shop.clock.now()) is None
+
+
+@pytest.mark.parametrize("kind", sorted(KINDS))
+def test_a_worker_with_nothing_to_do_ends_soon_after_it_is_stopped(kind: str, tmp_path: Path) -> None:
+    with closing(KINDS[kind](tmp_path)) as store:
+        shop = Shop(TWO, store=store)
+        running = threading.Thread(target=shop.worker.run)
+        running.start()
+        for _ in range(3):  # of a store that is told of what is put the first wait is another than those after it
+            time.sleep(0.3)
+            assert running.is_alive()
+        begun = time.monotonic()
+        shop.worker.stop()
+        running.join(20)
+        assert not running.is_alive()
+        assert time.monotonic() - begun < 2  # half a second at most, and what a busy machine takes
