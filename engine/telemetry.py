@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import msgspec
 
-from engine.errors import ConnectError
+from engine.errors import ConnectError, told
 from engine.measures import FAMILIES, MAX_VALUES, Bounds, samples, states
 from engine.personal import addresses
 
@@ -93,6 +94,27 @@ class Telemetry:
         self._metrics = Metrics(lanes, clock) if prometheus else None
         self._emf = emf
         self._bound: dict[str, object] = {}
+
+    def catch(self) -> Callable[[], None]:
+        """
+        From now on an error that nobody caught, in whatever thread, is a line like all others and no traceback.
+
+        Until what is returned is called.
+        """
+        before = sys.excepthook, threading.excepthook, sys.unraisablehook
+
+        def caught(error: BaseException | None, where: str) -> None:
+            if error is not None and not isinstance(error, KeyboardInterrupt | SystemExit):
+                self.event("fault", where=where, error=told(error))
+
+        sys.excepthook = lambda _kind, error, _place: caught(error, "process")
+        threading.excepthook = lambda args: caught(args.exc_value, f"thread {args.thread.name if args.thread else ''}")
+        sys.unraisablehook = lambda args: caught(args.exc_value, "clean-up")
+
+        def release() -> None:
+            sys.excepthook, threading.excepthook, sys.unraisablehook = before
+
+        return release
 
     def bind(self, **facts: object) -> None:
         """What stands in every line from now on, such as the id of the request that a Lambda works on."""

@@ -3,6 +3,8 @@ from __future__ import annotations
 import io
 import json
 import re
+import subprocess
+import sys
 
 import pytest
 
@@ -200,3 +202,51 @@ def test_a_delivery_that_the_walk_settles_as_later_counts_as_put_back() -> None:
     telemetry = Telemetry(mask=unmasked, stream=io.StringIO())
     telemetry.event("later", connector="crm", client="a", action="lead", count=3)
     assert samples(telemetry)['connect_retries_total{action="lead",client="a",connector="crm"}'] == 3
+
+
+def test_what_is_bound_stands_in_every_line() -> None:
+    stream = io.StringIO()
+    telemetry = Telemetry(mask=unmasked, stream=stream, clock=lambda: 0.0)
+    telemetry.bind(request_id="8f5", event="other")
+    telemetry.event("retry", connector="crm")
+    telemetry.bind(request_id="9a1")
+    telemetry.event("retry", connector="crm")
+    telemetry.bind()
+    telemetry.event("retry", connector="crm")
+    head = {"at": "1970-01-01T00:00:00.000Z", "level": "info", "event": "retry"}
+    assert [json.loads(line) for line in stream.getvalue().splitlines()] == [
+        {**head, "request_id": "8f5", "connector": "crm"},
+        {**head, "request_id": "9a1", "connector": "crm"},
+        {**head, "connector": "crm"},
+    ]
+
+
+def test_an_error_that_nobody_caught_is_one_line_without_its_text() -> None:
+    code = """
+import threading
+from engine.telemetry import Telemetry
+telemetry = Telemetry(mask=str)
+telemetry.catch()
+telemetry.bind(request_id="8f5")
+
+def bad():
+    raise ValueError("s3cr3t\\nand more")
+
+class Bad:
+    def __del__(self):
+        bad()
+
+thread = threading.Thread(target=bad, name="lane_0")
+thread.start()
+thread.join()
+Bad()
+bad()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    lines = [json.loads(line) for line in done.stderr.splitlines()]
+    faults = [(line["level"], line["event"], line["request_id"], line["where"], line["error"]) for line in lines]
+    assert faults == [
+        ("error", "fault", "8f5", where, "ValueError at __main__:9")
+        for where in ("thread lane_0", "clean-up", "process")
+    ]
+    assert (done.returncode, "s3cr3t" in done.stderr) == (1, False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from contextlib import ExitStack
@@ -52,6 +53,8 @@ def command(
         stack.callback(engine.close)
         stack.callback(options.close_alerts, alerts)
         stack.callback(telemetry.close)
+        if not os.environ.get("CONNECT_TRACE"):
+            stack.callback(telemetry.catch())
         telemetry.begin()
         over = threading.Event()
 

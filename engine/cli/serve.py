@@ -109,6 +109,8 @@ def command(
         stack.callback(engine.close)
         stack.callback(options.close_alerts, alerts)
         stack.callback(telemetry.close)
+        if not os.environ.get("CONNECT_TRACE"):
+            stack.callback(telemetry.catch())
         stop, kept = threading.Event(), threading.Event()
         stack.callback(kept.set)
         threading.Thread(target=engine.keep, args=(kept,), name="keep", daemon=True).start()
