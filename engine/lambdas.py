@@ -107,6 +107,7 @@ class Functions:
         self.margin_s, self.patience_s = duration("CONNECT_MARGIN", MARGIN), duration("CONNECT_PATIENCE", PATIENCE)
         self.within_s = duration("CONNECT_WITHIN", WITHIN)
         self.base_path = env.get("CONNECT_BASE_PATH", "")
+        self.connectors, self.clients = names("CONNECT_CONNECTORS"), names("CONNECT_CLIENTS")
         self.store = wiring.open_store(env.get("CONNECT_STORE"), project)
         self.alerts: Alerts
         self.engine, self.telemetry, self.alerts = wiring.make_engine(
@@ -117,11 +118,15 @@ class Functions:
             workers=int(env["CONNECT_WORKERS"]) if env.get("CONNECT_WORKERS") else None,
             log_level=env.get("CONNECT_LOG_LEVEL"),
             reloads=False,
-            takes_in=takes_in,
+            takes_in=self.takes_in if takes_in else lambda _connector, _client: False,
             max_store=wiring.size_of(env.get("CONNECT_MAX_STORE") or project.settings.max_store),
         )
         self.entrance = Entrance(self.engine, self.telemetry, project.settings) if takes_in else None
         self.began = False
+
+    def takes_in(self, connector: str, client: str) -> bool:
+        """Is it for these that events come in here, as the environment says?"""
+        return connector in (self.connectors or [connector]) and client in (self.clients or [client])
 
     def close(self) -> None:
         """For tests; an environment of Lambda is never closed, only killed."""
@@ -158,7 +163,14 @@ class Functions:
                 self.telemetry.event("refused", connector="", status=answer.status, why=answer.why)
                 return answer_event(answer)
             self.hurry(request)
+            self.lead(request)
             return self.entrance.answer(request)
+
+    def lead(self, request: Request) -> None:
+        """`/connector/client`, the address of a function that is one client's, is `/connector` to the door."""
+        connector, slash, client = request.scope["path"][1:].partition("/")
+        if slash and connector in self.engine.connectors() and client in self.engine.client_specs:
+            request.scope["path"] = f"/{connector}"
 
     def hurry(self, request: Request) -> None:
         """A direct caller is told in time also where the gateway waits for less than this function may take."""
@@ -352,6 +364,10 @@ def require(failed: list[Failure], hint: str) -> None:
         lanes = "; ".join(f"{each.lane}: {each.why}" for each in acting[:10])
         more = f"; and {len(acting) - 10} more" if len(acting) > 10 else ""
         raise LanesFailed(f"{len(acting)} need a person: {lanes}{more}; {hint}")
+
+
+def names(variable: str) -> list[str]:
+    return os.environ.get(variable, "").replace(",", " ").split()
 
 
 def duration(name: str, default: str) -> float:

@@ -75,12 +75,12 @@ class Engine:
         reach: Egress = PUBLIC,
         workers: int = 8,
         reloads: bool = True,
-        takes_in: bool = True,
+        takes_in: Callable[[str, str], bool] = lambda _connector, _client: True,
         max_store: int | None = None,
     ) -> None:
         """
-        `reloads` False: files are read once, and changes need a new start. `takes_in` False: no door, so that nobody's
-        write keys are looked up. `max_store`: bytes of what waits.
+        `reloads` False: files are read once, and changes need a new start. `takes_in`: which lanes have a door here;
+        nobody else's write keys are looked up. `max_store`: bytes of what waits.
         """
         self.project, self.store, self.reloads, self.takes_in = project, store, reloads, takes_in
         self.clock = clock or SystemClock()
@@ -152,8 +152,6 @@ class Engine:
             if same and self.receivers:
                 return
             self.connector_specs, self.client_specs = connectors, clients
-            if not self.takes_in:
-                return
             self.meters = {name: self.meter(client) for name, client in clients.items() if client.ingest.rate}
             self.receivers = {
                 name: self.receiver(connector) for name, connector in connectors.items() if self.bound(name)
@@ -168,10 +166,11 @@ class Engine:
         return new.keys() == old.keys() and all(new[name] is old[name] for name in new)
 
     def bound(self, connector: str) -> list[tuple[Client, Binding]]:
+        """Whose events come in here."""
         return [
             (client, client.connectors[connector])
             for client in self.client_specs.values()
-            if connector in client.connectors
+            if connector in client.connectors and self.takes_in(connector, client.client)
         ]
 
     def receiver(self, connector: Connector) -> Receiver:
@@ -213,7 +212,9 @@ class Engine:
         client takes no events without a key either.
         """
         values: dict[str, str] = {}
-        for client in list(self.client_specs.values()) if self.takes_in else []:
+        for client in list(self.client_specs.values()):
+            if not any(self.takes_in(connector, client.client) for connector in client.connectors):
+                continue
             for reference in (*client.ingest.keys, *client.ingest.signatures):
                 try:
                     values[reference] = self.secrets.resolve(reference)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from engine.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from engine.door import Limits
     from engine.egress import Egress
@@ -101,7 +101,7 @@ def make_engine(
     workers: int | None,
     log_level: str | None,
     reloads: bool = True,
-    takes_in: bool = True,
+    takes_in: Callable[[str, str], bool] = lambda _connector, _client: True,
     max_store: int | None = None,
 ) -> tuple[Engine, Logging, Alerts]:
     """An engine that logs to stderr, counts, and alerts as the environment says."""

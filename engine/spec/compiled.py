@@ -1,8 +1,9 @@
 """
 The specs of a project, read and checked, in one file beside it: a start that finds it reads no YAML and no JSON Schema.
 
-The file holds while every file it was made of, and the engine, are what they were; else the project is read as ever. It
-is data and no code, and whoever can change it can change the specs themselves.
+The file holds while every file it was made of, and the engine, are what they were; else the project is read as ever.
+Connectors that come with the engine may be left out of a bundle. It is data and no code, and whoever can change it can
+change the specs themselves.
 """
 
 from __future__ import annotations
@@ -88,10 +89,17 @@ def _read(project: Project) -> _Compiled | None:
     except (OSError, msgspec.DecodeError):
         return None
     specs = {_name(project.directory, path) for path in _specs(project)}
-    if compiled.engine != _engine() or specs != {*compiled.connectors, *compiled.clients} | (specs & {SETTINGS}):
+    if compiled.engine != _engine() or not specs <= compiled.files.keys():
         return None
     files = {name: _path(project.directory, name) for name in compiled.files}
-    return compiled if specs <= files.keys() and _digests(files) == compiled.files else None
+    gone = {name for name, path in files.items() if name.startswith(OURS) and not path.exists()}
+    if _digests({name: path for name, path in files.items() if name not in gone}) != {
+        name: digest for name, digest in compiled.files.items() if name not in gone
+    }:
+        return None
+    return msgspec.structs.replace(
+        compiled, connectors={name: each for name, each in compiled.connectors.items() if name not in gone}
+    )
 
 
 def _specs(project: Project) -> list[Path]:
