@@ -128,6 +128,21 @@ def refused(host: str, address: Address, why: str) -> EgressRefused:
     return EgressRefused(f"{where}; requests go to public addresses only{HINT if why in PRIVATE else ''}")
 
 
+class ByProxy:
+    """How httpcore opens connections to a proxy that was named: wherever it stands; each request has an end there, too."""
+
+    def __init__(self) -> None:
+        import httpcore
+
+        self.plain = httpcore.SyncBackend()
+
+    def connect_tcp(self, *args: Any, **options: Any) -> Any:
+        return Bounded(self.plain.connect_tcp(*args, **options))
+
+    def sleep(self, seconds: float) -> None:
+        self.plain.sleep(seconds)
+
+
 class Guard:
     """
     How httpcore opens connections: it looks the name up, judges each address, and connects to one that may be reached.
@@ -230,9 +245,12 @@ def client(egress: Egress, verify: ssl.SSLContext, timeout_s: float = 10.0) -> h
     import httpx
 
     transport = httpx.HTTPTransport(verify=verify, trust_env=False, proxy=egress.proxy)
-    if egress.proxy is None:
-        if not isinstance(getattr(transport, "_pool", None), httpcore.ConnectionPool):  # the library changed inside
-            raise RuntimeError("this version of httpx can't be kept from private addresses")
+    pool = getattr(transport, "_pool", None)
+    if not isinstance(pool, httpcore.ConnectionPool) or not hasattr(pool, "_network_backend"):
+        raise RuntimeError("this version of httpx has changed inside: what it connects to can't be bounded")
+    if egress.proxy is not None:
+        pool._network_backend = ByProxy()  # type: ignore[assignment]
+    else:
         transport._pool = httpcore.ConnectionPool(
             ssl_context=verify,
             max_connections=100,

@@ -5,7 +5,9 @@ from __future__ import annotations
 import ipaddress
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -225,6 +227,34 @@ def test_a_proxy_that_was_named_is_asked_for_the_host(door: Door) -> None:
     reach = Egress(proxy=f"http://127.0.0.1:{door.port}")
     assert refusal("https://crm.example/x", reach)[1:] == (False, "no reply from crm.example: ProxyError")
     assert door.seen == ["CONNECT crm.example:443"]
+
+
+@pytest.mark.parametrize("head", [b"HTTP/1.1 200 OK\r\n\r\n", b"HTTP/1.1 200 OK\r\nX-Slow: "])
+@pytest.mark.parametrize("url", ["http://crm.example/x", "https://crm.example/x"])
+def test_a_reply_that_comes_in_drops_by_way_of_a_proxy_is_not_waited_for_without_end(url: str, head: bytes) -> None:
+    """A drop each 50 ms: no single read waits long. Of https it is the tunnel, or what is to be TLS in it."""
+    began, over = time.monotonic(), threading.Event()
+
+    def drip(listener: socket.socket) -> None:
+        connection, _ = listener.accept()
+        with connection, suppress(OSError):
+            connection.recv(10_000)
+            connection.sendall(
+                head if not url.startswith("https") or head.endswith(b" ") else head + b"\x16\x03\x03\x40"
+            )
+            while not over.wait(0.05):
+                connection.sendall(b"\x00" if head.endswith(b"\n") else b"a")
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=drip, args=(listener,))
+        thread.start()
+        transport = HttpTransport(reach=Egress(proxy=f"http://127.0.0.1:{listener.getsockname()[1]}"))
+        with pytest.raises(NoReply):
+            transport.send(Prepared("GET", url, {}, None, 0.2))
+        assert time.monotonic() - began < 5.0
+        over.set()
+        thread.join()
+        transport.close()
 
 
 def test_a_proxy_is_not_asked_for_a_private_address(door: Door) -> None:
