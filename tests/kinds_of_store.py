@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from itertools import count
 from typing import TYPE_CHECKING
+
+import postgres_server
+import pytest
 
 from engine.stores.memory import MemoryStore
 from engine.stores.sqlite import SqliteStore
@@ -30,4 +34,32 @@ def sqlite(folder: Path) -> Store:
     return SqliteStore(folder / "connect.db", new_id=numbered())
 
 
-KINDS: dict[str, Callable[[Path], Store]] = {"memory": memory, "sqlite": sqlite}
+def postgres(folder: Path) -> Store:
+    del folder
+    if (reason := postgres_server.why_none()) is not None:
+        pytest.skip(reason)
+    from engine.stores.postgres import PostgresStore
+
+    return PostgresStore(_emptied(), new_id=numbered())
+
+
+def _emptied() -> str:
+    """One schema for all tests of this process: making its tables takes longer than most of them."""
+    import psycopg
+
+    from engine.stores.postgres.address import parsed
+    from engine.stores.postgres.schema import SCHEMA, TABLES, prepare
+
+    url = postgres_server.shared().url("contract")
+    address = parsed(url)
+    prepare(address)
+    sequences = re.findall("CREATE SEQUENCE (\\w+)", str(SCHEMA))
+    with psycopg.connect(address.url, autocommit=True) as connection:
+        connection.execute("SET search_path = contract")
+        connection.execute("; ".join(f"DELETE FROM {table}" for table in TABLES))
+        connection.execute("; ".join(f"ALTER SEQUENCE {name} RESTART" for name in sequences))
+        connection.execute("INSERT INTO forgotten VALUES (0)")
+    return url
+
+
+KINDS: dict[str, Callable[[Path], Store]] = {"memory": memory, "postgres": postgres, "sqlite": sqlite}

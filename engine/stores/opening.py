@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 SCHEMES = {
     "memory": "memory:  (lost when the process ends)",
     "sqlite": "sqlite:///connect.db  (a file; sqlite:////absolute/path.db)",
+    "postgresql": "postgresql://user:password@host/database?schema=connect  (several hosts; needs [postgres])",
 }
 
 
@@ -55,10 +56,10 @@ def schema_of(url: str, directory: Path) -> Schema:
     return asked(url, directory)
 
 
-def look_into(url: str, directory: Path, env: Any = os.environ, *, name: str | None = None) -> Store:
-    """A store of this engine's version, to be looked at: opened read-only where its kind can be."""
+def look_into(url: str, directory: Path, env: Any = os.environ) -> Store:
+    """A store of this engine's version, whosever it is, to be looked at: opened read-only where its kind can be."""
     if not url.startswith("sqlite:"):
-        return open_store(url, directory, env, name=name)
+        return open_store(url, directory, env)
     from engine.stores.sqlite import SqliteStore
 
     return SqliteStore(_file(url, directory), cipher=cipher(OwnSettings(env, directory)), read_only=True)
@@ -102,7 +103,28 @@ def _file(url: str, directory: Path) -> Path:
     return directory / url.removeprefix("sqlite:///")
 
 
-_OPENERS: dict[str, Callable[[str, Path, Any], Store]] = {"memory": _memory, "sqlite": _sqlite}
+def _postgres(url: str, directory: Path, env: Any) -> Store:
+    del directory
+    store: Store = _postgres_package().PostgresStore(url, cipher=cipher(env))
+    return store
+
+
+def _postgres_package() -> Any:
+    try:
+        from engine.stores import postgres
+    except ImportError as error:
+        if (error.name or "").partition(".")[0] != "psycopg":
+            raise
+        raise UsageError("a PostgreSQL store needs its driver: pip install 'daxgo-connect[postgres]'") from None
+    return postgres
+
+
+_OPENERS: dict[str, Callable[[str, Path, Any], Store]] = {
+    "memory": _memory,
+    "sqlite": _sqlite,
+    "postgresql": _postgres,
+    "postgres": _postgres,
+}
 
 
 def _sqlite_schema(url: str, directory: Path) -> Schema:
@@ -111,7 +133,17 @@ def _sqlite_schema(url: str, directory: Path) -> Schema:
     return Schema(sqlite.version_of(_file(url, directory)), sqlite.VERSION)
 
 
-_SCHEMAS: dict[str, Callable[[str, Path], Schema]] = {"sqlite": _sqlite_schema}
+def _postgres_schema(url: str, directory: Path) -> Schema:
+    del directory
+    package = _postgres_package()
+    return Schema(package.version_of(package.parsed(url)), package.VERSION)
+
+
+_SCHEMAS: dict[str, Callable[[str, Path], Schema]] = {
+    "sqlite": _sqlite_schema,
+    "postgresql": _postgres_schema,
+    "postgres": _postgres_schema,
+}
 
 
 def _unknown(url: str) -> UsageError:

@@ -1,0 +1,104 @@
+"""What a lane holds, read without a lock: what is ready, what is half done, and when there will be more."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from engine.records import Delivery, Progress
+from engine.stores.postgres.lanes import HELD, must_hold
+from engine.stores.rules import first_of
+
+if TYPE_CHECKING:
+    from engine.records import Lease
+    from engine.stores.postgres.connections import Db
+
+_READABLE = """
+    FROM deliveries AS d
+    WHERE d.lane = %b AND d.action = %b AND d.batch IS NULL AND d.turn_at <= %b
+    AND d.turn_at >= (SELECT low_at FROM lanes WHERE id = %b)
+    AND (d.key IS NULL OR NOT EXISTS (
+        SELECT 1 FROM deliveries AS b
+        WHERE b.lane = d.lane AND b.action = d.action AND b.key = d.key AND b.batch IS NOT NULL AND b.seq < d.seq))
+    ORDER BY d.turn_at, d.seq LIMIT %b
+"""
+READ = f"""
+    SELECT d.seq, d.id, d.event_id, d.action, coalesce(d.long_key, d.key), d.body, d.received_at, d.turn_at,
+           d.attempts, d.batch, d.again_at
+    {_READABLE}
+"""
+BACKLOG = f"SELECT count(*), min(received_at) FROM (SELECT d.received_at {_READABLE}) AS ready"
+NEXT_TURN = """
+    SELECT turn_at FROM deliveries
+    WHERE lane = %b AND action = %b AND batch IS NULL AND turn_at > %b ORDER BY turn_at, seq LIMIT 1
+"""
+NEXT_BATCH = """
+    SELECT min(due_at) FROM (
+        SELECT max(due_at) AS due_at FROM deliveries
+        WHERE lane = %b AND action = %b AND batch IS NOT NULL GROUP BY batch) AS batches
+    WHERE due_at > %b
+"""
+# One step for each action; DISTINCT would walk every delivery of the lane.
+ACTIONS = """
+    SELECT a.action FROM actions AS a JOIN lanes AS l ON l.id = a.lane
+    WHERE a.lane = %b AND (
+        (SELECT 1 FROM deliveries AS d
+         WHERE d.lane = a.lane AND d.action = a.action AND d.batch IS NULL AND d.turn_at >= l.low_at
+         ORDER BY d.turn_at, d.seq LIMIT 1) IS NOT NULL
+        OR (SELECT 1 FROM deliveries AS d
+            WHERE d.lane = a.lane AND d.action = a.action AND d.batch IS NOT NULL
+            ORDER BY d.batch, d.seq LIMIT 1) IS NOT NULL)
+    ORDER BY a.action
+"""
+MEMBERS = """
+    SELECT b.batch, b.progress,
+           d.seq, d.id, d.event_id, d.action, coalesce(d.long_key, d.key), d.body, d.received_at, d.due_at,
+           d.attempts, d.batch, d.again_at
+    FROM batches AS b
+    LEFT JOIN deliveries AS d ON d.lane = b.lane AND d.action = b.action AND d.batch = b.batch AND d.batch IS NOT NULL
+    WHERE b.lane = %b AND b.action = %b ORDER BY b.number, d.seq
+"""
+BEHIND = """
+    SELECT 1 FROM deliveries
+    WHERE lane = %b AND action = %b AND key = %b AND key IS NOT NULL AND seq < %b ORDER BY seq LIMIT 1
+"""
+
+_decode_progress = msgspec.json.Decoder(Progress, float_hook=Decimal).decode
+
+
+def read(db: Db, lane: int | None, lease: Lease, action: str, *, limit: int, now: float) -> list[Delivery]:
+    holding = db.send(HELD, *_holder(lease))
+    rows = db.rows(READ, lane, action, now, lane, limit)
+    must_hold(holding.fetchone(), lease)
+    return [Delivery(*row) for row in rows]
+
+
+def backlog(db: Db, lane: int | None, action: str, *, now: float, cap: int) -> tuple[int, float | None, float | None]:
+    counting = db.send(BACKLOG, lane, action, now, lane, cap)
+    nexts = db.send(NEXT_TURN, lane, action, now), db.send(NEXT_BATCH, lane, action, now)
+    times = [row[0] for cursor in nexts for row in cursor.fetchall()]
+    [(count, oldest_at)] = counting.fetchall()
+    return count, oldest_at, first_of(times)
+
+
+def progress(
+    db: Db, lane: int | None, lease: Lease, action: str, *, now: float
+) -> list[tuple[Progress, list[Delivery]]]:
+    holding = db.send(HELD, *_holder(lease))
+    batches: dict[str, tuple[bytes, list[Delivery]]] = {}
+    for batch, saved, seq, *rest in db.rows(MEMBERS, lane, action):
+        deliveries = batches.setdefault(batch, (saved, []))[1]
+        if seq is not None:
+            deliveries.append(Delivery(seq, *rest))
+    must_hold(holding.fetchone(), lease)
+    return [
+        (_decode_progress(saved), deliveries)
+        for saved, deliveries in batches.values()
+        if all(delivery.due_at <= now for delivery in deliveries)
+    ]
+
+
+def _holder(lease: Lease) -> tuple[str, str, int, str]:
+    return lease.connector, lease.client, lease.fence, lease.owner
