@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import random
+import re
 import subprocess
 import sys
 from bisect import bisect_right
@@ -12,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from command import ROOT, environment
 from conftest import REFUSED, START, TIMED_OUT, Heard, balanced, reply
 from hypothesis import HealthCheck, given, settings
@@ -20,11 +23,17 @@ from parties import figures, sized
 
 from engine.clock import VirtualClock
 from engine.errors import BadValue
+from engine.functions import REGISTRY
 from engine.mapping import encode_json
 from engine.program import Program
 from engine.records import Accepted
 from engine.sandbox import Sandbox
 from engine.sending import Masker, NoReply, Prepared, Reply
+from engine.spec import types
+from engine.spec.check import check
+from engine.spec.findings import errors_in
+from engine.spec.load import load_connector
+from engine.spec.located import read
 from engine.spec.project import Project
 from engine.spec.types import Binding, Client
 from engine.stores.memory import MemoryStore
@@ -38,6 +47,10 @@ HOSTILE = st.sampled_from(
     ["", " ", "'", '"', "\\", "\x00", "\ud7ff", "😀", "${ x }", "{{ x }}", "{% x %}", "' OR 1=1 --", "a\r\nX: y",
      "\u2028", "../../etc", "?a=b&c", "<script>", "1e400", "-0", "NaN", "2026-13-45T99:99:99Z", "9" * 400, "é" * 300]
 )  # fmt: skip
+ODD_VALUES: list[Any] = [
+    None, True, 0, -1, 1.5, 10**30, "", " ", "x", "a\r\nb", "é" * 300, "2026-13-45", "NaN", [], {}, [None], [[]],
+    {"": 1}, [1, "a", None, {}], {"a": {"b": {"c": []}}}, ["x"] * 50,
+]  # fmt: skip
 SCALARS = st.none() | st.booleans() | st.integers() | st.decimals(allow_nan=False, allow_infinity=False)
 JSON = st.recursive(
     SCALARS | st.text(max_size=12) | HOSTILE,
@@ -50,14 +63,17 @@ JSON = st.recursive(
 def all_of(name: str) -> tuple[Program, list[dict[str, Any]]]:
     """A shipped connector with all its actions for one client, and the events of its examples."""
     connector = SHIPPED.connector(name)
+    events = [event for example in connector.examples for event in example.events]
+    assert events, name
+    return compiled(connector), events
+
+
+def compiled(connector: types.Connector) -> Program:
     assert connector.sandbox is not None
     actions = {action: {"active": True} for action in connector.actions}
     binding = Binding(match="abc", settings=connector.sandbox.settings, actions=actions)
-    client = Client(client="abc", connectors={name: binding})
-    program = Program(connector, client, binding, jitter=lambda: 1.0)
-    events = [event for example in connector.examples for event in example.events]
-    assert events, name
-    return program, events
+    client = Client(client="abc", connectors={connector.name: binding})
+    return Program(connector, client, binding, jitter=lambda: 1.0)
 
 
 def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
@@ -182,6 +198,94 @@ def test_whatever_is_answered_every_record_has_exactly_one_end(name: str, data: 
     counted = Counted(heard)
     assert counted.delivered == sum(lane.delivered for lane in lanes)
     assert counted.rejected == sum(lane.rejected for lane in lanes) == len(store.dead(limit=1000))
+
+
+def expressions(tree: Any) -> list[str]:
+    """Every text with a hole in it."""
+    inner = tree.values() if isinstance(tree, dict) else tree if isinstance(tree, list) else ()
+    own = [tree] if isinstance(tree, str) and ("${" in tree or "{{" in tree) else []
+    return own + [text for each in inner for text in expressions(each)]
+
+
+ELSEWHERE = re.compile(
+    r"\b(response|request|records?|batch|steps|lookups|results?|item|entry|index|group|fields|page)\b"
+)
+
+
+def shuffled(name: str, chance: random.Random) -> str:
+    """
+    A shipped connector in which some holes of its records are filled by expressions of other places, or by functions
+    of any value: what still validates may meet values that nobody meant. It is without its examples, which it breaks.
+    """
+    tree = yaml.safe_load((ROOT / "connectors" / f"{name}.yaml").read_text(encoding="utf-8"))
+    tree.pop("examples")
+    inner = [
+        text[2:-1].strip()
+        for action in tree["actions"].values()
+        for text in expressions(action)
+        if text.startswith("${") and text.count("${") == 1 and not ELSEWHERE.search(text)
+    ]
+    spots = [
+        (where, key)
+        for action in tree["actions"].values()
+        for part in ("record", "when", "key")
+        if part in action
+        for where, key in [(action, part), *spots_of(action[part])]
+        if isinstance(where[key], str) and "${" in where[key]
+    ]
+    functions = {function.name: len(function.parameters) for function in REGISTRY.values()}
+    for _ in range(chance.randint(1, 4) if spots else 0):
+        where, key = chance.choice(spots)
+        first, second = chance.choice(inner), chance.choice(inner)
+        function = chance.choice(sorted(functions))
+        more = [f"`{chance.choice(['0', '-1', '1e30', 'null', '[]', '{}'])}`", second][: functions[function] - 1]
+        where[key] = chance.choice(
+            [
+                f"${{ {first} }}",
+                f"${{ {function}({', '.join([first, *more])}) }}",
+                f"${{ {first} {chance.choice(['==', '<', '||', '&&'])} {second} }}",
+            ]
+        )
+    return json.dumps(tree, default=str).replace('"true": ', '"on": ')  # which YAML reads as a truth
+
+
+def spots_of(tree: Any) -> list[tuple[Any, Any]]:
+    inner = tree.items() if isinstance(tree, dict) else enumerate(tree) if isinstance(tree, list) else ()
+    return [spot for key, each in inner for spot in [(tree, key), *spots_of(each)]]
+
+
+def test_no_event_breaks_a_mapping_of_any_connector_that_validates(tmp_path: Path) -> None:
+    """Shuffled connectors, each that `validate` lets through with its examples' events, changed at some places."""
+    for part in ("connectors", "clients"):
+        (tmp_path / part).mkdir()
+    (tmp_path / "schemas").symlink_to(ROOT / "schemas")
+    chance, tries, sound, walks = random.Random(6), sized(25, 600), 0, 0
+    for _ in range(tries):
+        name = chance.choice(NAMES)
+        file = tmp_path / "connectors" / f"{name}.yaml"
+        text = shuffled(name, chance)
+        file.write_text(text, encoding="utf-8")
+        connector, findings, _ = load_connector(read(text, f"connectors/{name}.yaml"))
+        findings = findings if errors_in(findings) else check(Project(tmp_path), [file])
+        if connector is None or errors_in(findings):
+            continue
+        sound += 1
+        program = compiled(connector)
+        _, examples = all_of(name)
+        for _ in range(3):
+            event = chance.choice(examples)
+            at = chance.sample(places(event), min(3, len(places(event))))
+            event = with_changes(event, [(path, chance.choice(ODD_VALUES)) for path in at])
+            store, heard, accepted = walked(program, [event], None)
+            assert heard.named("fault") == [], text
+            assert sum(lane.accepted for lane in store.lanes()) == accepted
+            walks += 1
+        file.unlink()
+    figures(
+        "test_no_event_breaks_a_mapping_of_any_connector_that_validates",
+        f"{tries} shuffled connectors, {sound} of them valid: {walks} changed events walked, 0 faults",
+    )
+    assert sound > tries / 10
 
 
 class Counted:
