@@ -9,6 +9,7 @@ until all lanes are there and counted: so no delivery is sent from two stores.
 from __future__ import annotations
 
 import uuid
+from itertools import count
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from engine.records import Carried, Lease, TokenRow
 
 PAGE = 500
+IDS = 10  # times as many ids, for they are small
+NOTED = 8  # pages after which it is written down how far it has come: what was carried since is carried again
 LEASE_S = 60.0
 BY_HAND = "paused by hand: "  # such a pause ends by hand, too
 COPIED = f"{BY_HAND}copied to "
@@ -143,7 +146,8 @@ class Copy:
                 for count in self.pages(name, book):
                     if self.step is not None:
                         self.step(count, "/".join(name))
-                    lease = self.source.renew(lease, ttl_s=LEASE_S, now=self.now())
+                    if lease.until - self.now() < LEASE_S / 2:
+                        lease = self.source.renew(lease, ttl_s=LEASE_S, now=self.now())
         finally:
             self.source.change_lane(*name, LaneChange(), now=self.now())  # due when it was, once it is resumed
             self.source.release(lease, wake_at=None)
@@ -205,19 +209,21 @@ class Copy:
             batches.update(each.batch for each in found)
             batch = found[-1].batch
             yield len(found)
+        pages = count(1)
         while rows := self.source.carry_out(*name, Waiting, after=book.deliveries, limit=self.page):
             rows = [loose(row, batches) for row in rows if row.delivery.seq <= book.held.last_seq]
             if not rows:
                 break
             self.target.carry_in(*name, [moved(book, row) for row in rows])
-            book = self.write(name, msgspec.structs.replace(book, deliveries=rows[-1].delivery.seq))
+            book = self.noted(name, msgspec.structs.replace(book, deliveries=rows[-1].delivery.seq), next(pages))
             yield len(rows)
         while letters := self.source.carry_out(*name, Buried, after=book.dead, limit=self.page):
             self.target.carry_in(*name, [moved(book, each) for each in letters])
-            book = self.write(name, msgspec.structs.replace(book, dead=letters[-1].letter.id))
+            book = self.noted(name, msgspec.structs.replace(book, dead=letters[-1].letter.id), next(pages))
             yield len(letters)
+        self.write(name, book)
         event_id = ""
-        while ids := self.source.carry_out(*name, Remembered, after=event_id, limit=self.page):
+        while ids := self.source.carry_out(*name, Remembered, after=event_id, limit=self.page * IDS):
             event_id = ids[-1].event_id
             self.target.carry_in(*name, [each for each in ids if each.until > self.now()])
             yield len(ids)
@@ -296,6 +302,10 @@ class Copy:
         book = self.book(name)
         assert book is not None
         return book
+
+    def noted(self, name: tuple[str, str], book: Book, pages: int) -> Book:
+        """Written down now and then only: that costs as much as carrying a page."""
+        return book if pages % NOTED else self.write(name, book)
 
     def write(self, name: tuple[str, str], book: Book) -> Book:
         self.target.write_mark(kept_as(name), msgspec.json.encode(book).decode())

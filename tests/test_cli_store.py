@@ -266,7 +266,7 @@ print("done", flush=True)
 def test_a_copy_killed_at_random_moments_loses_nothing_and_sends_nothing_twice(tmp_path: Path) -> None:
     old, new, twin = (tmp_path / name for name in ("old.db", "new.db", "twin.db"))
     with closing(SqliteStore(old)) as store:
-        fill(store, more=400)
+        fill(store, more=1500)
         before = whole(store)
     shutil.copy(old, twin)
     moments = random.Random(5)
@@ -280,7 +280,7 @@ def test_a_copy_killed_at_random_moments_loses_nothing_and_sends_nothing_twice(t
         assert copying.stdout is not None
         assert copying.stdout.readline() == b"go\n"
         if kills < 5:
-            time.sleep(moments.uniform(0, 0.15))
+            time.sleep(moments.uniform(0, 0.3))
             copying.send_signal(signal.SIGKILL)
         said = copying.stdout.read()
         copying.stdout.close()
