@@ -129,7 +129,7 @@ def refused(host: str, address: Address, why: str) -> EgressRefused:
 
 
 class ByProxy:
-    """How httpcore opens connections to a proxy that was named: wherever it stands; each request has an end there, too."""
+    """How httpcore opens connections to a proxy that was named: wherever it stands; requests have an end there, too."""
 
     def __init__(self) -> None:
         import httpcore

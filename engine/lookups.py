@@ -13,6 +13,7 @@ from engine.errors import BadValue, ConnectError, EgressRefused, RecordError
 from engine.mapping import compile_tree, encode_json
 from engine.names import BOUND, LOOKING, REPLY, WAIT
 from engine.outcomes import Judge, Level, probed
+from engine.people import digest
 from engine.placing import AuthFailed
 from engine.records import Outcome, OutcomeKind, Trace
 from engine.sending import Reply
@@ -34,6 +35,10 @@ class Found(NamedTuple):
     value: Any = None
     outcome: Outcome | None = None
     trace: Trace | None = None
+
+
+MADE_S = 60.0  # for so long what was made is known, whatever `cache` says
+ANOTHER = Outcome(OutcomeKind.RETRY, "another delivery is having it made", wait_s=2.0, count=False, ours=True)
 
 
 class Stopped(ConnectError):
@@ -301,10 +306,29 @@ class Lookup:
                 continue
             try:
                 if create.when({**scope, "key": key}):
-                    first[key] = scope
+                    if self.ours_to_make(wire, key):
+                        first[key] = scope
+                    else:
+                        known[key] = Found(outcome=ANOTHER)
             except BadValue as error:
                 known[key] = Found(outcome=Outcome(OutcomeKind.REJECT, f"look-up {self.name}: {error}"))
-        self.ask(wire, create, [*first], known, failures, lambda part: first[part[0]], several=False)
+        try:
+            self.ask(wire, create, [*first], known, failures, lambda part: first[part[0]], several=False)
+        finally:
+            for key in first:
+                if key not in known or known[key].outcome is not None:  # not made: the next one may try
+                    wire.store.unlock(self.lock_of(wire, key), owner=wire.owner)
+
+    def lock_of(self, wire: Wire, key: str) -> str:
+        """A digest: the name stays in the store, and the key may be an address."""
+        return f"make:{wire.connector}/{wire.client}/{self.name}:{digest(key)}"
+
+    def ours_to_make(self, wire: Wire, key: str) -> bool:
+        """
+        May it be made here? Whoever made it keeps it locked for a minute: so long others ask the sources again, which
+        may have been asked a moment before it was there.
+        """
+        return wire.store.lock(self.lock_of(wire, key), owner=wire.owner, ttl_s=MADE_S, now=wire.clock.now())
 
     def ask(
         self,
@@ -354,7 +378,7 @@ class Lookup:
                     known.update({key: Found(outcome=refused, trace=stopped.trace) for key in part})
                     continue
                 raise
-            self.take(wire, part, rows, known)
+            self.take(wire, part, rows, known, made=isinstance(source, Creation))
 
     @staticmethod
     def bytes_of(wire: Wire, source: Source, scope: dict[str, Any]) -> int:
@@ -367,8 +391,11 @@ class Lookup:
         except ConnectError:
             return 0  # the request itself will say what is wrong
 
-    def take(self, wire: Wire, keys: list[str], rows: dict[str, list[Any]], known: dict[str, Found]) -> None:
+    def take(
+        self, wire: Wire, keys: list[str], rows: dict[str, list[Any]], known: dict[str, Found], *, made: bool
+    ) -> None:
         now = wire.clock.now()
+        keep_s = max(self.cache_s, MADE_S) if made else self.cache_s  # a search may not find at once what was made
         for key in keys:
             found = rows.get(key)
             if not found:
@@ -378,8 +405,8 @@ class Lookup:
                 known[key] = Found(outcome=Outcome(OutcomeKind.REJECT, reason))
                 continue
             known[key] = Found(found[0])
-            if self.cache_s > 0:
-                self.cache.put(self.cached_as, key, found[0], now, self.cache_s)
+            if keep_s > 0:
+                self.cache.put(self.cached_as, key, found[0], now, keep_s)
 
     def answer(self, found: Found | None) -> Found:
         if found is not None:

@@ -638,3 +638,60 @@ def test_keys_of_many_rows_are_looked_up_at_once_and_made_one_by_one() -> None:
         {"email": "a", "id": "id-a"}, made, {"id": "id-c", "new": True}, made,
     ]  # fmt: skip
     assert sent(wired) == ["GET a,b,c", "POST {'email': 'b', 'name': 'Bea'}", "POST {'email': 'c'}"]
+
+
+UNCACHED = 'receive: {mode: direct, client: "${ event.client }", id: "${ event.id }"}\n' + MAKING.replace(
+    "        cache: 10m\n", ""
+).replace("          when: ${ settings.list != 'skip' }\n", "")
+
+
+def makings(vendor: Vendor) -> int:
+    return vendor.lines.count("POST /v1/people")
+
+
+def test_what_was_just_made_is_known_before_the_vendor_s_search_finds_it_though_nothing_is_cached() -> None:
+    found = reply(200, {"rows": []})
+    vendor = Vendor(answer=lambda asked: found if asked.method == "GET" else reply(201, {"data": {"id": "b"}}))
+    shop = Shop(UNCACHED.replace("mode: direct", "mode: buffered"), vendor=vendor)
+    for number in ("1", "2"):
+        shop.post({"id": number, "email": "b"})
+        shop.drain()
+    assert (makings(shop.vendor), shop.sums()) == (1, {"delivered": 2})
+
+
+def test_what_one_process_makes_another_does_not_make_meanwhile() -> None:
+    """The second has a memory of its own, and asks while the first one's request is under way and right after it."""
+    found: list[str] = []
+
+    def answer(request: Prepared) -> Answer:
+        if request.method == "GET":
+            return reply(200, {"rows": [{"id": one} for one in found]})
+        if not request.url.endswith("/people"):
+            return reply(200, {})
+        if not second.vendor.asked:
+            second.post({"id": "2", "email": "b"})
+        return reply(201, {"data": {"id": "b"}})
+
+    first = Shop(UNCACHED, vendor=Vendor(answer=answer))
+    second = Shop(UNCACHED, vendor=Vendor(answer=answer), store=first.store, clock=first.clock)
+    first.post({"id": "1", "email": "b"})
+    second.post({"id": "3", "email": "b"})
+    assert (makings(first.vendor) + makings(second.vendor), first.sums()) == (1, {"delivered": 1, "waiting": 2})
+    found.append("b")
+    second.drain(60)
+    assert (makings(first.vendor) + makings(second.vendor), first.sums()) == (1, {"delivered": 3})
+
+
+def test_one_that_could_not_be_made_may_be_made_by_the_next_at_once() -> None:
+    refused = [reply(422, {"code": "BAD"})]
+    made = Vendor(
+        answer=lambda request: (
+            reply(200, {"rows": []})
+            if request.method == "GET"
+            else refused.pop()
+            if refused
+            else reply(201, {"data": {"id": "b"}})
+        )
+    )
+    shop = Shop(UNCACHED, vendor=made)
+    assert [told.status for told in shop.post({"id": "1", "email": "b"}, {"id": "2", "email": "b"})] == [422, 200]
