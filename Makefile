@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help setup demo test torture authserver check format bench clean audit
+.PHONY: help setup demo test torture mutants authserver check format bench clean audit
 
 help: ## what there is
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
@@ -28,6 +28,9 @@ torture: $(READY) ## kills, outages, full disks: the promises of docs/guarantees
 	@mkdir -p .cache && rm -f .cache/figures.jsonl
 	@CONNECT_TORTURE=full CONNECT_FIGURES=.cache/figures.jsonl $(BIN)/python -m pytest tests/torture tests/test_attack.py
 	@$(BIN)/python tests/torture/page.py .cache/figures.jsonl
+
+mutants: $(READY) ## each promise's test fails without what keeps the promise; some minutes
+	@$(BIN)/python tests/torture/mutants.py $(ONLY)
 
 authserver: .cache/authserver/.ready ## an authorization server for some of the tests, where node is there
 

@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 from bisect import bisect_right
+from copy import deepcopy
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -275,7 +276,7 @@ def test_no_event_breaks_a_mapping_of_any_connector_that_validates(tmp_path: Pat
         for _ in range(3):
             event = chance.choice(examples)
             at = chance.sample(places(event), min(3, len(places(event))))
-            event = with_changes(event, [(path, chance.choice(ODD_VALUES)) for path in at])
+            event = with_changes(event, [(path, deepcopy(chance.choice(ODD_VALUES))) for path in at])
             store, heard, accepted = walked(program, [event], None)
             assert heard.named("fault") == [], text
             assert sum(lane.accepted for lane in store.lanes()) == accepted
