@@ -34,28 +34,28 @@ def sqlite(folder: Path) -> Store:
     return SqliteStore(folder / "connect.db", new_id=numbered())
 
 
-def postgres(folder: Path) -> Store:
+def postgres(folder: Path, schema: str = "contract") -> Store:
     del folder
     if (reason := postgres_server.why_none()) is not None:
         pytest.skip(reason)
     from engine.stores.postgres import PostgresStore
 
-    return PostgresStore(_emptied(), new_id=numbered())
+    return PostgresStore(_emptied(schema), new_id=numbered())
 
 
-def _emptied() -> str:
+def _emptied(schema: str) -> str:
     """One schema for all tests of this process: making its tables takes longer than most of them."""
     import psycopg
 
     from engine.stores.postgres.address import parsed
     from engine.stores.postgres.schema import SCHEMA, TABLES, prepare
 
-    url = postgres_server.shared().url("contract")
+    url = postgres_server.shared().url(schema)
     address = parsed(url)
     prepare(address)
     sequences = re.findall("CREATE SEQUENCE (\\w+)", str(SCHEMA))
     with psycopg.connect(address.url, autocommit=True) as connection:
-        connection.execute("SET search_path = contract")
+        connection.execute(f'SET search_path = "{schema}"'.encode())
         connection.execute("; ".join(f"DELETE FROM {table}" for table in TABLES))
         connection.execute("; ".join(f"ALTER SEQUENCE {name} RESTART" for name in sequences))
         connection.execute("INSERT INTO forgotten VALUES (0)")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import random
 import shutil
 import signal
@@ -12,6 +14,7 @@ import time
 from contextlib import closing
 from pathlib import Path
 
+import postgres_server
 import pytest
 from command import ROOT, connect, environment, make_project
 from cryptography.fernet import Fernet
@@ -225,6 +228,25 @@ def test_what_went_on_meanwhile_is_said_and_ends_with_1(full: Path) -> None:
     assert "differs" in ended.out
 
 
+def test_a_store_goes_to_a_database_and_comes_back(full: Path) -> None:
+    if (reason := postgres_server.why_none()) is not None:
+        pytest.skip(reason)
+    with closing(SqliteStore(full / "connect.db")) as store:
+        before = whole(store)
+    url = postgres_server.shared().url(f"copied{os.getpid()}", user="connect:hunter2")
+    there = connect("store", "copy", "sqlite:///connect.db", url, project=full)
+    assert (there.code, there.err) == (0, "")
+    checked = connect("store", "check", url, "--json", project=full).json
+    assert (checked["kind"], checked["version"], checked["findings"]) == ("postgresql", checked["known"], [])
+    assert connect("store", "migrate", url, project=full).out.endswith("this engine's; nothing to do\n")
+    back = connect("store", "copy", url, "sqlite:///new.db", project=full)
+    assert (back.code, back.err) == (0, "")
+    with closing(SqliteStore(full / "new.db")) as store:
+        assert whole(store) == before
+    told = there.out + back.out + json.dumps(checked) + (full / "connect.audit.log").read_text()
+    assert "hunter2" not in told
+
+
 @pytest.mark.parametrize(
     ("source", "target", "code", "says"),
     [
@@ -266,7 +288,7 @@ print("done", flush=True)
 def test_a_copy_killed_at_random_moments_loses_nothing_and_sends_nothing_twice(tmp_path: Path) -> None:
     old, new, twin = (tmp_path / name for name in ("old.db", "new.db", "twin.db"))
     with closing(SqliteStore(old)) as store:
-        fill(store, more=1500)
+        fill(store, more=700)
         before = whole(store)
     shutil.copy(old, twin)
     moments = random.Random(5)
@@ -280,7 +302,7 @@ def test_a_copy_killed_at_random_moments_loses_nothing_and_sends_nothing_twice(t
         assert copying.stdout is not None
         assert copying.stdout.readline() == b"go\n"
         if kills < 5:
-            time.sleep(moments.uniform(0, 0.3))
+            time.sleep(moments.uniform(0, 0.2))
             copying.send_signal(signal.SIGKILL)
         said = copying.stdout.read()
         copying.stdout.close()

@@ -143,7 +143,7 @@ class Insert:
         self, db: Db, fresh: Sequence[tuple[int, Delivery]], waits: Mapping[int, Wait], tries: tuple[Try, ...] = ()
     ) -> Callable[[], list[Delivery]]:
         """What gives them as stored, once they are: with their seqs, and due when their turn comes."""
-        self.turns = self._in_turn(fresh, waits)
+        self.turns = self.in_turn(fresh, waits)
         if not fresh:
             return list
         for (lane, _), turn_at in zip(fresh, self.turns, strict=True):
@@ -185,7 +185,7 @@ class Insert:
             for seq, each, turn_at in zip(seqs, deliveries, self.turns, strict=True)
         ]
 
-    def _in_turn(self, fresh: Sequence[tuple[int, Delivery]], waits: Mapping[int, Wait]) -> list[float]:
+    def in_turn(self, fresh: Sequence[tuple[int, Delivery]], waits: Mapping[int, Wait]) -> list[float]:
         """When each comes to its turn: not before the one before it of its key, and never while it waits."""
         turns = []
         for at, (lane, each) in enumerate(fresh):

@@ -42,8 +42,8 @@ WAITING_IDS = "SELECT id FROM deliveries WHERE id = ANY(%b::text[])"
 DEAD_IDS = "SELECT delivery_id FROM dead WHERE delivery_id = ANY(%b::text[])"
 ADMIT = """
     INSERT INTO dead (lane, action, key, delivery_id, event_id, body, received_at,
-        at, attempts, reason, code, expected, trace, tries)
-    VALUES (%b, %b, %b, %b, %b, %b, %b, %b, %b, %b, %b, %b, %b, %b)
+        at, attempts, reason, code, expected, trace, tries, followers)
+    VALUES (%b, %b, %b, %b, %b, %b, %b, %b, %b, %b, %b, %b, %b, %b, %b)
 """
 
 _encode = msgspec.json.Encoder(decimal_format="number").encode
@@ -157,11 +157,16 @@ def admit(db: Db, numbers: Numbers, letters: Sequence[Dead]) -> list[bool]:
             continue
         here.add(letter.delivery_id)
         lane = lanes[letter.connector, letter.client]
-        trace = None if letter.trace is None else _encode(letter.trace)
-        named = (lane, letter.action, letter.key, letter.delivery_id, letter.event_id, letter.body, letter.received_at)
-        said = (letter.at, letter.attempts, letter.reason, letter.code, letter.expected, trace)
-        db.send(ADMIT, *named, *said, encode_tries(letter.tries))
+        insert(db, lane, letter, None)
         sums.count(lane, "accepted")
         sums.count(lane, "rejected")
     sums.write()
     return admitted
+
+
+def insert(db: Db, lane: int, letter: Dead, theirs: str | None) -> None:
+    """`theirs`: what was skipped for its sake, encoded."""
+    trace = None if letter.trace is None else _encode(letter.trace)
+    named = (lane, letter.action, letter.key, letter.delivery_id, letter.event_id, letter.body, letter.received_at)
+    said = (letter.at, letter.attempts, letter.reason, letter.code, letter.expected, trace)
+    db.send(ADMIT, *named, *said, encode_tries(letter.tries), theirs)

@@ -15,8 +15,8 @@ import psycopg
 
 from engine.errors import StoreUnavailable, TokenUnreadable
 from engine.people import Subject
-from engine.records import Stored, TokenRow
-from engine.stores.postgres import erasing, limits, reading, settling
+from engine.records import Held, Stored, TokenRow
+from engine.stores.postgres import carrying, erasing, limits, reading, settling
 from engine.stores.postgres import letters as dead_letters
 from engine.stores.postgres.address import parsed
 from engine.stores.postgres.arrivals import Accepter, Put, indexed
@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 
     from engine.records import (
         Accepted,
+        Carried,
         Dead,
         Delivery,
         Lane,
@@ -339,6 +340,69 @@ class PostgresStore:
 
     def release_slot(self, name: str, *, owner: str) -> None:
         self._connections.once(lambda db: db.written(limits.RELEASE_SLOT, name, owner))
+
+    # From store to store
+
+    def mark(self, name: str) -> str | None:
+        value: str | None = self._connections.read(lambda db: db.value(carrying.MARK, name))
+        return value
+
+    def write_mark(self, name: str, value: str) -> None:
+        self._connections.transact(lambda db: db.send(carrying.WRITE_MARK, name, value))
+
+    def count(self, connector: str, client: str, *, now: float) -> Held:
+        def look(db: Db) -> Held:
+            lane = self._numbers.of(db, connector, client)
+            [row] = db.rows(carrying.HELD, lane, lane, lane, lane, float(now), lane)
+            return Held(*row)
+
+        return self._connections.snapshot(look)
+
+    def carry_out(self, connector: str, client: str, kind: Any, *, after: Any, limit: int) -> list[Any]:
+        def look(db: Db) -> list[Any]:
+            return carrying.out(db, self._numbers.of(db, connector, client), kind, after, limit)
+
+        return self._connections.read(look)
+
+    def reserve(self, connector: str, client: str, count: int) -> int:
+        def work(db: Db) -> int:
+            self._numbers.made(db, [(connector, client)])
+            return carrying.reserve(db, count)
+
+        return self._connections.transact(work)
+
+    def carry_in(self, connector: str, client: str, items: Sequence[Carried]) -> None:
+        def work(db: Db) -> None:
+            name = (connector, client)
+            carrying.carry_in(db, self._numbers, self._numbers.made(db, [name])[name], items)
+
+        self._connections.transact(work)
+
+    def carry_away(self, connector: str, client: str) -> None:
+        def work(db: Db) -> None:
+            lane = self._numbers.of(db, connector, client)
+            for table in carrying.OF_LANES:
+                db.send(f"DELETE FROM {table} WHERE lane = %b", lane)
+
+        self._connections.transact(work)
+
+    def carry_lane(self, lane: Lane, *, mark: str, value: str) -> None:
+        def work(db: Db) -> None:
+            name = (lane.connector, lane.client)
+            carrying.carry_lane(db, self._numbers.made(db, [name])[name], lane)
+            db.send(carrying.WRITE_MARK, mark, value)
+            self._wake(db)
+
+        self._connections.transact(work)
+
+    def tokens(self) -> list[tuple[str, str, str]]:
+        return [(*row,) for row in self._connections.read(lambda db: db.rows(carrying.TOKENS))]
+
+    def carry_forgotten(self, times: int) -> None:
+        self._connections.transact(lambda db: db.send(carrying.FORGOTTEN, times))
+
+    def faults(self) -> list[str]:
+        return self._connections.snapshot(carrying.faults)
 
     # The whole
 
