@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from importlib.metadata import version
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
@@ -15,13 +17,13 @@ from engine.deploying.references import MOST_BYTES as MOST_OF_A_SECRET
 from engine.deploying.references import OF_A_KEY, rewritten, unreachable
 from engine.deploying.template import MOST_BYTES, MOST_RESOURCES, count, of_clients, template, text
 from engine.errors import SpecErrors
+from engine.spec.compiled import NAME, write_compiled
 from engine.spec.findings import Finding, errors_in, in_file_order
+from engine.spec.project import Project
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from engine.deploying.parts import Options
-    from engine.spec.project import Project, Settings
+    from engine.spec.project import Settings
 
 HEAD = "Made by `connect deploy aws`. Change the project and run it again; what is changed here by hand is not kept."
 MADE_BY = "# " + HEAD
@@ -77,9 +79,22 @@ def bundle(project: Project, options: Options) -> Bundle:
     if project.settings.name is None:
         says = "the project has no name; two of them on one stack or table would undo each other"
         found.append(_about("connect.yaml", "deploy-name", says, "write name: NAME into connect.yaml", "warning"))
+    if not errors_in(found):
+        shipped[f"app/{NAME}"] = compiled(shipped)
     return Bundle(
         shipped, in_file_order(found), len(parts.functions), sum(map(count, [made, *nested.values()])), parts.unused
     )
+
+
+def compiled(shipped: dict[str, str]) -> str:
+    """What is shipped, read and checked, so that a function starts without YAML."""
+    with TemporaryDirectory() as folder:
+        app = Path(folder) / "app"
+        for path, text_ in shipped.items():
+            if path.startswith("app/"):
+                (Path(folder) / path).parent.mkdir(parents=True, exist_ok=True)
+                (Path(folder) / path).write_text(text_, encoding="utf-8", newline="\n")
+        return write_compiled(Project(app)).read_text(encoding="utf-8")
 
 
 def package() -> str:
@@ -166,6 +181,11 @@ def too_much(parts: Parts, made: dict[Any, Any], nested: dict[str, dict[Any, Any
             )
             hint = "name secrets of your own, aws-secretsmanager:NAME#FIELD, or make two projects of it"
             found.append(_about(TEMPLATE, "deploy-size", says, hint))
+    for name in parts.connectors:
+        if per_client and f"/{name}" not in {route.path for route in parts.routes}:
+            says = f"several clients have {name}, each with a function of its own, and an API tells them apart by path"
+            hint = f"let their tags post to /{name}/CLIENT"
+            found.append(_about(TEMPLATE, "deploy-path", says, hint, "warning"))
     reserved = sum(function.concurrency for function in parts.functions)
     if reserved > MOST_RESERVED:
         says = f"{reserved} concurrent executions are reserved, and an account has 1,000 at first"

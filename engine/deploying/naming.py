@@ -20,7 +20,12 @@ def bounded(name: str, most: int = MOST_OF_A_FUNCTION) -> str:
     plain = re.sub(r"[^A-Za-z0-9_-]", "-", name)
     if plain == name and len(name) <= most:
         return name
-    return f"{plain[: most - 7]}-{_mark(name)}"
+    return marked(plain, name, most)
+
+
+def marked(name: str, of: str, most: int = MOST_OF_A_FUNCTION) -> str:
+    """The name with six digits of the hash of `of` behind it."""
+    return f"{name[: most - 7]}-{_mark(of)}"
 
 
 def logical(kind: str, *names: str) -> str:

@@ -8,6 +8,7 @@ Names are the seed's: `connect-responsys-client-abc-receive`, `connect-responsys
 from __future__ import annotations
 
 import math
+from collections import Counter
 from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
@@ -113,6 +114,7 @@ def planned(
     }
     making = _Making(options, serving, clients, found)
     functions, routes = making.shared() if together else making.per_client()
+    functions = apart(functions)
     return Parts(
         options,
         serving,
@@ -258,6 +260,17 @@ class _Making:
 
     def all_references(self) -> list[Reference]:
         return [each for found in self.found.values() for each in found]
+
+
+def apart(functions: list[Function]) -> list[Function]:
+    """Two that would have one name (`x` of `y-z`, `x-y` of `z`) have a mark of their own each."""
+    names = Counter(function.name for function in functions)
+    return [
+        each._replace(name=naming.marked(each.name, "/".join([*each.connectors, *each.clients])))
+        if names[each.name] > 1
+        else each
+        for each in functions
+    ]
 
 
 def secrets(found: dict[str, list[Reference]], prefix: str) -> list[Secret]:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from engine.authoring.scaffold.writing import Inline
 from engine.deploying.references import PARAMETER
+from engine.stores.dynamodb.table import INDEX
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -32,7 +33,6 @@ TABLE = {
     ),
     "refresh": ("DescribeTable", "GetItem", "Query", "PutItem", "UpdateItem", "DeleteItem", "ConditionCheckItem"),
 }
-INDEX = "due"
 NO_VALUE = Inline(Ref="AWS::NoValue")
 
 

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from engine.authoring.scaffold.writing import Inline, Note, block, plain
 from engine.deploying import naming, watching
-from engine.deploying.permissions import INDEX, NO_VALUE, attribute, role, statements, sub
+from engine.deploying.permissions import NO_VALUE, attribute, role, statements, sub
+from engine.stores.dynamodb.table import INDEX, INDEX_KEYS, KEYS, TYPES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -20,6 +21,7 @@ RUNTIME = "python3.12"
 MEMORY_MB = 1024  # a cold start takes processor time, and that is given by memory
 MOST_RESOURCES = 500  # https://docs.aws.amazon.com/AWSCloudFormation/latest/UserGuide/cloudformation-limits.html
 MOST_BYTES = 1_000_000
+SPARE_M = 5  # a token that ends before the next look, or soon after, is renewed at this one
 PROJECT = "/var/task"  # where Lambda unpacks `app/`
 
 
@@ -57,8 +59,11 @@ def text(made: dict[Any, Any], head: str) -> str:
 
 
 def count(made: dict[Any, Any]) -> int:
-    """Its resources."""
-    return len(plain(made["Resources"]))
+    """Its resources once SAM has made two of some: what is called later has its set-up apart, an API its stage."""
+    found: list[dict[str, Any]] = list(plain(made["Resources"]).values())
+    apart = sum("EventInvokeConfig" in each.get("Properties", {}) for each in found)
+    apis = sum(bool(each["Type"] == "AWS::Serverless::HttpApi") for each in found)
+    return len(found) + apart + apis
 
 
 def _parameters(parts: Parts) -> dict[str, Any]:
@@ -157,9 +162,6 @@ def resources(parts: Parts) -> Resources:
 
 
 def _table(parts: Parts) -> dict[str, Any]:
-    key = {"pk": "HASH", "sk": "RANGE"}
-    due = {"gpk": "HASH", "gsk": "RANGE"}
-    kinds = {"pk": "S", "sk": "S", "gpk": "S", "gsk": "N"}
     return {
         "Type": "AWS::DynamoDB::Table",
         "DeletionPolicy": "Retain",
@@ -167,10 +169,10 @@ def _table(parts: Parts) -> dict[str, Any]:
         "Properties": {
             "TableName": f"{parts.options.prefix}-events",
             "BillingMode": "PAY_PER_REQUEST",
-            "AttributeDefinitions": [Inline(AttributeName=name, AttributeType=kind) for name, kind in kinds.items()],
-            "KeySchema": _schema(key),
+            "AttributeDefinitions": [Inline(AttributeName=name, AttributeType=kind) for name, kind in TYPES.items()],
+            "KeySchema": _schema(KEYS),
             "GlobalSecondaryIndexes": [
-                {"IndexName": INDEX, "KeySchema": _schema(due), "Projection": Inline(ProjectionType="KEYS_ONLY")}
+                {"IndexName": INDEX, "KeySchema": _schema(INDEX_KEYS), "Projection": Inline(ProjectionType="KEYS_ONLY")}
             ],
             "TimeToLiveSpecification": Inline(AttributeName="ttl", Enabled=True),
             "PointInTimeRecoverySpecification": Inline(PointInTimeRecoveryEnabled=True),
@@ -307,7 +309,6 @@ def _api(parts: Parts) -> Resources:
         "Api": {
             "Type": "AWS::Serverless::HttpApi",
             "Properties": {
-                "Name": prefix,
                 "StageName": "$default",
                 "DefaultRouteSettings": {
                     "ThrottlingRateLimit": Inline(Ref="RequestsPerSecond"),
@@ -344,8 +345,7 @@ def _function(function: Function, parts: Parts) -> Iterator[tuple[str, dict[str,
         "Role": attribute(f"Role{function.id}"),
         "LoggingConfig": {"LogGroup": Inline(Ref=log)},
     }
-    variables = _variables(function, parts)
-    if variables:
+    if variables := _variables(function, parts):
         properties["Environment"] = {"Variables": variables}
     if function.concurrency:
         properties["ReservedConcurrentExecutions"] = Inline({"Fn::If": ["Reserves", function.concurrency, NO_VALUE]})
@@ -379,16 +379,23 @@ def _function(function: Function, parts: Parts) -> Iterator[tuple[str, dict[str,
 
 
 def _variables(function: Function, parts: Parts) -> dict[str, Any]:
-    if not function.sends:
-        return {}
-    return {"CONNECT_KEY": f"aws-secretsmanager:{parts.key}", "CONNECT_ALERT_SNS": Inline(Ref="Alerts")}
+    found: dict[str, Any] = {}
+    if function.does == "receive":
+        found["CONNECT_CONNECTORS"] = ",".join(function.connectors)
+        if function.clients:
+            found["CONNECT_CLIENTS"] = ",".join(function.clients)
+    if function.sends:
+        found |= {"CONNECT_KEY": f"aws-secretsmanager:{parts.key}", "CONNECT_ALERT_SNS": Inline(Ref="Alerts")}
+    return found
 
 
 def _schedule(function: Function) -> dict[str, Any]:
     unit = "minute" if function.every_m == 1 else "minutes"
-    only: dict[str, list[str]] = {"connectors": list(function.connectors)}
+    only: dict[str, Any] = {"connectors": list(function.connectors)}
     if function.clients:
         only["clients"] = list(function.clients)
+    if function.does == "refresh":
+        only["within"] = f"{function.every_m + SPARE_M}m"
     return {
         "Type": "AWS::Scheduler::Schedule",
         "Properties": {

@@ -16,6 +16,7 @@ from engine.deploying import naming
 from engine.deploying.permissions import sub
 from engine.emf import DIMENSIONS, NAMESPACE, SUCCESS_RATE
 from engine.measures import LANE, METRICS
+from engine.stores.dynamodb.table import INDEX
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -83,9 +84,9 @@ def alarms(parts: Parts) -> dict[str, dict[str, Any]]:
             f"{prefix}-missed-runs",
             "A run of a schedule failed or never began; its message lies in the queue.",
             Namespace="AWS/SQS",
-            MetricName="ApproximateNumberOfMessagesVisible",
+            MetricName="NumberOfMessagesSent",  # and not how many lie there: the alarm ends when runs succeed again
             Dimensions=[Inline(Name="QueueName", Value=Inline({"Fn::GetAtt": ["Missed", "QueueName"]}))],
-            Statistic="Maximum",
+            Statistic="Sum",
             Period=PERIOD_S,
         ),
         "AlarmTable": _throttles(prefix),
@@ -132,7 +133,7 @@ def _by_query(name: str, says: str, metric: str, how: str, above: Any, period_s:
 def _throttles(prefix: str) -> dict[str, Any]:
     """Of the table and of its index, reads and writes together."""
     table = Inline(Name="TableName", Value=Inline(Ref="Table"))
-    index = Inline(Name="GlobalSecondaryIndexName", Value="due")
+    index = Inline(Name="GlobalSecondaryIndexName", Value=INDEX)
     metrics: list[dict[str, Any]] = [{"Id": "all", "Expression": "SUM(METRICS())", "ReturnData": True}]
     for id_, metric, dimensions in (
         ("reads", "ReadThrottleEvents", [table]),
@@ -207,7 +208,7 @@ def overview(parts: Parts) -> dict[str, Any]:
         ),
         _graph(
             "Runs that were missed",
-            [_of("AWS/SQS", "ApproximateNumberOfMessagesVisible", {"QueueName": "${Missed.QueueName}"}, "Maximum")],
+            [_of("AWS/SQS", "NumberOfMessagesSent", {"QueueName": "${Missed.QueueName}"})],
         ),
     ]
     return dashboard(f"{parts.options.prefix}-overview", widgets)
