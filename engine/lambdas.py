@@ -1,8 +1,9 @@
 """
 The functions that AWS Lambda calls, over the same engine: `receive`, `process`, `refresh_tokens`.
 
-One engine serves all calls of an environment that Lambda keeps, made at the first; files are read once. Before a call
-returns, all that was counted is written and all alerts are out, for Lambda freezes what is in the background.
+One engine serves all calls of an environment that Lambda keeps; files are read once. It is made while Lambda loads this
+module, which it does with a whole processor, however little memory the function has. Before a call returns, all that
+was counted is written and all alerts are out, for Lambda freezes what is in the background.
 """
 
 from __future__ import annotations
@@ -141,7 +142,7 @@ class Functions:
         left_s = context.get_remaining_time_in_millis() / 1000 if context is not None else float("inf")
         worker = self.engine.worker
         worker.ends_at = time.time() + left_s if context is not None else None
-        self.telemetry.bind(request=str(getattr(context, "aws_request_id", "")))
+        self.telemetry.bind(request_id=str(getattr(context, "aws_request_id", "")))
         try:
             yield left_s
         finally:
@@ -387,3 +388,7 @@ def flag(name: str) -> bool | None:
     if text not in ("", "1", "true", "yes", "on", "0", "false", "no", "off"):
         raise UsageError(f"{name}: true or false, not {text[:20]}")
     return text in ("1", "true", "yes", "on") if text else None
+
+
+if os.environ.get("_HANDLER", "").startswith(f"{__name__}."):  # what Lambda is to call
+    functions(takes_in=os.environ["_HANDLER"] == f"{__name__}.receive")

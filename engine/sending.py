@@ -15,7 +15,6 @@ import time
 from collections import Counter, deque
 from functools import cached_property
 from hashlib import sha256
-from http.cookiejar import DefaultCookiePolicy
 from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import quote, quote_plus, unquote, urlencode, urljoin, urlsplit
 
@@ -512,6 +511,8 @@ class HttpTransport:
         """This thread's client for these certificates. BadValue where they can't be used."""
         kept: dict[Tls | None, Any] = self.local.__dict__.setdefault("kept", {})
         if certificates not in kept:
+            from http.cookiejar import DefaultCookiePolicy
+
             client = egress.client(self.reach, self.context(certificates))
             client.cookies.jar.set_policy(DefaultCookiePolicy(allowed_domains=[]))  # all clients go through it
             if len(kept) > MOST_CERTIFICATES:

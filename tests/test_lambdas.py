@@ -507,7 +507,7 @@ def test_a_lane_that_needs_a_person_is_named_at_the_end_and_the_others_are_serve
     ]
     assert (first["delivered"], first["waiting"], second["delivered"]) == (1, 2, 0)
     assert [each["lane"] for each in first["failed"]] == ["crm/abc"]
-    assert first["request"] == "8a2f"
+    assert first["request_id"] == "8a2f"
     crm.answer = lambda _: (200, 0.0)
     shops.patch.setenv("ABC_TOKEN", "another-token")  # a new secret is a reason to go on
     assert shops.new(takes_in=False).process({}, Context()) == took(lanes=1, delivered=2)
@@ -636,7 +636,23 @@ HEAVY = (
 )
 
 
-def test_a_start_loads_only_what_it_needs(shops: Deployed, crm: Vendor) -> None:
+def started(shops: Deployed, code: str, *args: str, **env: str) -> str:
+    """What an environment of its own says on stderr."""
+    done = subprocess.run(
+        [sys.executable, "-c", code, *args],
+        env=environment(
+            PYTHONPATH=str(ROOT),
+            CONNECT_PROJECT=str(shops.home),
+            CONNECT_STORE=f"sqlite:///{shops.home}/events.db",
+            PYTHONWARNINGS="ignore",
+            **env,
+        ),
+        capture_output=True, text=True, check=True, timeout=60,
+    )  # fmt: skip
+    return done.stderr
+
+
+def test_a_start_loads_only_what_it_needs(shops: Deployed) -> None:
     write_compiled(Project(shops.home))
     code = (
         "import json, sys\nfrom engine import lambdas\n"
@@ -644,15 +660,10 @@ def test_a_start_loads_only_what_it_needs(shops: Deployed, crm: Vendor) -> None:
         "lambdas.receive(json.loads(sys.argv[1]), Context())\n"
         f"print([name for name in {HEAVY!r} if name in sys.modules], file=sys.stderr)"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code, json.dumps(gateway("/crm", {"client": "abc", "id": "1"}))],
-        env=environment(
-            PYTHONPATH=str(ROOT),
-            CONNECT_PROJECT=str(shops.home),
-            CONNECT_STORE=f"sqlite:///{shops.home}/events.db",
-            CONNECT_VIA=crm.url,
-            PYTHONWARNINGS="ignore",
-        ),
-        capture_output=True, text=True, check=True, timeout=60,
-    )  # fmt: skip
-    assert done.stderr == "[]\n"
+    assert started(shops, code, json.dumps(gateway("/crm", {"client": "abc", "id": "1"}))) == "[]\n"
+
+
+@pytest.mark.parametrize(("handler", "kept"), [("receive", [True]), ("process", [False]), ("refresh_tokens", [False])])
+def test_all_is_made_while_lambda_loads_the_module(shops: Deployed, handler: str, kept: list[bool]) -> None:
+    code = "import sys; from engine import lambdas; print(list(lambdas._kept), file=sys.stderr)"
+    assert started(shops, code, _HANDLER=f"engine.lambdas.{handler}") == f"{kept}\n"
