@@ -682,7 +682,8 @@ def test_a_folder_is_current_until_the_project_changes(tmp_path: Path) -> None:
     client.write_text(client.read_text().replace("title: Loja ABC", "title: Loja A"))
     assert run("--check") == (
         1,
-        "out/app/clients/client-abc.yaml: not current\nout/app/compiled.json: not current\nout/template.yaml: not current\n"
+        "out/app/clients/client-abc.yaml: not current\nout/app/compiled.json: not current\n"
+        "out/template.yaml: not current\n"
         "out: not current; 10 functions, 89 resources\n",
     )
     client.unlink()
