@@ -631,7 +631,7 @@ def test_what_is_set_up_wrongly_is_said_in_a_line(shops: Deployed, name: str, va
 
 
 HEAVY = (
-    *("uvicorn", "uvloop", "starlette", "rich", "click", "jsonschema", "yaml", "httpx", "structlog", "mangum"),
+    *("uvicorn", "uvloop", "starlette", "rich", "click", "jsonschema", "yaml", "httpx", "structlog"),
     *("prometheus_client", "cryptography", "boto3", "engine.cli", "engine.serve", "engine.authoring"),
 )
 
