@@ -284,3 +284,16 @@ def test_a_store_that_cannot_be_used_is_our_fault_in_a_line(home: Path) -> None:
     ended = connect("serve", "--port", "0", project=home, **SECRETS)
     assert (ended.code, ended.out, ended.err.count("\n")) == (3, "", 1)
     assert "damaged or no SQLite database" in ended.err
+
+
+def test_deliver_ends_by_the_time_that_it_is_given(home: Path, vendors: str) -> None:
+    with Running("serve", "--port", "0", "--no-deliver", "--via", vendors, project=home, **SECRETS) as serve:
+        port = serve.lines_until("Nothing is")[0].partition("127.0.0.1:")[2].partition("/")[0]
+        post(f"http://127.0.0.1:{port}/salesforce", EVENTS["salesforce"], **{"X-Connect-Key": KEYS["salesforce"]})
+        serve.end()
+    deliver = ("deliver", "--watch", "--via", vendors)
+    short = connect(*deliver, "--for", "2s", project=home, **SECRETS)  # an answer may take longer than that
+    assert (short.code, short.out) == (0, "0 delivered, 0 rejected, 0 skipped, 1 waiting\n")
+    assert connect("deliver", "--via", vendors, "--for", "10m", project=home, **SECRETS).code == 0
+    wrong = connect(*deliver, "--for", "soon", project=home)
+    assert (wrong.code, wrong.err.startswith("connect: --for: ")) == (2, True)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 @click.command("deliver")
 @click.option("--watch", is_flag=True, help="Go on until SIGTERM or Ctrl-C.")
+@click.option("--for", "time", metavar="TIME", help="End by then, such as 5m: no batch begins that might be late.")
 @options.workers
 @options.via
 @options.allow_private
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 @options.project
 def command(
     watch: bool,
+    time: str | None,
     workers: int | None,
     via: str | None,
     allow_private: bool | None,
@@ -41,6 +43,7 @@ def command(
     The exit code is 1 if something was rejected or a client's deliveries are paused. With --watch it goes on until
     SIGTERM or Ctrl-C, as `connect serve` does without its door.
     """
+    for_s = seconds(time)
     project = options.open_project(directory)
     require_clients(project)
     via, reach = options.checked_via(via, project), options.reach(allow_private, project)
@@ -68,9 +71,21 @@ def command(
         before = {(lane.connector, lane.client): lane for lane in store.lanes()}
         if watch:
             threading.Thread(target=engine.watch, args=(over,), name="watch", daemon=True).start()
+        engine.worker.ends_at = engine.clock.now() + for_s if for_s is not None else None
         engine.worker.run(until_empty=not watch)
         engine.mark_paused()
         return told(before, store.lanes())
+
+
+def seconds(time: str | None) -> float | None:
+    """UsageError for what is no duration."""
+    from engine.errors import UsageError
+    from engine.spec.units import UnitError, duration
+
+    try:
+        return duration(time) if time is not None else None
+    except UnitError as error:
+        raise UsageError(f"--for: {error}") from None
 
 
 def told(before: dict[tuple[str, str], Lane], after: list[Lane]) -> int:
