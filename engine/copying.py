@@ -164,7 +164,7 @@ class Copy:
     def begun(self, name: tuple[str, str]) -> Book | None:
         """The lane paused here and its book there, for what is to be carried now; None where there is nothing new."""
         book = self.book(name)
-        noted, held = self.still(name)
+        noted, held = self.look(name)
         if book is not None and book.counted is not None:
             if figures(noted) == figures(book.counted) or not grown(book.counted, noted):
                 self.pause(name)
@@ -210,7 +210,7 @@ class Copy:
             batch = found[-1].batch
             yield len(found)
         pages = count(1)
-        while rows := self.source.carry_out(*name, Waiting, after=book.deliveries, limit=self.page):
+        while rows := self.together(name, book.deliveries):
             rows = [loose(row, batches) for row in rows if row.delivery.seq <= book.held.last_seq]
             if not rows:
                 break
@@ -228,18 +228,28 @@ class Copy:
             self.target.carry_in(*name, [each for each in ids if each.until > self.now()])
             yield len(ids)
 
+    def together(self, name: tuple[str, str], after: int) -> list[Waiting]:
+        """A page, and what its deliveries wait for; the others of an event come right behind."""
+        rows = self.source.carry_out(*name, Waiting, after=after, limit=self.page)
+        furthest = max((seq for row in rows for seq in row.after or ()), default=0)
+        while rows and rows[-1].delivery.seq < furthest:
+            more = self.source.carry_out(*name, Waiting, after=rows[-1].delivery.seq, limit=self.page)
+            if not more:
+                break
+            rows += more
+        return rows
+
     # At the end
 
     def finish(self, name: tuple[str, str]) -> Copied:
         """Compare, and open the lane in the other store; what came in meanwhile is fetched a few times."""
         for _ in range(ROUNDS):
-            book, lane = self.needed_book(name), self.shown(name)
+            book, (lane, held) = self.needed_book(name), self.look(name)
             if figures(lane) == figures(book.noted) or not grown(book.noted, lane):
                 break
             self.carry(name)
-        book, lane = self.needed_book(name), self.shown(name)
-        now = self.now()
-        held, there = self.source.count(*name, now=now), self.target.count(*name, now=now)
+        book, (lane, held) = self.needed_book(name), self.look(name)
+        there = self.target.count(*name, now=self.now())
         if not grown(book.noted, lane):
             return Copied(*name, held, there, self.moved_on(book, lane))
         left = lane.accepted - book.noted.accepted
@@ -259,7 +269,7 @@ class Copy:
         noted, before = book.noted, book.counted
         if before is None:
             state = _decode_lane(self.source.mark(original(name)) or msgspec.json.encode(noted))
-            accepted = sum(ended(noted)) + book.held.deliveries
+            accepted = noted.accepted
             added = dict(zip(_ENDS, ended(noted), strict=True))
         else:
             state, accepted = opened, noted.accepted - before.accepted
@@ -286,13 +296,14 @@ class Copy:
         assert lane is not None
         return lane
 
-    def still(self, name: tuple[str, str]) -> tuple[Lane, Held]:
-        """Counters and rows of one moment."""
+    def look(self, name: tuple[str, str]) -> tuple[Lane, Held]:
+        """Counters and rows of one moment; what was accepted is told by the rows."""
         for _ in range(100):
             before, held, after = self.shown(name), self.source.count(*name, now=self.now()), self.shown(name)
-            if figures(before) == figures(after):
-                return after, held
-        raise StoreUnavailable(f"{self.source_name}: {'/'.join(name)} does not stand still; stop what puts into it")
+            if ended(before) == ended(after):
+                accepted = sum(ended(after)) + held.deliveries
+                return msgspec.structs.replace(after, accepted=accepted, waiting=held.deliveries), held
+        raise StoreUnavailable(f"{self.source_name}: {'/'.join(name)} does not stand still; stop what works on it")
 
     def book(self, name: tuple[str, str]) -> Book | None:
         kept = self.target.mark(kept_as(name))
@@ -347,9 +358,13 @@ def identity(store: CopyableStore) -> str:
 
 
 def differs(noted: Held, held: Held, there: Held, *, own: int, grew: bool) -> str:
-    """What is not in the other store as it was here; `own`: deliveries that were put there. Empty: all is there."""
+    """
+    What is not in the other store as it was here; empty: all is there. `own` wait there by the lane's counters: put
+    there meanwhile, or, in a store that counts rows, all.
+    """
+    put = min(own, there.deliveries - noted.deliveries) if own == there.deliveries else own
     wanted = {
-        "deliveries": (noted.deliveries, there.deliveries - own),
+        "deliveries": (noted.deliveries, there.deliveries - max(put, 0)),
         "half-done batches": (noted.batches, there.batches),
         "dead letters": (noted.dead, there.dead),
         "remembered ids": (held.ids, held.ids if grew else there.ids),

@@ -291,7 +291,8 @@ class Carrier(Protocol):
         Deliveries under seqs that were reserved, half-done batches, dead letters under ids of this store, event ids.
 
         What is here already (by seq, batch, delivery id, event id) stays or is written anew: twice is as once. Nothing
-        is counted. The deliveries of one call are in order, and come behind those of the calls before.
+        is counted. The deliveries of one call are in order and come behind those of the calls before; what they wait
+        for is among them, or came before.
         """
 
     def carry_away(self, connector: str, client: str) -> None:
