@@ -340,13 +340,15 @@ def test_a_key_that_is_slow_to_come_keeps_no_request_waiting(project_from: Calla
     shop.engine.secrets = Slow()
     shop.engine.looked_at = float("-inf")
     stop = threading.Event()
-    keeper = threading.Thread(target=shop.engine.keep, args=(stop,))
+    keeper = threading.Thread(target=shop.engine.keep, args=(stop,), daemon=True)
     keeper.start()
-    assert asked.wait(30)
-    began = time.monotonic()
-    assert [shop.post(str(number)) for number in range(20)] == [202] * 20
-    assert time.monotonic() - began < 5
-    stop.set()
-    going_on.set()
-    keeper.join()
+    try:
+        assert asked.wait(30)
+        began = time.monotonic()
+        assert [shop.post(str(number)) for number in range(20)] == [202] * 20
+        assert time.monotonic() - began < 5
+    finally:
+        stop.set()
+        going_on.set()
+        keeper.join(30)
     shop.alerts.close()

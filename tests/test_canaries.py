@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -12,8 +13,11 @@ from typing import Any
 from urllib.parse import quote, quote_plus, urlsplit
 
 import pytest
+from aws_server import aws_server, messages, subscribed
 from command import Ended, Running, connect, post, soon
 from cryptography.fernet import Fernet
+
+from engine import aws
 
 SPEC = r"""
 connect: 1
@@ -103,6 +107,7 @@ PLANTED = {
 IN_A_FILE = "c4n4ry of the key-us21x9"
 HOOK = "c4n4ry-of-the-webhook-5"
 CODE = "c4n4ry-of-the-code-6"
+CLOUD = "c4n4ry-of-the-cloud-7"
 
 
 class Vendor:
@@ -182,6 +187,15 @@ def vendor() -> Iterator[Vendor]:
 
 
 @pytest.fixture
+def cloud(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, str]]:
+    """The environment of a process that is to reach an AWS of the tests' own."""
+    monkeypatch.setenv("AWS_SESSION_TOKEN", CLOUD)
+    for address in aws_server(monkeypatch):
+        names = ("AWS_REGION", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
+        yield {name: os.environ[name] for name in names} | {"AWS_ENDPOINT_URL": address}
+
+
+@pytest.fixture
 def home(tmp_path: Path) -> Path:
     for name in ("connectors", "clients", "secrets"):
         (tmp_path / name).mkdir()
@@ -221,10 +235,15 @@ def leaks(written: dict[str, bytes], secrets: set[str]) -> set[tuple[str, str, s
     }
 
 
-def test_no_secret_is_in_anything_that_was_written(home: Path, vendor: Vendor) -> None:
+def test_no_secret_is_in_anything_that_was_written(home: Path, vendor: Vendor, cloud: dict[str, str]) -> None:
     env = {**PLANTED, "APP": "app-1", "CONNECT_KEY": Fernet.generate_key().decode()}
+    topic = aws.client("sns").create_topic(Name="alerts")["TopicArn"]
+    queue = subscribed(topic)
     served = {
         **env,
+        **cloud,
+        "CONNECT_METRICS": "both",
+        "CONNECT_ALERT_SNS": topic,
         "CONNECT_ALERT_WEBHOOKS": f"{vendor.url}/{HOOK}",
         "CONNECT_ALERT_PRIVATE": "1",
         "CONNECT_PROXY": "http://user:c4n4ry-of-the-proxy@proxy.example.com:3128",
@@ -262,6 +281,10 @@ def test_no_secret_is_in_anything_that_was_written(home: Path, vendor: Vendor) -
         written["serve"] = "\n".join([*lines, ended.out, ended.err]).encode()
         codes["serve"] = ended.code
     written["webhook"] = "\n".join(vendor.told).encode()
+    published = messages(queue)
+    assert {json.loads(one["Body"])["kind"] for one in published} >= {"dead-letter"}
+    written["sns"] = json.dumps(published).encode()
+    assert b'"Namespace":"DaxGOConnect"' in written["serve"]
     run("status")
     run("status", "--json")
     listed = run("dead", "list", "--json")
@@ -318,7 +341,8 @@ def test_no_secret_is_in_anything_that_was_written(home: Path, vendor: Vendor) -
     assert any("cassettes" in name for name in files)
     assert files.pop("secrets/key").decode() == IN_A_FILE
     written |= files
-    secrets = {*PLANTED.values(), IN_A_FILE, "us21x9", HOOK, CODE, env["CONNECT_KEY"], "c4n4ry-of-the-proxy"}
+    secrets = {*PLANTED.values(), IN_A_FILE, "us21x9", HOOK, CODE, CLOUD, env["CONNECT_KEY"], "c4n4ry-of-the-proxy"}
+    secrets.add(cloud["AWS_SECRET_ACCESS_KEY"])
     secrets |= {one for one in vendor.secrets if one}
     assert len(vendor.secrets) > 20
     assert leaks(written, secrets) == set()
