@@ -122,6 +122,7 @@ class Functions:
             takes_in=self.takes_in if takes_in else lambda _connector, _client: False,
             max_store=wiring.size_of(env.get("CONNECT_MAX_STORE") or project.settings.max_store),
         )
+        self.release = self.telemetry.catch()
         self.entrance = Entrance(self.engine, self.telemetry, project.settings) if takes_in else None
         self.began = False
 
@@ -131,6 +132,7 @@ class Functions:
 
     def close(self) -> None:
         """For tests; an environment of Lambda is never closed, only killed."""
+        self.release()
         if self.entrance is not None:
             self.entrance.close()
         self.engine.close()

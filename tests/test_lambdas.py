@@ -178,7 +178,7 @@ class Deployed:
         return made
 
     def close(self) -> None:
-        for made in self.open:
+        for made in reversed(self.open):
             made.close()
 
 
