@@ -6,6 +6,7 @@ import re
 from itertools import count
 from typing import TYPE_CHECKING
 
+import dynamodb_server
 import postgres_server
 import pytest
 
@@ -60,6 +61,16 @@ def _emptied(schema: str) -> str:
         connection.execute("; ".join(f"ALTER SEQUENCE {name} RESTART" for name in sequences))
         connection.execute("INSERT INTO forgotten VALUES (0)")
     return url
+
+
+def dynamodb(folder: Path) -> Store:
+    del folder
+    from engine.stores.dynamodb.store import DynamoStore
+    from engine.stores.dynamodb.table import Table
+
+    table = Table(dynamodb_server.new_name(), dynamodb_server.REGION, endpoint=dynamodb_server.shared(), create=True)
+    seqs = count(1)
+    return DynamoStore(table, new_id=numbered(), new_seq=lambda many: [next(seqs) for _ in range(many)][0])
 
 
 KINDS: dict[str, Callable[[Path], Store]] = {"memory": memory, "postgres": postgres, "sqlite": sqlite}

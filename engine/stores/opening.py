@@ -19,6 +19,7 @@ SCHEMES = {
     "memory": "memory:  (lost when the process ends)",
     "sqlite": "sqlite:///connect.db  (a file; sqlite:////absolute/path.db)",
     "postgresql": "postgresql://user:password@host/database?schema=connect  (several hosts; needs [postgres])",
+    "dynamodb": "dynamodb://table?region=sa-east-1  (on AWS; &create=1 makes the table; needs [aws])",
 }
 
 
@@ -119,11 +120,23 @@ def _postgres_package() -> Any:
     return postgres
 
 
+def _dynamodb(url: str, directory: Path, env: Any) -> Store:
+    del directory
+    from engine.stores.dynamodb.address import parsed
+    from engine.stores.dynamodb.store import DynamoStore
+    from engine.stores.dynamodb.table import Table
+
+    address = parsed(url, env)
+    table = Table(address.table, address.region, endpoint=address.endpoint, create=address.create)
+    return DynamoStore(table, cipher=cipher(env))
+
+
 _OPENERS: dict[str, Callable[[str, Path, Any], Store]] = {
     "memory": _memory,
     "sqlite": _sqlite,
     "postgresql": _postgres,
     "postgres": _postgres,
+    "dynamodb": _dynamodb,
 }
 
 
