@@ -24,10 +24,8 @@ demo: $(READY) ## simulated CRMs, 1,000 events, one table
 test: $(READY) authserver ## all tests
 	@$(BIN)/python -m pytest -n 2
 
-torture: $(READY) ## kills, outages, full disks: the promises of docs/guarantees.md, and its figures; some minutes
-	@mkdir -p .cache && rm -f .cache/figures.jsonl
-	@CONNECT_TORTURE=full CONNECT_FIGURES=.cache/figures.jsonl $(BIN)/python -m pytest tests/torture tests/test_attack.py
-	@$(BIN)/python tests/torture/page.py .cache/figures.jsonl
+torture: $(READY) ## kills, outages, full disks: the promises of docs/guarantees.md, and its figures; twenty minutes
+	@$(BIN)/python tests/torture/run.py $(ONLY)
 
 mutants: $(READY) ## each promise's test fails without what keeps the promise; some minutes
 	@$(BIN)/python tests/torture/mutants.py $(ONLY)

@@ -15,9 +15,11 @@ from typing import NamedTuple
 import pytest
 from attackers import HEAD, Attack
 from command import EVENTS, KEYS, SECRETS, Running, make_project
+from measured import FULL, figures
 
 SECONDS = float(os.environ.get("ATTACK_SECONDS", "1"))  # of each attack
-P99_S = 0.25 if os.environ.get("CONNECT_TORTURE") == "full" else 1.0  # the promise is 250 ms, on a quiet machine
+P99_S = 0.25 if FULL else 1.0  # the promise is 250 ms, on a quiet machine
+MEASURED: dict[str, tuple[float, float]] = {}  # attack -> p50 and p99 of an honest sender in s
 TRIES = 3  # on a machine that others use, one measurement may be theirs
 ATTACKS = [name for name, kind in vars(Attack).items() if callable(kind) and not name.startswith("_")]
 ATTACKS = [name for name in ATTACKS if name not in ("connect", "over_and_over", "ready", "drip", "stream", "post")]
@@ -42,6 +44,13 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         port, admin_port = (int(said[line].partition("127.0.0.1:")[2].partition("/")[0]) for line in (0, 3))
         yield Server(port, admin_port, serve)
         ended = serve.end()
+    if MEASURED:
+        kind, (_, worst) = max(MEASURED.items(), key=lambda item: item[1][1])
+        figures(
+            "test_an_honest_sender_is_answered_soon_while",
+            f"{len(MEASURED)} attacks: p99 of an honest sender at most {1000 * worst:.0f} ms ({kind}), p50 at most "
+            f"{1000 * max(half for half, _ in MEASURED.values()):.0f} ms",
+        )
     assert (ended.code, [line for line in ended.err.splitlines() if '"fault"' in line]) == (0, [])
 
 
@@ -98,7 +107,8 @@ def test_an_honest_sender_is_answered_soon_while(kind: str, server: Server) -> N
         finally:
             attack.kill()
     took = min(measured, key=p99)
-    figures = f"{kind:<20} p50 {took[len(took) // 2] * 1000:7.1f} ms   p99 {p99(took) * 1000:7.1f} ms"
-    print(f"{figures}   of {len(took)}   {server.memory_mb:.0f} MB")
-    assert p99(took) < P99_S, figures
+    MEASURED[kind] = took[len(took) // 2], p99(took)
+    text = f"{kind:<20} p50 {took[len(took) // 2] * 1000:7.1f} ms   p99 {p99(took) * 1000:7.1f} ms"
+    print(f"{text}   of {len(took)}   {server.memory_mb:.0f} MB")
+    assert p99(took) < P99_S, text
     assert server.memory_mb < 700

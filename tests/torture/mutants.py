@@ -2,7 +2,8 @@
 Every promise was seen broken: each of its tests fails once what keeps the promise is taken out of the engine.
 
 `python tests/torture/mutants.py [WORD …]` (`make mutants`) takes out one after the other, in a copy of the project, and
-expects the one test to fail; what it said goes into docs/guarantees.md. WORD: only tests with that in their name.
+expects the one test to fail; what it said goes into docs/guarantees.md. WORD: only tests with that in their
+name; `new`: only those that were not seen to fail yet.
 """
 
 from __future__ import annotations
@@ -54,6 +55,12 @@ UPGRADED = """\
             db.execute(statement)
     db.execute(f"PRAGMA user_version = {VERSION}")
     db.execute("COMMIT")
+"""
+NO_FIT = """\
+            except BadValue as error:
+                reason = str(error)
+            except Exception as error:
+                reason, ours = wire.fault("mapping", error), True
 """
 MUTANTS = (
     # processes that die
@@ -147,7 +154,7 @@ MUTANTS = (
     ),
     Mutant(
         "test_a_vendor_that_revokes_tokens_in_the_middle_of_batches_gets_each_event_once",
-        "what earlier steps did is not remembered",
+        "a refused token is not renewed",
         "engine/exchange.py",
         "            stale = row.obtained_at\n",
         "            stale = None\n",
@@ -195,10 +202,10 @@ MUTANTS = (
         "each event of a list is committed alone",
         "engine/stores/sqlite.py",
         "        return self._writer.submit(_Put(events, now, now + hold_s, self._new_id))\n",
-        "        each = [self._writer.submit(_Put([one], now, now + hold_s, self._new_id)) for one in events]\n"
         "        whole: Future[list[Stored]] = Future()\n"
         "        try:\n"
-        "            whole.set_result([stored for future in each for stored in future.result()])\n"
+        "            whole.set_result([stored for one in events for stored in self._writer.submit("
+        "_Put([one], now, now + hold_s, self._new_id)).result()])\n"
         "        except StoreUnavailable as error:\n"
         "            whole.set_exception(error)\n"
         "        return whole\n",
@@ -216,6 +223,7 @@ MUTANTS = (
         "engine/stores/sqlite.py",
         "_UNREADABLE = (UnicodeDecodeError, msgspec.DecodeError)\n",
         "_UNREADABLE: tuple[type[Exception], ...] = ()\n",
+        full=True,
     ),
     Mutant(
         "test_serve_does_not_start_on_a_damaged_store_and_leaves_it_as_it_is",
@@ -250,11 +258,10 @@ MUTANTS = (
     ),
     Mutant(
         "test_a_clock_that_jumps_by_a_day_loses_nothing_and_buries_nothing",
-        "how long an outage has lasted is not begun anew by an answer",
-        "engine/settling.py",
-        "            self.failures, self.failing_since, self.held = 0, None, False\n"
-        '            return LaneChange(reason="", failures=0, failing_since=0)\n',
-        '            self.failures, self.held = 0, False\n            return LaneChange(reason="", failures=0)\n',
+        "an outage is given up after half a day, not after three",
+        "engine/spec/types.py",
+        '    give_up_after: Duration = "3d"\n',
+        '    give_up_after: Duration = "12h"\n',
     ),
     Mutant(
         "test_without_dns_events_wait_and_go_out_when_it_is_back",
@@ -303,10 +310,112 @@ MUTANTS = (
         "test_what_can_not_be_written_down_is_not_done",
         "an audit that can't be written stops nothing",
         "engine/audit.py",
-        "            raise AuditUnwritable(\n",
-        "            AuditUnwritable(\n",
+        "            handle = os.open(self.file, os.O_WRONLY",
+        "            if os.path.isdir(self.file):\n                return\n"
+        "            handle = os.open(self.file, os.O_WRONLY",
+    ),
+    # senders who mean harm
+    Mutant(
+        "test_an_honest_sender_is_answered_soon_while",
+        "connections that say nothing are kept, however few descriptors are left",
+        "engine/listening.py",
+        "        if self.open > self.most and self.waiting:\n",
+        "        if False:\n",
+        only="silent_connections",
+    ),
+    Mutant(
+        "test_every_answer_is_as_documented",
+        "the document leaves an answer out",
+        "engine/published.py",
+        '    "403": "The client',
+        '    "418": "The client',
+        only="responsys-negative",
+    ),
+    Mutant(
+        "test_a_full_store_is_503_before_anything_is_read_and_says_when_to_come_again",
+        "a full store is not asked about",
+        "engine/door.py",
+        "        if (why := self._front.full()) is not None:\n",
+        "        if False and (why := self._front.full()) is not None:\n",
+    ),
+    Mutant(
+        "test_an_address_above_its_rate_is_429_but_for_health",
+        "addresses are not counted",
+        "engine/door.py",
+        "        if self._addresses is not None:\n",
+        "        if False and self._addresses is not None:\n",
+    ),
+    Mutant(
+        "test_above_its_rate_a_client_with_a_key_is_refused_before_its_body_is_read",
+        "a client is not paced by its key",
+        "engine/intake.py",
+        "                self.pace(holder, waits)\n",
+        "                pass\n",
     ),
     # any input
+    Mutant(
+        "test_no_event_breaks_a_mapping_it_is_refused_rejected_or_sent",
+        "what does not fit in a value is a fault, not a reason",
+        "engine/program.py",
+        NO_FIT,
+        NO_FIT.partition("            except Exception")[1] + NO_FIT.partition("            except Exception")[2],
+    ),
+    Mutant(
+        "test_no_event_breaks_a_mapping_of_any_connector_that_validates",
+        "what does not fit in a value is a fault, not a reason",
+        "engine/program.py",
+        NO_FIT,
+        NO_FIT.partition("            except Exception")[1] + NO_FIT.partition("            except Exception")[2],
+    ),
+    Mutant(
+        "test_whatever_is_answered_every_record_has_exactly_one_end",
+        "results that are no list are read as one",
+        "engine/outcomes.py",
+        "            if listed.__class__ is not list:\n                return None\n",
+        "",
+    ),
+    Mutant(
+        "test_a_text_lands_as_it_is_in_json_form_and_query",
+        "values of a form are not encoded",
+        "engine/sending.py",
+        "            return urlencode(fields).encode(), ",
+        '            return "&".join(f"{name}={value}" for name, value in fields).encode(), ',
+    ),
+    Mutant(
+        "test_a_hole_of_a_path_is_exactly_one_segment_or_rejects",
+        "a hole of a path is not encoded",
+        "engine/semantics.py",
+        '    return quote(found, safe="")\n\n\n_HOST = ',
+        "    return found\n\n\n_HOST = ",
+    ),
+    Mutant(
+        "test_no_text_in_a_hole_changes_the_structure_of_html",
+        "a hole of HTML is not escaped",
+        "engine/semantics.py",
+        "    return None if found is None else escape(found)\n\n\ndef html_link",
+        "    return found\n\n\ndef html_link",
+    ),
+    Mutant(
+        "test_a_hole_of_a_query_stays_one_literal",
+        "quotes in a literal of SOQL are left as they are",
+        "engine/semantics.py",
+        "lambda text: text.translate(_SOQL))",
+        "lambda text: text)",
+    ),
+    Mutant(
+        "test_a_header_carries_no_line_break",
+        "a header carries anything",
+        "engine/sending.py",
+        "    if not _HEADER.match(text):\n",
+        "    if False:\n",
+    ),
+    Mutant(
+        "test_a_cell_of_csv_stays_one_cell",
+        "cells are not quoted",
+        "engine/bodies.py",
+        "    writer = csv.writer(out, ",
+        '    writer = csv.writer(out, quoting=csv.QUOTE_NONE, escapechar="\\\\", ',
+    ),
     Mutant(
         "tests/torture/test_model.py",
         "the fence is not looked at (SQLite)",
@@ -377,8 +486,10 @@ def place(test: str) -> str:
 
 
 def copied(folder: Path) -> Path:
-    """The project as it is now, without what git does not know."""
-    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True).stdout.decode()
+    """The project as it is now, without what git leaves out."""
+    listed = subprocess.run(
+        ["git", "ls-files", "-coz", "--exclude-standard"], cwd=ROOT, capture_output=True, check=True
+    ).stdout.decode()
     for name in filter(None, listed.split("\0")):
         if (ROOT / name).exists():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -393,7 +504,12 @@ def failed(mutant: Mutant, folder: Path) -> str:
     assert good.count(mutant.old) == 1, f"{mutant.file} has {good.count(mutant.old)} times: {mutant.old}"
     file.write_text(good.replace(mutant.old, mutant.new), encoding="utf-8")
     where = place(mutant.test)
-    env = {**os.environ, "PYTHONPATH": str(folder), "CONNECT_TORTURE": "full" if mutant.full else ""}
+    env = {
+        **os.environ,
+        "PYTHONPATH": str(folder),
+        "CONNECT_TORTURE": "full" if mutant.full else "",
+        "CONNECT_MUTANT": "1",
+    }  # which input is the smallest that fails is of no interest
     env.pop("CONNECT_FIGURES", None)
     run = [
         sys.executable,
@@ -424,7 +540,14 @@ def main(words: list[str]) -> int:
 
     from page import KEPT, written_anew
 
-    chosen = [mutant for mutant in MUTANTS if not words or any(word in mutant.test for word in words)]
+    noted = json.loads(KEPT.read_text(encoding="utf-8")).get("mutants", {})
+    chosen = [
+        mutant
+        for mutant in MUTANTS
+        if not words
+        or any(word in mutant.test for word in words)
+        or (words == ["new"] and name_of(mutant) not in noted)
+    ]
     survived = []
     with tempfile.TemporaryDirectory() as temporary:
         folder = copied(Path(temporary))
@@ -438,10 +561,11 @@ def main(words: list[str]) -> int:
             what = failed(mutant, folder)
             print(f"{time.monotonic() - began:.0f} s: {what or 'IT DID NOT FAIL'}", flush=True)
             kept = json.loads(KEPT.read_text(encoding="utf-8"))
-            noted = kept.setdefault("mutants", {})
-            noted.pop(name_of(mutant), None)
+            known = {name_of(one) for one in MUTANTS}
+            kept["mutants"] = {name: text for name, text in kept.get("mutants", {}).items() if name in known}
+            kept["mutants"].pop(name_of(mutant), None)
             if what:
-                noted[name_of(mutant)] = what
+                kept["mutants"][name_of(mutant)] = what
             else:
                 survived.append(mutant)
             written_anew(kept)

@@ -1,15 +1,12 @@
 """
 Who takes part in a torture: a CRM that writes down what it got, senders that write down what was answered 202, and
 `connect serve` as processes that are killed, stopped and started again.
-
-CONNECT_TORTURE=full makes everything larger; CONNECT_FIGURES=FILE collects what was measured, a line for each test.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -18,29 +15,17 @@ import time
 from collections import Counter
 from contextlib import closing
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import httpx
 from command import ROOT, environment
+from measured import figures as figures
+from measured import sized as sized
 
 from engine.listening import listen, run
 from engine.stores.sqlite import SqliteStore
 
-T = TypeVar("T")
-FULL = os.environ.get("CONNECT_TORTURE") == "full"
 RECORDS = 20
-
-
-def sized(short: T, full: T) -> T:
-    return full if FULL else short
-
-
-def figures(test: str, text: str) -> None:
-    """What was measured, for the page of guarantees."""
-    print(f"\n{test}: {text}")
-    if target := os.environ.get("CONNECT_FIGURES"):
-        with open(target, "a", encoding="utf-8") as file:
-            file.write(json.dumps({"test": test, "form": "full" if FULL else "short", "figures": text}) + "\n")
 
 
 HEAD = """

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import os
 import random
@@ -20,8 +22,9 @@ from command import ROOT, environment
 from conftest import REFUSED, START, TIMED_OUT, Heard, balanced, reply
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from parties import figures, sized
+from measured import PHASES, figures, sized
 
+from engine.bodies import csv_text
 from engine.clock import VirtualClock
 from engine.errors import BadValue
 from engine.functions import REGISTRY
@@ -175,7 +178,7 @@ SLOW = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.large_base
 
 
 @pytest.mark.parametrize("name", NAMES)
-@settings(max_examples=sized(15, 400), deadline=None, suppress_health_check=SLOW)
+@settings(max_examples=sized(15, 400), deadline=None, suppress_health_check=SLOW, phases=PHASES)
 @given(data=st.data())
 def test_no_event_breaks_a_mapping_it_is_refused_rejected_or_sent(name: str, data: st.DataObject) -> None:
     program, examples = all_of(name)
@@ -186,7 +189,7 @@ def test_no_event_breaks_a_mapping_it_is_refused_rejected_or_sent(name: str, dat
 
 
 @pytest.mark.parametrize("name", NAMES)
-@settings(max_examples=sized(8, 200), deadline=None, suppress_health_check=SLOW)
+@settings(max_examples=sized(8, 200), deadline=None, suppress_health_check=SLOW, phases=PHASES)
 @given(data=st.data())
 def test_whatever_is_answered_every_record_has_exactly_one_end(name: str, data: st.DataObject) -> None:
     """Each event is accepted once for each action that wants it, and counted once at the end, whatever came back."""
@@ -326,6 +329,16 @@ def test_no_window_holds_more_than_its_rate_whoever_asks_when(
     store.close()
     for at, _ in taken:
         assert sum(cost for other, cost in taken if at <= other < at + per_s) <= count
+
+
+@settings(max_examples=sized(60, 1500), deadline=None)
+@given(
+    rows=st.lists(st.fixed_dictionaries({"a": st.text() | HOSTILE, "b": st.text() | HOSTILE}), min_size=1, max_size=4)
+)
+def test_a_cell_of_csv_stays_one_cell(rows: list[dict[str, str]]) -> None:
+    written = csv_text(rows, types.Csv(rows="", columns=["a", "b"]))
+    read_again = list(csv.reader(io.StringIO(written, newline="")))
+    assert read_again == [["a", "b"], *([row["a"], row["b"]] for row in rows)]
 
 
 TAKER = """

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from parties import sized
+from measured import PHASES, sized
 
 from engine.errors import LeaseLost
 from engine.records import Accepted, Draft, Lease, Settled
@@ -267,7 +267,11 @@ class InSqlite(Buffer):
 def as_case(machine: type[Buffer], examples: int) -> Any:
     case = machine.TestCase
     case.settings = settings(
-        max_examples=examples, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
+        max_examples=examples,
+        stateful_step_count=40,
+        deadline=None,
+        suppress_health_check=list(HealthCheck),
+        phases=PHASES,
     )
     return case
 
