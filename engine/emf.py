@@ -40,19 +40,21 @@ class Values:
 
     def __init__(self) -> None:
         self.kept: list[float] = []
+        self._longest = float("-inf")
         self._count = 0
 
     def add(self, value: float, chance: Callable[[int], int]) -> None:
         self._count += 1
         if len(self.kept) < MOST_VALUES:
             self.kept.append(value)
-            return
-        place = chance(self._count)
-        if value > max(self.kept):
-            place %= MOST_VALUES
-        elif place >= MOST_VALUES or self.kept[place] == max(self.kept):
-            return
-        self.kept[place] = value
+        else:
+            place = chance(self._count)
+            if value > self._longest:
+                place %= MOST_VALUES
+            elif place >= MOST_VALUES or self.kept[place] == self._longest:
+                return
+            self.kept[place] = value
+        self._longest = max(self._longest, value)
 
 
 class EmfMetrics:
