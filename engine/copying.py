@@ -16,6 +16,7 @@ import msgspec
 
 from engine.errors import StoreUnavailable, UsageError
 from engine.owners import is_gone, new_owner
+from engine.personal import addresses
 from engine.records import Buried, Held, Lane, LaneChange, Progress, Remembered, Waiting
 
 if TYPE_CHECKING:
@@ -197,6 +198,8 @@ class Copy:
         """So that nobody delivers it from here any more; how it was before is kept, for the other store."""
         lane = self.shown(name)
         if not (lane.reason or "").startswith(COPIED):
+            if lane.reason is not None:  # a mark is not looked through when a person is erased
+                lane = msgspec.structs.replace(lane, reason=addresses(lane.reason))
             self.source.write_mark(original(name), msgspec.json.encode(lane).decode())
         self.source.change_lane(*name, LaneChange(pause=True, reason=self.reason), now=self.now())
 
@@ -302,7 +305,7 @@ class Copy:
             before, held, after = self.shown(name), self.source.count(*name, now=self.now()), self.shown(name)
             if ended(before) == ended(after):
                 accepted = sum(ended(after)) + held.deliveries
-                return msgspec.structs.replace(after, accepted=accepted, waiting=held.deliveries), held
+                return msgspec.structs.replace(after, accepted=accepted, waiting=held.deliveries, reason=None), held
         raise StoreUnavailable(f"{self.source_name}: {'/'.join(name)} does not stand still; stop what works on it")
 
     def book(self, name: tuple[str, str]) -> Book | None:

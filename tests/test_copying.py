@@ -15,13 +15,14 @@ from whole_stores import EVERY, NOW, drained, every, fill, put, whole
 from engine import copying
 from engine.copying import Copied, Copy
 from engine.errors import StoreUnavailable, UsageError
-from engine.records import Draft, Held, Settled, TokenRow, Waiting
+from engine.records import Draft, Held, LaneChange, Settled, TokenRow, Waiting
 from engine.stores.checking import check
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from engine.ports import CopyableStore
+    from engine.stores.memory import MemoryStore
     from engine.stores.sqlite import SqliteStore
 
 
@@ -317,3 +318,13 @@ def test_what_can_not_be_is_mended_on_the_way(make: Callable[[str], CopyableStor
     assert check(target, now=NOW, step=lambda *_: None).findings == []
     assert sums(target)["crm/abc"] == (19, 2, 1, 3, 13, 13)
     assert len(drained(target)["crm/abc"]) == 13 + 3
+
+
+def test_no_address_is_kept_in_what_a_copy_writes_down(make: Callable[[str], CopyableStore]) -> None:
+    source, target = filled(make, "memory"), make("memory")
+    source.change_lane("crm", "abc", LaneChange(reason="ana@example.com is not a contact"), now=NOW)
+    copy(source, target).run()
+    lane = target.lane("crm", "abc")
+    assert lane is not None
+    assert lane.reason == "a***@example.com is not a contact"
+    assert "ana@" not in str([cast("MemoryStore", store)._marks for store in (source, target)])

@@ -97,7 +97,7 @@ def whole(store: CopyableStore) -> dict[str, Any]:
             "deliveries": [waiting(row, ids) for row in carried[Waiting]],
             "batches": [batch(progress, ids) for progress in carried[Progress]],
             "dead": [buried(letter, ids) for letter in carried[Buried]],
-            "ids": [(each.event_id, each.until) for each in carried[Remembered]],
+            "ids": sorted((each.event_id, each.until) for each in carried[Remembered]),
         }
     tokens = {name: store.token(*name) for name in store.tokens()}
     return {"lanes": lanes, "tokens": tokens, "forgotten": store.forgotten()}
