@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import json
-import logging
 import re
 import shutil
 import warnings
-import zipfile
 from collections.abc import Iterator
 from functools import cache
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -133,56 +130,6 @@ def test_the_linter_and_sam_take_the_template_and_what_becomes_of_it(
     (tmp_path / "out.json").write_text(json.dumps(out))
     assert lint(tmp_path / "out.json") == []
     assert len(out["Resources"]) == made.resources
-
-
-def test_a_stack_is_made_of_it(
-    bundles: dict[str, Bundle], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    """By moto, which knows table, topic, queue, functions, roles, logs and dashboards, and passes over the rest."""
-    out = translated(bundles["shared"], monkeypatch)
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-        monkeypatch.setenv(name, "none")
-    caplog.set_level(logging.CRITICAL)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        import boto3
-        from moto import mock_aws
-
-        with mock_aws():
-            code = BytesIO()
-            with zipfile.ZipFile(code, "w") as packed:
-                packed.writestr("engine/lambdas.py", "")
-            bucket = boto3.client("s3", region_name="sa-east-1")
-            bucket.create_bucket(Bucket="bucket", CreateBucketConfiguration={"LocationConstraint": "sa-east-1"})
-            bucket.put_object(Bucket="bucket", Key="app.zip", Body=code.getvalue())
-            stacks = boto3.client("cloudformation", region_name="sa-east-1")
-            stacks.create_stack(
-                StackName="connect", TemplateBody=json.dumps(out), Capabilities=["CAPABILITY_NAMED_IAM"]
-            )
-            assert stacks.describe_stacks(StackName="connect")["Stacks"][0]["StackStatus"] == "CREATE_COMPLETE"
-            table = boto3.client("dynamodb", region_name="sa-east-1").describe_table(TableName="connect-events")[
-                "Table"
-            ]
-            functions = boto3.client("lambda", region_name="sa-east-1")
-            names = [each["FunctionName"] for each in functions.list_functions()["Functions"]]
-            receive = functions.get_function_configuration(FunctionName="connect-receive")
-            topics = boto3.client("sns", region_name="sa-east-1").list_topics()["Topics"]
-            roles = boto3.client("iam", region_name="sa-east-1").list_roles()["Roles"]
-            shown = boto3.client("cloudwatch", region_name="sa-east-1").list_dashboards()["DashboardEntries"]
-    assert (table["KeySchema"], table["DeletionProtectionEnabled"], table["BillingModeSummary"]["BillingMode"]) == (
-        [{"AttributeName": "pk", "KeyType": "HASH"}, {"AttributeName": "sk", "KeyType": "RANGE"}],
-        True,
-        "PAY_PER_REQUEST",
-    )
-    assert [each["TopicArn"].rsplit(":", 1)[1] for each in topics] == ["connect-errors"]
-    assert sorted(names) == sorted(name for name, *_ in SHARED)
-    assert receive["Environment"]["Variables"]["CONNECT_STORE"] == "dynamodb://connect-events?region=sa-east-1"
-    assert len(roles) == len(SHARED) + 1
-    assert {each["DashboardName"] for each in shown} == {
-        "connect-overview",
-        naming.bounded("connect-client-Odd.Name_1"),
-        *(f"connect-client-client-{name}" for name in ("abc", "def", "ghi", "jkl", "xyz")),
-    }
 
 
 # --- functions and schedules ---

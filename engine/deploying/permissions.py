@@ -29,9 +29,9 @@ TABLE = {
     "receive": ("DescribeTable", "GetItem", "BatchGetItem", "Query", "PutItem", "UpdateItem", "BatchWriteItem"),
     "process": (
         *("DescribeTable", "GetItem", "BatchGetItem", "Query", "PutItem", "UpdateItem", "DeleteItem"),
-        *("BatchWriteItem", "ConditionCheckItem"),
+        "BatchWriteItem",
     ),
-    "refresh": ("DescribeTable", "GetItem", "Query", "PutItem", "UpdateItem", "DeleteItem", "ConditionCheckItem"),
+    "refresh": ("DescribeTable", "GetItem", "Query", "PutItem", "UpdateItem", "DeleteItem"),
 }
 A_FUNCTION = 113  # characters of its ARN in quotes, at most
 NO_VALUE = Inline(Ref="AWS::NoValue")
