@@ -83,6 +83,29 @@ class Server:
         """The URL of a schema that no other test has."""
         return self.url(f"s{next(self._numbers)}")
 
+    def lock_user(self, name: str, password: str) -> None:
+        """A user who must give a password, as everyone else need not."""
+        import psycopg
+
+        rules = self.folder / "data" / "pg_hba.conf"
+        line = f"host all {name} 127.0.0.1/32 scram-sha-256\n"
+        if line not in rules.read_text():
+            rules.write_text(line + rules.read_text())
+        with psycopg.connect(self.url().partition("?")[0], autocommit=True) as connection:
+            with suppress(psycopg.errors.DuplicateObject):
+                connection.execute(f"CREATE ROLE {name} LOGIN".encode())
+            connection.execute(f"ALTER ROLE {name} PASSWORD '{password}'".encode())
+            connection.execute("SELECT pg_reload_conf()")
+        time.sleep(0.1)
+
+    def backends(self) -> list[int]:
+        """The processes that serve stores."""
+        import psycopg
+
+        asked = "SELECT pid FROM pg_stat_activity WHERE application_name = 'connect' ORDER BY backend_start"
+        with psycopg.connect(self.url().partition("?")[0]) as connection:
+            return [pid for (pid,) in connection.execute(asked)]
+
     def start(self) -> None:
         options = [part for each in self._settings for part in ("-c", each)]
         command = ["-D", "data", "-p", str(self.port), "-k", str(self.folder), *options]

@@ -68,7 +68,8 @@ def unavailable(shown: str, error: psycopg.Error) -> StoreUnavailable:
         said = str(error)
         sentence = next((each for words, each in _BY_WORDS.items() if words in said), None)
         if sentence is None:
-            sentence = "the connection to the server broke"
+            first = (said.splitlines() or [type(error).__name__])[0].strip()
+            sentence = f"the connection to the server broke ({first})"
         return StoreUnavailable(f"{shown}: {sentence}")
     sentence = _BY_STATE.get(state)
     if sentence is None:
