@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import threading
+import time
 from collections import Counter
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import TYPE_CHECKING
@@ -36,6 +37,8 @@ POLL_S = 0.1
 STUMBLE_S = 1.0  # before a lane whose turn ended in an error is looked at again
 HOLD_MARGIN_S = 5.0
 SETTLE_S = 5.0  # for what is left to do after the last answer of a batch
+STANDS_S = 1.0  # a lane that settled nothing for so long waits for its CRM; others are served meanwhile
+MOST_LANES = 8  # times `workers`: lanes at a time, with those that wait
 MOST_DUE = 10_000  # lanes asked for where only some of them are ours
 
 
@@ -130,7 +133,7 @@ class Worker:
         if not self.begun:
             self.begin()
         ended = threading.Event()
-        with ThreadPoolExecutor(self.workers, thread_name_prefix="lane") as pool:
+        with ThreadPoolExecutor(MOST_LANES * self.workers, thread_name_prefix="lane") as pool:
             beats = threading.Thread(target=self.beat, args=(ended,), name="heartbeat", daemon=True)
             beats.start()
             try:
@@ -202,7 +205,8 @@ class Worker:
 
     def start_due(self, pool: ThreadPoolExecutor) -> int:
         self.take_back()
-        free = self.workers - len(self.running)
+        waiting = sum(turn.stands() for turn in list(self.turns.values()))
+        free = min(self.workers + waiting, MOST_LANES * self.workers) - len(self.running)
         started = 0
         if free > 0:
             for lane in self.due(free + len(self.running)):
@@ -248,6 +252,11 @@ class Turn:
         self.needs_s = 0.0  # that must be left of the process's time for another batch
         self.not_before: float | None = None  # inf: until a person acts
         self.renewing = threading.Lock()
+        self.moved_at = time.monotonic()  # when it began, or last settled something
+
+    def stands(self) -> bool:
+        """Does it wait for its CRM? Then it needs none of the processor, and its place is another lane's."""
+        return time.monotonic() - self.moved_at > STANDS_S
 
     def keep_alive(self) -> None:
         if self.lease.until - self.world.clock.now() < LEASE_S / 2:
@@ -427,4 +436,6 @@ class Turn:
 
     def write_down(self, rows: list[Settled], now: float, change: LaneChange | None) -> list[Skipped]:
         self.keep_alive()
-        return self.world.store.settle(self.lease, rows, now=now, change=change)
+        skipped = self.world.store.settle(self.lease, rows, now=now, change=change)
+        self.moved_at = time.monotonic()
+        return skipped

@@ -682,6 +682,39 @@ def test_a_process_that_dies_repeats_at_most_what_was_in_flight(tmp_path: Path) 
     second.store.close()
 
 
+def test_lanes_whose_vendor_does_not_answer_take_no_place_from_the_others() -> None:
+    """Two workers, three clients whose requests hang: the fourth is served all the same."""
+    answers = threading.Event()
+
+    def answer(request: Prepared) -> Reply:
+        if json.loads(request.content or b"")["id"] != "d":
+            assert answers.wait(30)
+        return reply(200)
+
+    names = ("a", "b", "c", "d")
+    shop = Shop(
+        "",
+        *(f"{{client: {name}, connectors: {{crm: {{}}}}}}" for name in names),
+        vendor=Vendor(answer=answer),
+        clock=SystemClock(),
+    )
+    shop.worker.workers = 2
+    for name in names:
+        shop.post({"id": name}, client=name)
+    runs = threading.Thread(target=shop.worker.run)
+    runs.start()
+    try:
+        until = time.monotonic() + 20
+        while shop.sums("d") != {"delivered": 1} and time.monotonic() < until:
+            time.sleep(0.05)
+        assert [shop.sums(name) for name in names] == [*[{"waiting": 1}] * 3, {"delivered": 1}]
+    finally:
+        answers.set()
+        shop.worker.stop()
+        runs.join()
+    assert [shop.sums(name) for name in names] == [{"delivered": 1}] * 4
+
+
 def test_a_store_that_is_away_loses_nothing() -> None:
     class Away(MemoryStore):
         away = False

@@ -173,6 +173,13 @@ MUTANTS = (
         "    workers: int = 8\n",
         "    workers: int = 1\n",
     ),
+    Mutant(
+        "test_lanes_whose_vendor_does_not_answer_take_no_place_from_the_others",
+        "a lane that waits for its CRM keeps its place",
+        "engine/worker.py",
+        "        return time.monotonic() - self.moved_at > STANDS_S\n",
+        "        return False\n",
+    ),
     # our side
     Mutant(
         "test_a_full_disk_is_told_to_senders_and_nothing_that_was_accepted_is_lost",
