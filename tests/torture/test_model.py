@@ -12,6 +12,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from kinds_of_store import KINDS
 from measured import PHASES, sized
 
 from engine.errors import LeaseLost
@@ -278,3 +279,17 @@ def as_case(machine: type[Buffer], examples: int) -> Any:
 
 TestInMemory = as_case(InMemory, sized(40, 2000))
 TestInSqlite = as_case(InSqlite, sized(20, 500))
+
+
+def other(kind: str) -> type[Buffer]:
+    """A store that stands elsewhere is made empty for each run."""
+
+    class Elsewhere(Buffer):
+        def new_store(self) -> Store:
+            return KINDS[kind](Path())
+
+    return Elsewhere
+
+
+for _kind in sorted(KINDS.keys() - {"memory", "sqlite"}):
+    globals()[f"TestIn{_kind.title()}"] = as_case(other(_kind), sized(3, 60))
