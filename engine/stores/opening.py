@@ -152,10 +152,20 @@ def _postgres_schema(url: str, directory: Path) -> Schema:
     return Schema(package.version_of(package.parsed(url)), package.VERSION)
 
 
+def _dynamodb_schema(url: str, directory: Path) -> Schema:
+    del directory
+    from engine.stores.dynamodb import table
+    from engine.stores.dynamodb.address import parsed
+
+    address = parsed(url, os.environ)
+    return Schema(table.version_of(address.table, address.region, endpoint=address.endpoint), table.VERSION)
+
+
 _SCHEMAS: dict[str, Callable[[str, Path], Schema]] = {
     "sqlite": _sqlite_schema,
     "postgresql": _postgres_schema,
     "postgres": _postgres_schema,
+    "dynamodb": _dynamodb_schema,
 }
 
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from engine.stores.dynamodb.table import Table
 
 EPOCH_MS = 1_704_067_200_000  # 2024; 41 bits of milliseconds last until 2093
+PAST = (366 * 86_400_000) << 22  # no number of a year that is over is given any more
 PROCESSES = 1 << 14
 COUNTS = 1 << 8  # numbers of one millisecond
 KEPT_S = 3600.0  # for which a process has its number

@@ -56,6 +56,12 @@ class Tokens:
             item["fingerprint"]["S"],
         )
 
+    def names(self) -> list[tuple[str, str, str]]:
+        """(connector, client, name) of each."""
+        items = self.table.query("pk = :pk", {":pk": {"S": "token"}}, ConsistentRead=True)
+        parts = (item["name"]["S"].split("/", 2) for item in items)
+        return sorted((connector, client, name) for connector, client, name in parts)
+
     def save(self, name: str, row: TokenRow) -> None:
         saved = _encode(row.values)
         item = _key("token", name) | {

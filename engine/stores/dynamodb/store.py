@@ -5,11 +5,13 @@ from __future__ import annotations
 import threading
 import time
 import uuid
-from typing import TYPE_CHECKING, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
 import msgspec
 
+from engine.errors import StoreUnavailable
 from engine.people import Subject
+from engine.stores.dynamodb.carrying import Carrying
 from engine.stores.dynamodb.holding import Holdings
 from engine.stores.dynamodb.items import MAX_EVENT, LaneState, unpack_places
 from engine.stores.dynamodb.lanes import Lanes, changed
@@ -18,7 +20,7 @@ from engine.stores.dynamodb.letters import Letters
 from engine.stores.dynamodb.people import People
 from engine.stores.dynamodb.putting import Putting
 from engine.stores.dynamodb.rows import Rows
-from engine.stores.dynamodb.seqs import Seqs
+from engine.stores.dynamodb.seqs import PAST, Seqs
 from engine.stores.dynamodb.settling import Settling
 from engine.stores.dynamodb.sharing import Limits, Tokens
 from engine.stores.dynamodb.table import Unmet
@@ -30,8 +32,10 @@ if TYPE_CHECKING:
 
     from engine.records import (
         Accepted,
+        Carried,
         Dead,
         Delivery,
+        Held,
         Lane,
         LaneChange,
         Lease,
@@ -70,7 +74,7 @@ class DynamoStore:
         step: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._table = table
-        new_seq = new_seq or Seqs(table, clock)
+        seqs = new_seq or Seqs(table, clock)
         self._woken = threading.Event()
         self._lanes = Lanes(table, monotonic)
         self._rows = Rows(table, monotonic)
@@ -83,13 +87,15 @@ class DynamoStore:
             self._rows,
             self._holdings,
             self._settling,
-            new_seq=new_seq,
+            new_seq=seqs,
             new_id=new_id,
             woken=self._woken.set,
         )
-        self._letters = Letters(
-            table, self._lanes, self._rows, self._settling, new_seq=new_seq, new_dead=self._new_dead
+        self._letters = Letters(table, self._lanes, self._rows, self._settling, new_seq=seqs, new_dead=self._new_dead)
+        self._carrying = Carrying(
+            table, self._lanes, self._rows, self._holdings, self._letters, new_dead=self._new_dead
         )
+        self._reserved = self._carried if new_seq is None else lambda count: new_seq(count) - 1
         self._tokens = Tokens(table, cipher)
         self._limits = Limits(table)
         self._people = People(table, self._lanes, self._rows, self._settling, self._letters, self._limits)
@@ -125,6 +131,47 @@ class DynamoStore:
 
     def write_mark(self, name: str, value: str) -> None:
         self._table.put(_meta(f"mark#{name}") | {"value": {"S": value}})
+
+    # From store to store
+
+    def _carried(self, count: int) -> int:
+        """Before all that are put: those begin where the year 2024 was over, in which nobody had this store."""
+        last = self._counter("carried", count)
+        if last > PAST:
+            raise StoreUnavailable(f"{self._table}: too many copies have gone into this table; use a new one")
+        return last - count
+
+    def count(self, connector: str, client: str, *, now: float) -> Held:
+        return self._carrying.count((connector, client), now)
+
+    def carry_out(self, connector: str, client: str, kind: Any, *, after: Any, limit: int) -> list[Any]:
+        return self._carrying.out((connector, client), kind, after, limit)
+
+    def reserve(self, connector: str, client: str, count: int) -> int:
+        self._carrying.make((connector, client))
+        return self._reserved(count) if count else 0
+
+    def carry_in(self, connector: str, client: str, items: Sequence[Carried]) -> None:
+        self._carrying.carry_in((connector, client), items)
+
+    def carry_away(self, connector: str, client: str) -> None:
+        self._carrying.carry_away((connector, client))
+
+    def carry_lane(self, lane: Lane, *, mark: str, value: str) -> None:
+        self._carrying.carry_lane(lane, _meta(f"mark#{mark}") | {"value": {"S": value}})
+        self._woken.set()
+
+    def tokens(self) -> list[tuple[str, str, str]]:
+        return self._tokens.names()
+
+    def carry_forgotten(self, times: int) -> None:
+        more = times - self.forgotten()
+        if more > 0:
+            self._counter("forgotten", more)
+
+    def faults(self) -> list[str]:
+        """No item lies outside of a lane that could be found without a scan."""
+        return []
 
     # Deliveries in
 

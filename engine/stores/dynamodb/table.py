@@ -100,11 +100,15 @@ class Table:
                 meta = found.items[0] or meta
         if meta.get("store") != {"S": "daxgo-connect"}:
             raise StoreUnavailable(f"{self}: the table belongs to something else than DaxGO Connect")
+        self._known(meta)
+
+    def _known(self, meta: Item) -> int:
         version = int(meta["version"]["N"])
         if version > VERSION:
             raise StoreUnavailable(
                 f"{self} is of schema {version}; this is a DaxGO Connect for schema {VERSION}: install a newer one"
             )
+        return version
 
     def _create(self) -> None:
         self.call(
@@ -309,6 +313,29 @@ class Table:
             self.sleep(pause_s)
             waited_s, wait_s, tried = waited_s + pause_s, min(wait_s * 2, 2.0), tried + 1
         raise StoreUnavailable(f"{self}: {why}")
+
+
+class _Looked(Table):
+    """A table that is asked for its version only."""
+
+    def _open(self, create: bool) -> None:
+        del create
+
+    def version(self) -> int | None:
+        try:
+            meta = self.get(_META)
+        except _Missing:
+            return None
+        return None if meta is None else self._known(meta)
+
+
+def version_of(name: str, region: str, *, endpoint: str | None = None) -> int | None:
+    """Of what lies in the table; None where there is no table, or nothing of ours in it. Nothing is changed."""
+    table = _Looked(name, region, endpoint=endpoint)
+    try:
+        return table.version()
+    finally:
+        table.close()
 
 
 class _Busy(Exception):
