@@ -52,13 +52,10 @@ ACTIONS = """
             ORDER BY d.batch, d.seq LIMIT 1) IS NOT NULL)
     ORDER BY a.action
 """
+BATCHES = "SELECT number, batch, progress FROM batches WHERE lane = %b AND action = %b"
 MEMBERS = """
-    SELECT b.batch, b.progress,
-           d.seq, d.id, d.event_id, d.action, coalesce(d.long_key, d.key), d.body, d.received_at, d.due_at,
-           d.attempts, d.batch, d.again_at
-    FROM batches AS b
-    LEFT JOIN deliveries AS d ON d.lane = b.lane AND d.action = b.action AND d.batch = b.batch AND d.batch IS NOT NULL
-    WHERE b.lane = %b AND b.action = %b ORDER BY b.number, d.seq
+    SELECT seq, id, event_id, action, coalesce(long_key, key), body, received_at, due_at, attempts, batch, again_at
+    FROM deliveries WHERE lane = %b AND action = %b AND batch IS NOT NULL ORDER BY batch, seq
 """
 BEHIND = """
     SELECT 1 FROM deliveries
@@ -87,16 +84,16 @@ def progress(
     db: Db, lane: int | None, lease: Lease, action: str, *, now: float
 ) -> list[tuple[Progress, list[Delivery]]]:
     holding = db.send(HELD, *_holder(lease))
-    batches: dict[str, tuple[bytes, list[Delivery]]] = {}
-    for batch, saved, seq, *rest in db.rows(MEMBERS, lane, action):
-        deliveries = batches.setdefault(batch, (saved, []))[1]
-        if seq is not None:
-            deliveries.append(Delivery(seq, *rest))
+    finding, members = db.send(BATCHES, lane, action), db.send(MEMBERS, lane, action)
+    theirs: dict[str | None, list[Delivery]] = {}
+    for row in members.fetchall():
+        delivery = Delivery(*row)
+        theirs.setdefault(delivery.batch, []).append(delivery)
     must_hold(holding.fetchone(), lease)
     return [
-        (_decode_progress(saved), deliveries)
-        for saved, deliveries in batches.values()
-        if all(delivery.due_at <= now for delivery in deliveries)
+        (_decode_progress(saved), theirs[batch])
+        for _, batch, saved in sorted(finding.fetchall())
+        if batch in theirs and all(delivery.due_at <= now for delivery in theirs[batch])
     ]
 
 

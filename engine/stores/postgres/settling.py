@@ -29,20 +29,21 @@ _ROW = """
         SELECT 1 FROM deliveries AS y WHERE y.lane = d.lane AND y.action = d.action AND y.key = d.key AND y.seq > d.seq
         ORDER BY y.seq LIMIT 1) IS NOT NULL
 """
-ROWS = f"SELECT {_ROW} FROM deliveries AS d WHERE d.seq = ANY(%b::bigint[]) AND d.lane = ANY(%b::bigint[])"
+# `lane + 0`: no index of lanes is to be walked, only that of seqs.
+ROWS = f"SELECT {_ROW} FROM deliveries AS d WHERE d.seq = ANY(%b::bigint[]) AND d.lane + 0 = ANY(%b::bigint[])"
 LANES_OF = "SELECT DISTINCT lane FROM deliveries WHERE seq = ANY(%b::bigint[])"
 # Those that wait for others of the events of these deliveries.
 WAITING_FOR = f"""
     SELECT {_ROW}, d.waits_for, d.past_rejected FROM (
         SELECT DISTINCT lane, event_id FROM deliveries
-        WHERE seq = ANY(%b::bigint[]) AND lane = ANY(%b::bigint[])) AS ended
-    JOIN deliveries AS d ON d.lane = ended.lane AND d.event_id = ended.event_id AND d.waits_for IS NOT NULL
-    ORDER BY d.seq
+        WHERE seq = ANY(%b::bigint[]) AND lane + 0 = ANY(%b::bigint[])) AS ended
+    CROSS JOIN LATERAL (
+        SELECT * FROM deliveries AS w
+        WHERE w.lane = ended.lane AND w.event_id = ended.event_id AND w.waits_for IS NOT NULL OFFSET 0) AS d
 """
 FORSAKEN = f"""
     SELECT {_ROW} FROM deliveries AS d
     WHERE d.waits_for IS NOT NULL AND NOT EXISTS (SELECT 1 FROM deliveries AS o WHERE o.seq = ANY(d.waits_for))
-    ORDER BY d.lane, d.seq
 """
 LEAVE = "DELETE FROM deliveries WHERE seq = ANY(%b::bigint[])"
 # A batch of which nothing was saved could never be gone on with: its deliveries start afresh.
@@ -173,7 +174,7 @@ def rows_of(
     finding, waiting = db.send(ROWS, seqs, lanes), db.send(WAITING_FOR, seqs, lanes)
     rows: dict[int, Row] = {}
     waits: dict[int, Wait] = {}
-    for *row, after, past_rejected in waiting.fetchall():
+    for *row, after, past_rejected in sorted(waiting.fetchall()):
         rows[row[0]], waits[row[0]] = Row(*row), Wait(frozenset(after), past_rejected)
     return {row[0]: Row(*row) for row in finding.fetchall()}, (rows, waits)
 
@@ -348,7 +349,7 @@ def reclaim(db: Db, gone: Callable[[str], bool]) -> int:
             freed += rows if table == "lanes" else 0
     if lanes := {Row(*row).lane for row in db.rows(FORSAKEN)}:
         sums = locked(db, lanes)
-        forsaken = [Row(*row) for row in db.rows(FORSAKEN)]
+        forsaken = sorted(Row(*row) for row in db.rows(FORSAKEN))
         wait_no_longer(db, sums, [row for row in forsaken if row.lane in lanes])
         sums.write()
     return freed
