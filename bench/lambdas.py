@@ -8,6 +8,7 @@ function with little memory has a slower processor than this one, so that ratios
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 import subprocess
@@ -18,9 +19,12 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from moto.server import ThreadedMotoServer
+
 from engine.demo import CLIENTS, clients_in
 from engine.spec.compiled import NAME, write_compiled
 from engine.spec.project import Project
+from engine.stores.opening import open_store
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -48,6 +52,7 @@ for name, event in json.load(sys.stdin):
 print("\\n" + json.dumps([imported, times, sorted({name.partition(".")[0] for name in sys.modules})]))
 """
 LARGE = ("asyncio", "jinja2", "jmespath", "httpx", "boto3", "botocore", "cryptography", "yaml", "prometheus_client")
+CREDENTIALS = {"AWS_ACCESS_KEY_ID": "bench", "AWS_SECRET_ACCESS_KEY": "bench"}  # moto takes any
 CALLS: dict[str, Any] = {
     "process": {},
     "refresh_tokens": {"within": "1m", "connectors": ["salesforce"]},  # others limit their log-ins
@@ -65,14 +70,17 @@ class Case(NamedTuple):
     compiled: bool = True
     bytecode: bool = True
     warm: bool = True
+    dynamodb: bool = False
 
 
 CASES = (
     Case("`receive`, buffered (Responsys)", "receive", "loja-abc"),
     Case("… read from YAML", "receive", "loja-abc", compiled=False, warm=False),
     Case("… without byte code", "receive", "loja-abc", bytecode=False, warm=False),
+    Case("… into DynamoDB (moto)", "receive", "loja-abc", dynamodb=True),
     Case("`receive`, direct (RD Station)", "receive", "loja-xyz"),
     Case("`process`, nothing due", "process"),
+    Case("… in DynamoDB (moto)", "process", dynamodb=True),
     Case("`process`, 100 events of Salesforce", "process", "loja-def", waiting=100, warm=False),
     Case("`refresh_tokens`, all last", "refresh_tokens"),
 )
@@ -109,8 +117,8 @@ def middle(times: Iterable[Sequence[float]]) -> Times:
 class Place:
     """A project with the demo's clients, at sandboxes, and a store that is new for every run."""
 
-    def __init__(self, folder: Path, vendors: str, secrets: dict[str, str]) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, vendors: str, aws: str, secrets: dict[str, str]) -> None:
+        self.folder, self.aws = folder, aws
         self.env = {
             "PATH": os.environ["PATH"],
             "PYTHONPATH": str(ROOT),
@@ -118,6 +126,7 @@ class Place:
             "CONNECT_VIA": vendors,
             "CONNECT_PATIENCE": "5s",
             "CONNECT_METRICS": "emf",
+            **CREDENTIALS,
             **secrets,
         }
 
@@ -144,7 +153,7 @@ class Place:
             write_compiled(Project(self.folder))
         rows = []
         for _ in range(COLD):
-            store = self.new_store()
+            store = self.new_table() if case.dynamodb else self.new_store()
             if case.waiting:
                 self.run([("receive", self.event(case.client)) for _ in range(case.waiting)], store)
             if case.function == "refresh_tokens":
@@ -164,6 +173,12 @@ class Place:
 
     def new_store(self) -> str:
         return f"sqlite:///{self.folder}/{uuid.uuid4().hex}.db"
+
+    def new_table(self) -> str:
+        name = f"bench-{uuid.uuid4().hex}"
+        url = f"dynamodb://{name}?region=sa-east-1&endpoint={self.aws}"
+        open_store(f"{url}&create=1", self.folder, self.env).close()
+        return url
 
     @staticmethod
     def event(client: str) -> dict[str, Any]:
@@ -189,6 +204,14 @@ class Place:
         }
 
 
+def moto() -> str:
+    """The address of a DynamoDB in this process."""
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    return "http://{}:{}".format(*server.get_host_and_port())
+
+
 def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -199,7 +222,8 @@ def main() -> None:
                 assert sandbox.stdout is not None
                 found = re.search(r"http://[0-9.:]+", sandbox.stdout.readline())
                 assert found is not None
-                place = Place(folder, found[0], secrets)
+                os.environ.update(CREDENTIALS)
+                place = Place(folder, found[0], moto(), secrets)
                 print(f"Milliseconds; medians of {COLD} starts, and of {WARM} further calls after each.\n")
                 print("| | cold, clock | processor | of it import | warm, clock | processor | loaded |")
                 print("| --- | ---: | ---: | ---: | ---: | ---: | --- |")
