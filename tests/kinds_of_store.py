@@ -69,8 +69,14 @@ def dynamodb(folder: Path) -> Store:
     from engine.stores.dynamodb.table import Table
 
     table = Table(dynamodb_server.new_name(), dynamodb_server.REGION, endpoint=dynamodb_server.shared(), create=True)
-    seqs = count(1)
-    return DynamoStore(table, new_id=numbered(), new_seq=lambda many: [next(seqs) for _ in range(many)][0])
+    last = 0
+
+    def new_seq(many: int) -> int:
+        nonlocal last
+        first, last = last + 1, last + many
+        return first
+
+    return DynamoStore(table, new_id=numbered(), new_seq=new_seq)
 
 
 KINDS: dict[str, Callable[[Path], Store]] = {"memory": memory, "postgres": postgres, "sqlite": sqlite}

@@ -124,10 +124,15 @@ class Settling:
         ordered = [first[seq] for seq in dict.fromkeys(settled.seq for settled in done)]
         if lease is not None:
             return self._lane((lease.connector, lease.client), lease, ordered, now, change)
-        skipped = []
-        for name, rows in self.located([settled.seq for settled in ordered]).items():
+        skipped: list[Skipped] = []
+        located = self.located([settled.seq for settled in ordered])
+        here = {seq for rows in located.values() for seq in rows}
+        buried = [settled.seq for settled in ordered if settled.kind == "rejected" and settled.seq in here]
+        ids = dict(enumerate(buried, self.new_dead(len(buried)))) if buried else {}
+        dead_ids = {seq: dead_id for dead_id, seq in ids.items()}
+        for name, rows in located.items():
             of_lane = [settled for settled in ordered if settled.seq in rows]
-            skipped += self._lane(name, None, of_lane, now, change, rows)
+            skipped += self._lane(name, None, of_lane, now, change, rows, dead_ids)
             for settled in of_lane:
                 if settled.kind != "later":
                     self.places.pop(settled.seq, None)
@@ -141,12 +146,13 @@ class Settling:
         now: float,
         change: LaneChange | None,
         rows: dict[int, Row] | None = None,
+        dead_ids: dict[int, int] | None = None,
     ) -> list[Skipped]:
         skipped: list[Skipped] = []
         parts = self._parts(done, lease, rows or {})
         for part in parts:
             last = part is parts[-1]
-            skipped += self._part(name, lease, part, now, change if last else None)
+            skipped += self._part(name, lease, part, now, change if last else None, dead_ids or {})
         return skipped
 
     @staticmethod
@@ -167,23 +173,37 @@ class Settling:
         return parts
 
     def _part(
-        self, name: Name, lease: Lease | None, done: Sequence[Settled], now: float, change: LaneChange | None
+        self,
+        name: Name,
+        lease: Lease | None,
+        done: Sequence[Settled],
+        now: float,
+        change: LaneChange | None,
+        dead_ids: dict[int, int],
     ) -> list[Skipped]:
         for _ in self.table.patiently(f"the deliveries of {'/'.join(name)} are changed by others all the time"):
             try:
-                return self._once(name, lease, done, now, change)
+                return self._once(name, lease, done, now, change, dead_ids)
             except (Touched, Unmet):
                 self.holdings.drop(name)
         raise AssertionError
 
     def _once(
-        self, name: Name, lease: Lease | None, done: Sequence[Settled], now: float, change: LaneChange | None
+        self,
+        name: Name,
+        lease: Lease | None,
+        done: Sequence[Settled],
+        now: float,
+        change: LaneChange | None,
+        dead_ids: dict[int, int],
     ) -> list[Skipped]:
+        """`dead_ids` of those that were given theirs."""
         lane, view = self._looked(name, lease)
         rows = self._there(name, lease, lane, view, [settled.seq for settled in done])
         if lease is None and not rows:
             return []
-        ends = self._ends(name, lease, [(rows[each.seq], each) for each in done if each.seq in rows], view, now)
+        found = [(rows[each.seq], each) for each in done if each.seq in rows]
+        ends = self._ends(name, lease, found, view, now, dead_ids)
         places = [row.place for row in ends.leaving]
 
         def edit(lane_: LaneState) -> LaneState | None:
@@ -254,7 +274,13 @@ class Settling:
     # Working it out
 
     def _ends(
-        self, name: Name, lease: Lease | None, done: Sequence[tuple[Row, Settled]], view: View, now: float
+        self,
+        name: Name,
+        lease: Lease | None,
+        done: Sequence[tuple[Row, Settled]],
+        view: View,
+        now: float,
+        dead_ids: dict[int, int],
     ) -> Ends:
         seen = {row.seq: row for row in in_batches([row for row, _ in done], view.batches.values())}
         members = {batch.batch: dict(batch.members) for batch in view.batches.values()}
@@ -289,7 +315,7 @@ class Settling:
             new.pop(row.seq, None)
             for each in members.values():
                 each.pop(row.seq, None)
-        letters = self._letters(name, done, seen, waiting, followers(skipped, waits), now)
+        letters = self._letters(name, done, seen, waiting, followers(skipped, waits), now, dead_ids)
         operations: list[Item] = []
         for letter in letters.values():
             operations.append({"Put": {"Item": letter_item(letter)}})
@@ -332,15 +358,17 @@ class Settling:
         waiting: Mapping[int, Row],
         theirs: Mapping[int, Mapping[int, Wait]],
         now: float,
+        dead_ids: dict[int, int],
     ) -> dict[int, Letter]:
         rejected = [(seen[row.seq], settled) for row, settled in done if settled.kind == "rejected"]
-        if not rejected:
-            return {}
-        first = self.new_dead(len(rejected))
+        unnamed = [row.seq for row, _ in rejected if row.seq not in dead_ids]
+        if unnamed:
+            first = self.new_dead(len(unnamed))
+            dead_ids |= {seq: dead_id for dead_id, seq in enumerate(unnamed, first)}
         found = {}
-        for dead_id, (row, settled) in enumerate(rejected, first):
+        for row, settled in rejected:
             dead = Dead(
-                id=dead_id,
+                id=dead_ids[row.seq],
                 connector=name[0],
                 client=name[1],
                 action=row.action,
