@@ -22,7 +22,7 @@ from engine.records import Buried, Held, Lane, LaneChange, Progress, Remembered,
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from engine.ports import CopyableStore
+    from engine.ports import Store
     from engine.records import Carried, Lease, TokenRow
 
 PAGE = 500
@@ -86,8 +86,8 @@ class Copy:
 
     def __init__(
         self,
-        source: CopyableStore,
-        target: CopyableStore,
+        source: Store,
+        target: Store,
         *,
         names: tuple[str, str],
         now: Callable[[], float],
@@ -352,7 +352,7 @@ def original(name: tuple[str, str]) -> str:
     return f"before copy {'/'.join(name)}"
 
 
-def identity(store: CopyableStore) -> str:
+def identity(store: Store) -> str:
     known = store.mark(IDENTITY)
     if known is None:
         known = uuid.uuid4().hex

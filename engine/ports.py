@@ -315,12 +315,8 @@ class Carrier(Protocol):
         """What is wrong inside, as far as only the store itself can see it; what to do stands with each."""
 
 
-class Store(Buffer, Tokens, Limits, Protocol):
+class Store(Buffer, Tokens, Limits, Carrier, Protocol):
     """What a store adapter gives."""
-
-
-class CopyableStore(Store, Carrier, Protocol):
-    """A store whose lanes can be taken elsewhere."""
 
 
 class Secrets(Protocol):

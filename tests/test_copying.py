@@ -21,23 +21,23 @@ from engine.stores.checking import check
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from engine.ports import CopyableStore
+    from engine.ports import Store
     from engine.stores.memory import MemoryStore
     from engine.stores.sqlite import SqliteStore
 
 
 @pytest.fixture
-def make(tmp_path: Path) -> Iterator[Callable[[str], CopyableStore]]:
+def make(tmp_path: Path) -> Iterator[Callable[[str], Store]]:
     """An empty store of a kind, in a folder of its own."""
-    made: list[CopyableStore] = []
+    made: list[Store] = []
     numbers = count(1)
 
-    def one(kind: str) -> CopyableStore:
+    def one(kind: str) -> Store:
         number = next(numbers)
         folder = tmp_path / str(number)
         folder.mkdir()
-        store = kinds_of_store.postgres(folder, f"copy{number % 3}") if kind == "postgres" else KINDS[kind](folder)
-        made.append(cast("CopyableStore", store))
+        store = kinds_of_store.postgres(folder, f"copy{number % 3}") if kind == "postgres" else ALL[kind](folder)
+        made.append(store)
         return made[-1]
 
     yield one
@@ -45,11 +45,11 @@ def make(tmp_path: Path) -> Iterator[Callable[[str], CopyableStore]]:
         store.close()
 
 
-def copy(source: CopyableStore, target: CopyableStore, **more: Any) -> Copy:
+def copy(source: Store, target: Store, **more: Any) -> Copy:
     return Copy(source, target, names=("old", "new"), now=lambda: NOW, **more)
 
 
-def filled(make: Callable[[str], CopyableStore], kind: str = "sqlite", *, more: int = 0) -> CopyableStore:
+def filled(make: Callable[[str], Store], kind: str = "sqlite", *, more: int = 0) -> Store:
     store = make(kind)
     fill(store, more=more)
     return store
@@ -59,7 +59,7 @@ def problems(done: list[Copied]) -> list[tuple[str, int]]:
     return [(each.problem, each.left) for each in done]
 
 
-def sums(store: CopyableStore) -> dict[str, tuple[int, ...]]:
+def sums(store: Store) -> dict[str, tuple[int, ...]]:
     return {
         f"{lane.connector}/{lane.client}": (
             *(lane.accepted, lane.delivered, lane.rejected, lane.skipped, lane.waiting),
@@ -70,14 +70,13 @@ def sums(store: CopyableStore) -> dict[str, tuple[int, ...]]:
 
 
 FINE = [("", 0)] * 3
-PAIRS = [(one, other) for one in sorted(KINDS) for other in sorted(KINDS)]
+ALL = {**KINDS, "dynamodb": kinds_of_store.dynamodb}
+PAIRS = [(one, other) for one in sorted(ALL) for other in sorted(ALL)]
 
 
 @pytest.mark.parametrize(("kind", "other"), PAIRS)
-def test_all_that_a_store_holds_is_in_the_other_as_it_was(
-    make: Callable[[str], CopyableStore], kind: str, other: str
-) -> None:
-    source, target, twin = filled(make, kind), make(other), filled(make, kind)
+def test_all_that_a_store_holds_is_in_the_other_as_it_was(make: Callable[[str], Store], kind: str, other: str) -> None:
+    source, target, twin = filled(make, kind), make(other), filled(make, "memory")
     put(target, "theirs", *[Draft("task")] * 5, lane=("crm", "theirs"))  # so that nothing has the number it had
     before, theirs = whole(source), whole(target)["lanes"]
     done = copy(source, target, page=2).run()
@@ -95,8 +94,8 @@ def test_all_that_a_store_holds_is_in_the_other_as_it_was(
     assert sent == drained(twin)
 
 
-@pytest.mark.parametrize("kind", sorted(KINDS))
-def test_what_is_carried_in_twice_is_there_once(make: Callable[[str], CopyableStore], kind: str) -> None:
+@pytest.mark.parametrize("kind", sorted(ALL))
+def test_what_is_carried_in_twice_is_there_once(make: Callable[[str], Store], kind: str) -> None:
     source, target = filled(make, "memory"), make(kind)
     name = ("crm", "abc")
     shift = target.reserve(*name, 20)
@@ -130,7 +129,7 @@ class Mortal:
         "renew",
     )
 
-    def __init__(self, store: CopyableStore, life: list[int], *, after: bool) -> None:
+    def __init__(self, store: Store, life: list[int], *, after: bool) -> None:
         self.store, self.life, self.after = store, life, after
 
     def __getattr__(self, name: str) -> Any:
@@ -160,7 +159,7 @@ def gone(owner: str) -> bool:
     ("kind", "other"), [("memory", "sqlite"), ("sqlite", "memory"), ("memory", "postgres"), ("postgres", "memory")]
 )
 def test_a_copy_killed_at_any_of_its_steps_is_whole_when_it_is_run_again(
-    make: Callable[[str], CopyableStore], kind: str, other: str, after: bool, monkeypatch: pytest.MonkeyPatch
+    make: Callable[[str], Store], kind: str, other: str, after: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(copying, "is_gone", gone)
     before = whole(filled(make, kind))
@@ -184,7 +183,7 @@ def test_a_copy_killed_at_any_of_its_steps_is_whole_when_it_is_run_again(
     assert steps > (4 if "postgres" in (kind, other) else 15)
 
 
-def test_a_copy_that_is_complete_is_left_as_it_is_by_another_run(make: Callable[[str], CopyableStore]) -> None:
+def test_a_copy_that_is_complete_is_left_as_it_is_by_another_run(make: Callable[[str], Store]) -> None:
     source, target = filled(make), make("memory")
     copy(source, target).run()
     drained(target)
@@ -194,7 +193,7 @@ def test_a_copy_that_is_complete_is_left_as_it_is_by_another_run(make: Callable[
     assert whole(target) == moved_on
 
 
-def test_what_is_put_into_the_old_store_meanwhile_is_fetched(make: Callable[[str], CopyableStore]) -> None:
+def test_what_is_put_into_the_old_store_meanwhile_is_fetched(make: Callable[[str], Store]) -> None:
     source, target = filled(make), make("memory")
     arriving = iter(["late1", "late2"])
 
@@ -209,7 +208,7 @@ def test_what_is_put_into_the_old_store_meanwhile_is_fetched(make: Callable[[str
 
 
 def test_what_is_put_into_the_old_store_after_a_copy_is_fetched_by_another_run(
-    make: Callable[[str], CopyableStore],
+    make: Callable[[str], Store],
 ) -> None:
     source, target = filled(make), make("sqlite")
     copy(source, target).run()
@@ -226,7 +225,7 @@ def test_what_is_put_into_the_old_store_after_a_copy_is_fetched_by_another_run(
 
 
 def test_a_lane_that_went_on_meanwhile_is_not_opened_and_copied_anew_by_another_run(
-    make: Callable[[str], CopyableStore],
+    make: Callable[[str], Store],
 ) -> None:
     source, target = filled(make), make("memory")
     seqs = [each.delivery.seq for each in every(source, ("crm", "abc"), Waiting)][:1]
@@ -248,7 +247,7 @@ def test_a_lane_that_went_on_meanwhile_is_not_opened_and_copied_anew_by_another_
     assert sums(target) == sums(source)
 
 
-def test_what_was_delivered_from_the_old_store_after_a_copy_is_said(make: Callable[[str], CopyableStore]) -> None:
+def test_what_was_delivered_from_the_old_store_after_a_copy_is_said(make: Callable[[str], Store]) -> None:
     source, target = filled(make), make("memory")
     copy(source, target).run()
     before = whole(target)
@@ -262,7 +261,7 @@ def test_what_was_delivered_from_the_old_store_after_a_copy_is_said(make: Callab
     assert whole(target) == before
 
 
-def test_a_lane_that_someone_delivers_is_named(make: Callable[[str], CopyableStore]) -> None:
+def test_a_lane_that_someone_delivers_is_named(make: Callable[[str], Store]) -> None:
     source, target = filled(make), make("memory")
     source.lease("erp", "abc", owner="w1", ttl_s=60, now=NOW)
     with pytest.raises(StoreUnavailable, match="old: erp/abc is being delivered by a process that lives; stop"):
@@ -270,7 +269,7 @@ def test_a_lane_that_someone_delivers_is_named(make: Callable[[str], CopyableSto
     assert problems(copy(source, target).run() if source.reclaim(lambda owner: owner == "w1") else []) == FINE
 
 
-def test_a_store_that_has_had_the_lane_is_refused_and_nothing_is_changed(make: Callable[[str], CopyableStore]) -> None:
+def test_a_store_that_has_had_the_lane_is_refused_and_nothing_is_changed(make: Callable[[str], Store]) -> None:
     source, target = filled(make), filled(make, "memory")
     before = whole(source), whole(target)
     with pytest.raises(UsageError, match="new: crm/abc has had 19 deliveries there; a lane is"):
@@ -278,20 +277,20 @@ def test_a_store_that_has_had_the_lane_is_refused_and_nothing_is_changed(make: C
     assert (whole(source)["lanes"], whole(target)["lanes"]) == (before[0]["lanes"], before[1]["lanes"])
 
 
-def test_a_copy_of_another_store_is_not_gone_on_with(make: Callable[[str], CopyableStore]) -> None:
+def test_a_copy_of_another_store_is_not_gone_on_with(make: Callable[[str], Store]) -> None:
     target = make("memory")
     copy(filled(make), target).run()
     with pytest.raises(UsageError, match="crm/abc is there as a copy of another store than old"):
         copy(filled(make), target).run()
 
 
-def test_a_store_is_not_copied_into_itself(make: Callable[[str], CopyableStore]) -> None:
+def test_a_store_is_not_copied_into_itself(make: Callable[[str], Store]) -> None:
     store = filled(make)
     with pytest.raises(UsageError, match="old and new are one store; name two"):
         copy(store, store).run()
 
 
-def test_a_newer_token_stays(make: Callable[[str], CopyableStore]) -> None:
+def test_a_newer_token_stays(make: Callable[[str], Store]) -> None:
     source, target = filled(make), make("memory")
     fresh = TokenRow({"value": "fresh"}, NOW + 1, None, "f1")
     target.save_token("crm", "abc", "login", fresh)
@@ -299,7 +298,7 @@ def test_a_newer_token_stays(make: Callable[[str], CopyableStore]) -> None:
     assert target.token("crm", "abc", "login") == fresh
 
 
-def test_how_a_lane_was_before_is_kept_by_any_number_of_copies(make: Callable[[str], CopyableStore]) -> None:
+def test_how_a_lane_was_before_is_kept_by_any_number_of_copies(make: Callable[[str], Store]) -> None:
     source, first, second = filled(make), make("memory"), make("sqlite")
     before = whole(source)
     copy(source, first).run()
@@ -307,7 +306,7 @@ def test_how_a_lane_was_before_is_kept_by_any_number_of_copies(make: Callable[[s
     assert whole(first) == whole(second) == before
 
 
-def test_what_can_not_be_is_mended_on_the_way(make: Callable[[str], CopyableStore]) -> None:
+def test_what_can_not_be_is_mended_on_the_way(make: Callable[[str], Store]) -> None:
     """Counters that do not fit their rows, and deliveries of a half-done batch that is not there."""
     source, target = filled(make), make("memory")
     store = cast("SqliteStore", source)
@@ -320,7 +319,7 @@ def test_what_can_not_be_is_mended_on_the_way(make: Callable[[str], CopyableStor
     assert len(drained(target)["crm/abc"]) == 13 + 3
 
 
-def test_no_address_is_kept_in_what_a_copy_writes_down(make: Callable[[str], CopyableStore]) -> None:
+def test_no_address_is_kept_in_what_a_copy_writes_down(make: Callable[[str], Store]) -> None:
     source, target = filled(make, "memory"), make("memory")
     source.change_lane("crm", "abc", LaneChange(reason="ana@example.com is not a contact"), now=NOW)
     copy(source, target).run()

@@ -18,7 +18,7 @@ from engine.records import (
 )
 
 if TYPE_CHECKING:
-    from engine.ports import CopyableStore
+    from engine.ports import Store
     from engine.records import Lane, Stored
 
 NOW = 1_000.0
@@ -28,14 +28,14 @@ EVERY: tuple[type, ...] = (Waiting, Progress, Buried, Remembered)
 
 
 def put(
-    store: CopyableStore, event_id: str, *drafts: Draft, lane: tuple[str, str] = ("crm", "abc"), dedupe_s: float = 0
+    store: Store, event_id: str, *drafts: Draft, lane: tuple[str, str] = ("crm", "abc"), dedupe_s: float = 0
 ) -> list[int]:
     body = f'{{"id":"{event_id}"}}'.encode()
     stored: list[Stored] = store.put([Accepted(*lane, event_id, body, NOW - 5, drafts, dedupe_s)], now=NOW).result()
     return [each.seq for each in stored[0].deliveries]
 
 
-def fill(store: CopyableStore, *, more: int = 0) -> None:
+def fill(store: Store, *, more: int = 0) -> None:
     """
     Waiting, keyed, tried, due later, chains of actions, half-done batches, dead letters with what they took along,
     remembered ids, tokens, lanes that pause or hold back; `more` plain deliveries in a lane of their own.
@@ -85,7 +85,7 @@ def fill(store: CopyableStore, *, more: int = 0) -> None:
     store.forget("nobody@example.com", now=NOW)
 
 
-def whole(store: CopyableStore) -> dict[str, Any]:
+def whole(store: Store) -> dict[str, Any]:
     """All it holds, by delivery ids."""
     lanes = {}
     for lane in store.lanes():
@@ -103,7 +103,7 @@ def whole(store: CopyableStore) -> dict[str, Any]:
     return {"lanes": lanes, "tokens": tokens, "forgotten": store.forgotten()}
 
 
-def every(store: CopyableStore, name: tuple[str, str], kind: Any, limit: int = 100) -> Any:
+def every(store: Store, name: tuple[str, str], kind: Any, limit: int = 100) -> Any:
     after: Any = 0 if kind in (Waiting, Buried) else ""
     while page := store.carry_out(*name, kind, after=after, limit=limit):
         yield from page
@@ -153,7 +153,7 @@ def buried(item: Buried, ids: dict[int, str]) -> Any:
     return letter, followers
 
 
-def drained(store: CopyableStore, *, at: float = NOW + 10_000) -> dict[str, list[tuple[str, str, int]]]:
+def drained(store: Store, *, at: float = NOW + 10_000) -> dict[str, list[tuple[str, str, int]]]:
     """What each lane would send after its pauses ended, in that order: (delivery, action, tries); all is delivered."""
     sent: dict[str, list[tuple[str, str, int]]] = {}
     store.requeue([letter.id for letter in store.dead(limit=10_000)], now=at)
@@ -163,7 +163,7 @@ def drained(store: CopyableStore, *, at: float = NOW + 10_000) -> dict[str, list
     return sent
 
 
-def drained_lane(store: CopyableStore, lane: Lane, at: float) -> Any:
+def drained_lane(store: Store, lane: Lane, at: float) -> Any:
     lease = store.lease(lane.connector, lane.client, owner="drain", ttl_s=60, now=at)
     if lease is None:
         return

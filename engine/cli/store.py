@@ -6,7 +6,7 @@ import os
 import time
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -15,7 +15,6 @@ from engine.errors import UsageError
 
 if TYPE_CHECKING:
     from engine.copying import Copied
-    from engine.ports import CopyableStore
     from engine.records import Held
     from engine.spec.project import Project
     from engine.stores.checking import Checked
@@ -55,7 +54,7 @@ def check(url: str | None, as_json: bool, store_url: str | None, directory: Path
     if schema.found != schema.known:
         findings = [f"version {schema.found} of {schema.known}: bring it up to date with `connect store migrate`"]
         return told(about, None, findings, as_json=as_json)
-    store = cast("CopyableStore", opening.look_into(address, project.directory))
+    store = opening.look_into(address, project.directory)
     with ExitStack() as stack:
         stack.callback(store.close)
         rows = sum(total(store.count(lane.connector, lane.client, now=time.time())) for lane in store.lanes())
@@ -184,7 +183,7 @@ def copy(source: str, target: str, as_json: bool, directory: Path) -> int:
         for address in (source, target):
             store = opening.open_store(address, project.directory, name=project.settings.name)
             stack.callback(store.close)
-            stores.append(cast("CopyableStore", store))
+            stores.append(store)
         rows = sum(total(stores[0].count(lane.connector, lane.client, now=0)) for lane in stores[0].lanes())
         step = stack.enter_context(output.progress("copy", rows))
         copied = Copy(*stores, names=names, now=time.time, step=lambda count, lane: step(lane, count)).run()

@@ -12,7 +12,7 @@ from engine.stores.rules import PROJECT
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from engine.ports import CopyableStore
+    from engine.ports import Store
     from engine.records import Lane
 
 PAGE = 1_000
@@ -29,7 +29,7 @@ class Checked(NamedTuple):
     findings: list[str]
 
 
-def check(store: CopyableStore, *, now: float, step: Callable[[str, int], object]) -> Checked:
+def check(store: Store, *, now: float, step: Callable[[str, int], object]) -> Checked:
     """Every row is read. `step` is told how many rows of which lane were."""
     lanes, findings = [], store.faults()
     for lane in store.lanes():
@@ -47,7 +47,7 @@ def check(store: CopyableStore, *, now: float, step: Callable[[str, int], object
     return Checked(store.mark(PROJECT), lanes, len(names), unreadable, findings)
 
 
-def _readable(store: CopyableStore, name: tuple[str, str, str]) -> bool:
+def _readable(store: Store, name: tuple[str, str, str]) -> bool:
     try:
         store.token(*name)
     except TokenUnreadable:
@@ -55,7 +55,7 @@ def _readable(store: CopyableStore, name: tuple[str, str, str]) -> bool:
     return True
 
 
-def _of_lane(store: CopyableStore, lane: Lane, held: Held, step: Callable[[int], object]) -> Iterator[str]:
+def _of_lane(store: Store, lane: Lane, held: Held, step: Callable[[int], object]) -> Iterator[str]:
     ends = lane.delivered + lane.rejected + lane.skipped
     if lane.accepted != ends + held.deliveries:
         yield (
@@ -101,7 +101,7 @@ def endless(waits: dict[int, tuple[int, ...]], there: set[int]) -> list[int]:
     return sorted(left)
 
 
-def _every(store: CopyableStore, lane: Lane, kind: Any, step: Callable[[int], object]) -> Iterator[Any]:
+def _every(store: Store, lane: Lane, kind: Any, step: Callable[[int], object]) -> Iterator[Any]:
     after: Any = 0 if kind in (Waiting, Buried) else ""
     while page := store.carry_out(lane.connector, lane.client, kind, after=after, limit=PAGE):
         yield from page
