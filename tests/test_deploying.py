@@ -284,7 +284,6 @@ def test_a_function_may_do_what_it_does_and_nothing_else(bundles: dict[str, Bund
     assert rights(shared, "connect-rdstation-shared") == {
         "Logs": logs("SharedRdstation"),
         "Table": (verbs("process"), TABLE),
-        "Index": INDEX,
         "Alerts": ALERTS,
         "Secrets": (READ, arn("/connect/ingest", "/connect/key", "/connect/rdstation/*/creds")),
         "Decrypt": DECRYPT,

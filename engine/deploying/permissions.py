@@ -26,12 +26,12 @@ MOST_BYTES = (
 
 # What the DynamoDB store does, by what a function is for.
 TABLE = {
-    "receive": ("DescribeTable", "GetItem", "BatchGetItem", "Query", "PutItem", "UpdateItem", "BatchWriteItem"),
+    "receive": ("DescribeTable", "GetItem", "BatchGetItem", "Query", "PutItem", "BatchWriteItem"),
     "process": (
         *("DescribeTable", "GetItem", "BatchGetItem", "Query", "PutItem", "UpdateItem", "DeleteItem"),
         "BatchWriteItem",
     ),
-    "refresh": ("DescribeTable", "GetItem", "Query", "PutItem", "UpdateItem", "DeleteItem"),
+    "refresh": ("DescribeTable", "GetItem", "Query", "PutItem", "DeleteItem"),
 }
 A_FUNCTION = 113  # characters of its ARN in quotes, at most
 NO_VALUE = Inline(Ref="AWS::NoValue")
@@ -44,9 +44,9 @@ def statements(function: Function, *, logs: str, key: str) -> list[dict[str, Any
         _allow("Logs", ["logs:CreateLogStream", "logs:PutLogEvents"], [attribute(logs)]),
         _allow("Table", [f"dynamodb:{verb}" for verb in sorted(verbs)], [attribute("Table")]),
     ]
+    if function.does == "process":  # which lanes are due
+        found.append(_allow("Index", ["dynamodb:Query"], [sub("${Table.Arn}/index/" + INDEX)]))
     if function.sends:
-        index = sub("${Table.Arn}/index/" + INDEX)
-        found.append(_allow("Index", ["dynamodb:Query"], [index]))
         found.append(_allow("Alerts", ["sns:Publish"], [Inline(Ref="Alerts")]))
     names = sorted({*function.secrets, *([key] if function.sends else [])})
     parameters = [name.removeprefix(PARAMETER) for name in names if name.startswith(PARAMETER)]
