@@ -60,7 +60,8 @@ class Progress:
         self.out.write(f"{self.took_s:.1f} s\n")
 
     def pytest_report_teststatus(self, report: Any) -> tuple[str, str, str]:
-        return report.outcome, "", ""  # no dots between the lines
+        counts = report.when == "call" or not report.passed
+        return report.outcome if counts else "", "", ""  # no dots between the lines
 
 
 def where() -> str:
