@@ -11,9 +11,11 @@ import sqlite3
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
+import dynamodb_server
 import postgres_server
 import pytest
 from command import ROOT, connect, environment, make_project
@@ -228,18 +230,28 @@ def test_what_went_on_meanwhile_is_said_and_ends_with_1(full: Path) -> None:
     assert "differs" in ended.out
 
 
-def test_a_store_goes_to_a_database_and_comes_back(full: Path) -> None:
+def postgres_url() -> str:
     if (reason := postgres_server.why_none()) is not None:
         pytest.skip(reason)
+    return postgres_server.shared().url(f"copied{os.getpid()}", user="connect:hunter2")
+
+
+def dynamodb_url() -> str:
+    return f"dynamodb://{dynamodb_server.new_name()}?region=sa-east-1&endpoint={dynamodb_server.shared()}&create=1"
+
+
+@pytest.mark.parametrize(("kind", "made"), [("postgresql", postgres_url), ("dynamodb", dynamodb_url)])
+def test_a_store_goes_to_a_database_and_comes_back(full: Path, kind: str, made: Callable[[], str]) -> None:
     with closing(SqliteStore(full / "connect.db")) as store:
         before = whole(store)
-    url = postgres_server.shared().url(f"copied{os.getpid()}", user="connect:hunter2")
-    there = connect("store", "copy", "sqlite:///connect.db", url, project=full)
+    url = made()
+    aws = {"AWS_ACCESS_KEY_ID": "hunter2", "AWS_SECRET_ACCESS_KEY": "hunter2"}
+    there = connect("store", "copy", "sqlite:///connect.db", url, project=full, **aws)
     assert (there.code, there.err) == (0, "")
-    checked = connect("store", "check", url, "--json", project=full).json
-    assert (checked["kind"], checked["version"], checked["findings"]) == ("postgresql", checked["known"], [])
-    assert connect("store", "migrate", url, project=full).out.endswith("this engine's; nothing to do\n")
-    back = connect("store", "copy", url, "sqlite:///new.db", project=full)
+    checked = connect("store", "check", url, "--json", project=full, **aws).json
+    assert (checked["kind"], checked["version"], checked["findings"]) == (kind, checked["known"], [])
+    assert connect("store", "migrate", url, project=full, **aws).out.endswith("this engine's; nothing to do\n")
+    back = connect("store", "copy", url, "sqlite:///new.db", project=full, **aws)
     assert (back.code, back.err) == (0, "")
     with closing(SqliteStore(full / "new.db")) as store:
         assert whole(store) == before
