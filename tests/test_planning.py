@@ -351,7 +351,7 @@ def test_stored_events_are_samples_and_stay_as_they_are_and_their_values_unsaid(
 @pytest.mark.parametrize(
     ("url", "says"),
     [
-        ("memory:", "memory:: stored events are read from a SQLite store, such as sqlite:///connect.db"),
+        ("memory:", "memory:: stored events are read from a store that lasts, such as sqlite:///connect.db"),
         ("sqlite:///none.db", "sqlite:///none.db: no such store; none.db is not in "),
     ],
 )

@@ -31,6 +31,8 @@ from engine.stores import opening
 from engine.stores.memory import MemoryStore
 from engine.stores.postgres import PostgresStore, address, arrivals, connections, reading, schema, settling, waking
 from engine.stores.postgres import lanes as lanes_of_store
+from engine.stores.waiting import Waiting
+from engine.stores.waiting import waiting as oldest_waiting
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -269,6 +271,7 @@ def test_the_right_password_opens_a_schema_of_its_own(url: str) -> None:
         ("postgresql:/user:hush@host/db", "a PostgreSQL store has a URL such as postgresql://user:password@host:5432/"),
         ("postgresql://user:hush@host:many/db", "the store's URL can't be read; it has the form postgresql://"),
         ("postgresql://user:hush@host/db?schema=My-Own", "schema=My-Own: a name of small letters, digits and _"),
+        ("postgresql://host/db?user=user&password=hush", "the password stands before the host, so that it is never"),
         ("postgresql://user:hush@host/db?connections=1", "connections=1: a number from 2 to 1000"),
     ],
 )
@@ -874,6 +877,23 @@ def test_serve_takes_in_and_delivers_with_its_store_in_postgresql(url: str, tmp_
             ended = serve.end()
         assert ended.code == 0
         assert {one["connector"]: one["delivered"] for one in _lanes(home, url)} == dict.fromkeys(EVENTS, 1)
+
+
+def test_a_store_that_nobody_wrote_to_is_empty_and_looking_at_it_does_not_make_it(url: str, tmp_path: Path) -> None:
+    home = make_project(tmp_path)
+    assert _lanes(home, url) == []
+    ended = connect("plan", "connectors", "connectors", "--from-store", url, "1", project=home)
+    assert (ended.code, ended.err) == (2, f"connect: {opening.shown(url)}: no store is there\n")
+    assert opening.schema_of(url, home).found is None
+
+
+def test_what_waits_in_it_can_be_looked_at_by_a_plan(url: str, store: PostgresStore) -> None:
+    drafts = (Draft("task"), Draft("note"))
+    for n, client in enumerate(["abc", "xyz", "abc", "xyz"]):
+        store.put([Accepted("crm", client, f"e{n}", b'{"n":%d}' % n, 0.0, drafts)], now=0.0).result()
+    found = oldest_waiting(url, Path(), 3)
+    assert found == [Waiting("crm", client, f"e{n}", b'{"n":%d}' % n) for n, client in enumerate(["abc", "xyz", "abc"])]
+    assert store.held(now=0.0) == {}
 
 
 def _lanes(home: Path, url: str) -> list[dict[str, Any]]:

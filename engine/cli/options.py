@@ -109,12 +109,13 @@ def open_project(directory: Path) -> Project:
 
 def open_shared_store(given: str | None, project: Project) -> Store:
     """The store of a serving process; one that was never written to is empty, and looking at it does not make it."""
+    from engine.stores import opening
     from engine.stores.memory import MemoryStore
 
     address = store_address(given, project)
     if address.startswith("memory:"):
         raise UsageError("memory: is seen only by the process that serves; ask its admin side")
-    if address.startswith("sqlite:///") and not (project.directory / address.removeprefix("sqlite:///")).exists():
+    if opening.schema_of(address, project.directory).found is None:
         return MemoryStore()
     return open_store(given, project)
 

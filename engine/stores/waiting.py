@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import sqlite3
 from contextlib import closing
-from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
+from engine import records
 from engine.errors import StoreUnavailable, UsageError
+from engine.stores import opening
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from engine.ports import Store
 
 
 class Waiting(NamedTuple):
@@ -28,9 +34,39 @@ _OLDEST = """
 
 def waiting(url: str, directory: Path, most: int) -> list[Waiting]:
     """At most so many, the oldest first. UsageError where nothing can be read so; StoreUnavailable as of any store."""
+    if url.startswith("memory:"):
+        raise UsageError(f"{url}: stored events are read from a store that lasts, such as sqlite:///connect.db")
+    return _of_file(url, directory, most) if url.startswith("sqlite:///") else _of_server(url, directory, most)
+
+
+def _of_server(url: str, directory: Path, most: int) -> list[Waiting]:
+    if opening.schema_of(url, directory).found is None:
+        raise UsageError(f"{opening.shown(url)}: no store is there")
+    store = opening.look_into(url, directory)
+    try:
+        oldest: list[tuple[int, Waiting]] = []
+        for lane in store.lanes():
+            oldest += _of_lane(store, lane.connector, lane.client, most)
+    finally:
+        store.close()
+    return [event for _, event in sorted(oldest)[:most]]
+
+
+def _of_lane(store: Store, connector: str, client: str, most: int) -> list[tuple[int, Waiting]]:
+    """The oldest events, each with the seq of its first delivery."""
+    first: dict[str, tuple[int, Waiting]] = {}
+    after, more = 0, True
+    while more and len(first) < most:
+        rows = store.carry_out(connector, client, records.Waiting, after=after, limit=most)
+        more = len(rows) == most
+        for delivery in (row.delivery for row in rows):
+            after, event_id = delivery.seq, delivery.event_id
+            first.setdefault(event_id, (after, Waiting(connector, client, event_id, delivery.body)))
+    return list(first.values())
+
+
+def _of_file(url: str, directory: Path, most: int) -> list[Waiting]:
     path = url.removeprefix("sqlite:///")
-    if path == url:
-        raise UsageError(f"{url}: stored events are read from a SQLite store, such as sqlite:///connect.db")
     file = (directory / path).resolve()
     if not file.is_file():
         raise UsageError(f"{url}: no such store; {file.name} is not in {file.parent}")

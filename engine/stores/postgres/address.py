@@ -54,6 +54,8 @@ def parsed(url: str) -> Address:
         raise UsageError(f"schema={schema}: a name of small letters, digits and _, 51 at most")
     if not (most.isascii() and most.isdigit() and 2 <= int(most) <= 1000):
         raise UsageError(f"connections={most}: a number from 2 to 1000")
+    if "password" in given:
+        raise UsageError(f"the password stands before the host, so that it is never shown: {FORM}")
     where = parts.netloc.rpartition("@")[2]
     whole = urlunsplit(("postgresql", parts.netloc, parts.path, urlencode(_GIVEN | given), ""))
     return Address(whole, f"postgresql://{where}{parts.path}", schema, int(most))
