@@ -251,7 +251,8 @@ class Copy:
             if figures(lane) == figures(book.noted) or not grown(book.noted, lane):
                 break
             self.carry(name)
-        book, (lane, held) = self.needed_book(name), self.look(name)
+        else:
+            book, (lane, held) = self.needed_book(name), self.look(name)
         there = self.target.count(*name, now=self.now())
         if not grown(book.noted, lane):
             return Copied(*name, held, there, self.moved_on(book, lane))
