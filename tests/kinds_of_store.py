@@ -79,4 +79,11 @@ def dynamodb(folder: Path) -> Store:
     return DynamoStore(table, new_id=numbered(), new_seq=new_seq)
 
 
-KINDS: dict[str, Callable[[Path], Store]] = {"memory": memory, "postgres": postgres, "sqlite": sqlite}
+KINDS: dict[str, Callable[[Path], Store]] = {
+    "dynamodb": dynamodb,
+    "memory": memory,
+    "postgres": postgres,
+    "sqlite": sqlite,
+}
+SLOW = {"dynamodb"}  # each verb is several requests: walks through these are shorter
+NEAR = {"dynamodb"}  # these look no further than they must, for looking is paid

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 import pytest
-from kinds_of_store import KINDS
+from kinds_of_store import KINDS, NEAR, SLOW
 
 from engine.errors import BadValue, LeaseLost, StoreUnavailable
 from engine.records import (
@@ -41,6 +41,12 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
     made = KINDS[request.param](tmp_path)
     yield made
     made.close()
+
+
+@pytest.fixture
+def slow(request: pytest.FixtureRequest) -> bool:
+    """Is each verb of this store several requests?"""
+    return request.node.callspec.params["store"] in SLOW
 
 
 def event(
@@ -798,9 +804,11 @@ def test_a_person_that_is_forgotten_does_not_come_back_with_a_dead_letter(store:
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_whatever_becomes_of_them_nothing_waits_for_ever_and_all_are_accounted_for(store: Store, seed: int) -> None:
+def test_whatever_becomes_of_them_nothing_waits_for_ever_and_all_are_accounted_for(
+    store: Store, seed: int, slow: bool
+) -> None:
     chance, actions = random.Random(seed), ["a", "b", "c", "d"]
-    for number in range(30):
+    for number in range(6 if slow else 30):
         taken = [action for action in actions if chance.random() < 0.8] or ["a"]
         after = {
             name: " ".join(chance.sample(actions[: actions.index(name)], chance.randint(0, actions.index(name))))
@@ -842,6 +850,9 @@ def test_a_closed_store_says_so(store: Store) -> None:
         with pytest.raises(StoreUnavailable, match=r"the store is closed$"):
             verb()
     store.close()
+
+
+CAP = 5
 
 
 class Walk:
@@ -917,14 +928,14 @@ class Walk:
         due_at = self.now + self.chance.choice([0, 2, 40])
         return Settled(seq, kind, due_at, self.chance.randint(0, 2), self.chance.choice([None, "b1", "b2"]))
 
-    def seen(self, store: Store) -> list[object]:
+    def seen(self, store: Store, kind: str) -> list[object]:
         """All that can be seen of a store at this time."""
         now = self.now
         seen: list[object] = [store.lanes(), store.dead(), store.due_lanes(now=now), store.next_due(now=now)]
         for lease in (leases[-1] for leases in self.leases.values() if leases):
             seen.append(store.waiting_actions(lease))
             for action in ("task", "note", "tag"):
-                seen.append(store.backlog(lease, action, now=now, cap=5))
+                seen.append(as_near(kind, store.backlog(lease, action, now=now, cap=CAP)))
                 seen.append(answer(store, partial(handed_out, lease=lease, action=action, now=now)))
         return seen
 
@@ -959,6 +970,25 @@ def answer(store: Store, operation: Callable[[Store], object]) -> object:
         return str(error)
 
 
+def as_near(kind: str, told: object) -> object:
+    """
+    What is compared: a store that is near-sighted tells at `put` when a delivery itself is due, not when its turn is,
+    and when the next comes due only if there are fewer than were asked for.
+    """
+    match told:
+        case _ if kind not in NEAR:
+            return told
+        case list():
+            return [as_near(kind, each) for each in told]
+        case Stored(deliveries=deliveries):
+            return msgspec.structs.replace(told, deliveries=tuple(as_near(kind, each) for each in deliveries))
+        case Delivery():
+            return msgspec.structs.replace(told, due_at=0.0)
+        case (count, oldest_at, _) if count == CAP:
+            return count, oldest_at
+    return told
+
+
 @pytest.mark.parametrize("kind", sorted(KINDS.keys() - {"memory"}))
 @pytest.mark.parametrize("seed", range(4))
 def test_any_walk_leaves_a_store_as_it_leaves_that_in_memory_and_every_delivery_accounted_for(
@@ -966,13 +996,13 @@ def test_any_walk_leaves_a_store_as_it_leaves_that_in_memory_and_every_delivery_
 ) -> None:
     walk = Walk(seed)
     model, tried = KINDS["memory"](tmp_path), KINDS[kind](tmp_path)
-    for _ in range(150):
+    for _ in range(40 if kind in SLOW else 150):
         operation = walk.step()
         expected = answer(model, operation)
-        assert answer(tried, operation) == expected
+        assert as_near(kind, answer(tried, operation)) == as_near(kind, expected)
         if isinstance(expected, Lease):
             walk.leases[expected.client].append(expected)
-        assert walk.seen(tried) == walk.seen(model)
+        assert walk.seen(tried, kind) == walk.seen(model, kind)
     for client, (accepted, delivered, rejected, skipped, waiting) in sums(tried).items():
         assert accepted == delivered + rejected + skipped + waiting
         assert waiting == everything_waiting(tried, client, now=walk.now + 1000)
