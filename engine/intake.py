@@ -138,18 +138,21 @@ class Receiver:
         signatures: Mapping[str, list[str]] | None = None,
         origins: Mapping[str, Collection[str]] | None = None,
         meters: Mapping[str, Meter] | None = None,
+        max_event_bytes: int | None = None,
         new_id: Callable[[], str] = lambda: str(uuid.uuid4()),
     ) -> None:
         """
         `clients`: the value that `receive.client` yields -> the active client it stands for; `program`: client -> what
         runs for it. `schema`: `receive.schema`, references resolved. `keys`, `signatures`, `origins`: client -> its
         write keys, its secrets to sign with, its pages. `inactive`: the values of clients that are switched off ->
-        their name. `meters`: client -> what counts its events, where they have a limit.
+        their name. `meters`: client -> what counts its events, where they have a limit. `max_event_bytes`: what one row of
+        the store has room for (`Accepted.size`), where it has a bound.
         """
         compiler = Compiler()
         names = frozenset({"event", "received_at"})
         receive = connector.receive
         self.connector, self.new_id, self.inactive = connector, new_id, inactive
+        self.max_event_bytes = max_event_bytes
         self.client_of = (
             compiler.value(receive.client, names, ("receive", "client")) if receive.client is not None else None
         )
@@ -254,7 +257,7 @@ class Receiver:
             drafts = program.drafts(event, now)
         except BadValue as error:
             raise Refused(422, "the event can't be read", [Fault(error.at or "event", error.reason)]) from None
-        return Accepted(
+        accepted = Accepted(
             connector=self.connector.name,
             client=program.client.client,
             event_id=event_id,
@@ -263,6 +266,10 @@ class Receiver:
             drafts=drafts,
             dedupe_s=self.dedupe_s if named else 0,
         )
+        if self.max_event_bytes is not None and accepted.size > self.max_event_bytes:
+            said = f"{accepted.size} bytes; the store takes {self.max_event_bytes} in one event"
+            raise Refused(413, "the event is too large", [Fault("body", said)])
+        return accepted
 
     def bind(self, scope: dict[str, Any], holder: str | None) -> str:
         """The key decides the client; what the event says must agree. Without a key the event decides alone."""

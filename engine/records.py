@@ -42,6 +42,12 @@ class Accepted(msgspec.Struct, frozen=True):
     drafts: tuple[Draft, ...]  # empty: no action wants it; counted as skipped
     dedupe_s: float = 0  # the same event_id within this time is accepted once; 0: never checked
 
+    @property
+    def size(self) -> int:
+        """Bytes that a row of it needs for what its sender chose: body, id, the longest key."""
+        keys = (len((draft.key or "").encode(errors="replace")) for draft in self.drafts)
+        return len(self.body) + len(self.event_id.encode(errors="replace")) + max(keys, default=0)
+
 
 class Stored(msgspec.Struct, frozen=True):
     """What `put` did with one event."""

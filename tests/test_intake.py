@@ -487,3 +487,17 @@ def test_the_answer_to_a_thousand_bad_events_names_each_and_stays_small() -> Non
     found = browsing_shop().received([bad] * MAX_EVENTS)
     assert {fault.index for fault in found.faults} == set(range(MAX_EVENTS))
     assert len(found.faults) < MAX_EVENTS + 400
+
+
+def test_an_event_that_the_store_has_no_room_for_is_refused_before_anything_is_stored_and_the_others_are_taken() -> (
+    None
+):
+    crm = shop()
+    crm.receiver.max_event_bytes = 400
+    small, large = {"client": "abc", "email": "ana@example.com"}, {"client": "abc", "text": "é" * 300}
+    found = crm.received([small, large])
+    (fault,) = found.faults
+    assert ([at for at, _ in found.accepted], found.status, fault.index, fault.field) == ([0], 202, 1, "body")
+    assert fault.reason.endswith(" bytes; the store takes 400 in one event")
+    alone = crm.received(large)
+    assert (alone.accepted, alone.status, alone.title) == ([], 413, "the event is too large")

@@ -67,7 +67,7 @@ class Putting:
 
     def put(self, events: Sequence[Accepted], *, now: float, hold_s: float) -> Future[list[Stored]]:
         for event in events:
-            if (size := event_size(event)) > MAX_EVENT:
+            if (size := event.size) > MAX_EVENT:
                 raise BadValue(
                     f"the event has {size} bytes; this store takes {MAX_EVENT}, for an item has room for no more"
                 )
@@ -234,12 +234,6 @@ class Putting:
             self.rows.counted(name, len(rows))
             self.lanes.stir(name, self.holdings.turn_at(name, rows))
         self.woken()
-
-
-def event_size(event: Accepted) -> int:
-    """Bytes that the size of a delivery's item depends on."""
-    keys = max((len((draft.key or "").encode(errors="replace")) for draft in event.drafts), default=0)
-    return len(event.body) + keys + len(event.event_id.encode(errors="replace"))
 
 
 def _lane(event: Accepted) -> Name:
