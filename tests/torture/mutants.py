@@ -324,11 +324,11 @@ MUTANTS = (
     # senders who mean harm
     Mutant(
         "test_an_honest_sender_is_answered_soon_while",
-        "a body that has no end is read to its end",
-        "engine/door.py",
-        "body = await _read(receive, limit, self._count_coming)",
-        "body = await _read(receive, 10**12)",
-        only="endless_chunks",
+        "of a body with very many keys each is counted among all others",
+        "engine/intake.py",
+        "        twice = next(key for key, _ in pairs if key in seen or seen.add(key))",
+        "        names = [key for key, _ in pairs]\n        twice = next(key for key in names if names.count(key) > 1)",
+        only="duplicate_keys",
     ),
     Mutant(
         "test_every_answer_is_as_documented",
