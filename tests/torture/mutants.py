@@ -542,7 +542,7 @@ def said(output: str) -> str:
     of_several = r"^[ |+]*\b(\w+(?:Error|Group)\b.*)$"
     lines = re.findall(r"^E {3,}(\S.*)$", output, re.MULTILINE) or re.findall(of_several, output, re.MULTILINE)
     lines = lines or [output.strip().splitlines()[-1]]
-    line = re.sub(r"/tmp/\S+/", "", lines[0]).replace("|", "/").replace("`", "'")
+    line = re.sub(r"(?:/[\w.-]+)+/", "", lines[0]).replace("|", "/").replace("`", "'")
     return line if len(line) <= 140 else line[:140] + "…"
 
 
@@ -555,9 +555,7 @@ def main(words: list[str]) -> int:
     chosen = [
         mutant
         for mutant in MUTANTS
-        if not words
-        or any(word in mutant.test for word in words)
-        or (words == ["new"] and name_of(mutant) not in noted)
+        if (name_of(mutant) not in noted if words == ["new"] else any(word in mutant.test for word in words or [""]))
     ]
     survived = []
     with tempfile.TemporaryDirectory() as temporary:
