@@ -145,8 +145,8 @@ class Receiver:
         `clients`: the value that `receive.client` yields -> the active client it stands for; `program`: client -> what
         runs for it. `schema`: `receive.schema`, references resolved. `keys`, `signatures`, `origins`: client -> its
         write keys, its secrets to sign with, its pages. `inactive`: the values of clients that are switched off ->
-        their name. `meters`: client -> what counts its events, where they have a limit. `max_event_bytes`: what one row of
-        the store has room for (`Accepted.size`), where it has a bound.
+        their name. `meters`: client -> what counts its events, where they have a limit. `max_event_bytes`: what one row
+        of the store has room for (`Accepted.size`), where it has a bound.
         """
         compiler = Compiler()
         names = frozenset({"event", "received_at"})

@@ -489,9 +489,7 @@ def test_the_answer_to_a_thousand_bad_events_names_each_and_stays_small() -> Non
     assert len(found.faults) < MAX_EVENTS + 400
 
 
-def test_an_event_that_the_store_has_no_room_for_is_refused_before_anything_is_stored_and_the_others_are_taken() -> (
-    None
-):
+def test_an_event_that_the_store_has_no_room_for_is_refused_before_it_is_stored_and_the_others_are_taken() -> None:
     crm = shop()
     crm.receiver.max_event_bytes = 400
     small, large = {"client": "abc", "email": "ana@example.com"}, {"client": "abc", "text": "é" * 300}
