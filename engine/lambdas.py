@@ -143,7 +143,7 @@ class Functions:
         """The seconds there are for it; at its end nothing is left in the background. `lanes`: measure them, too."""
         left_s = context.get_remaining_time_in_millis() / 1000 if context is not None else float("inf")
         worker = self.engine.worker
-        worker.ends_at = time.time() + left_s if context is not None else None
+        worker.ends_at = self.engine.clock.now() + left_s if context is not None else None
         self.telemetry.bind(request_id=str(getattr(context, "aws_request_id", "")))
         try:
             yield left_s
@@ -180,7 +180,8 @@ class Functions:
         worker = self.engine.worker
         worker.margin_s = ANSWER_S
         if request.until is not None:
-            worker.ends_at = min(request.until, worker.ends_at or request.until)
+            until = request.until - time.time() + self.engine.clock.now()
+            worker.ends_at = min(until, worker.ends_at or until)
 
     # --- process ---
 
@@ -304,7 +305,9 @@ class Entrance:
         )
         self.pool = ThreadPoolExecutor(limits.direct_workers, thread_name_prefix="direct")
         self.beside = ThreadPoolExecutor(1, thread_name_prefix="large")
-        self.door = Door(engine, limits=limits, pool=self.pool, beside=self.beside, telemetry=telemetry)
+        self.door = Door(
+            engine, limits=limits, pool=self.pool, beside=self.beside, telemetry=telemetry, clock=engine.clock.now
+        )
         self.loop = asyncio.new_event_loop()
 
     def answer(self, request: Request) -> dict[str, Any]:

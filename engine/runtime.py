@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from engine.spec.types import Binding, Client, Connector
 
 LOOK_AGAIN_S = 2.0
+CLOCKS_APART_S = 2.0  # of this machine and the store, before it is said
 BY_HAND = "paused by hand"  # how the reason of such a pause begins; it ends by hand, too
 PAUSED_WITH = "#paused-with"  # kept beside the tokens: the configuration that a lane was paused with
 
@@ -83,7 +84,7 @@ class Engine:
         nobody else's write keys are looked up. `max_store`: bytes of what waits.
         """
         self.project, self.store, self.reloads, self.takes_in = project, store, reloads, takes_in
-        self.clock = clock or SystemClock()
+        self.clock: Clock = clock or getattr(store, "clock", None) or SystemClock()  # one for all hosts of a store
         self.telemetry = telemetry or NullTelemetry()
         self.masker = Masker()
         self.reach = reach
@@ -193,6 +194,7 @@ class Engine:
             signatures=signatures,
             origins={client.client: client.ingest.origins for client, _ in self.bound(connector.name)},
             meters=self.meters,
+            max_event_bytes=getattr(self.store, "max_event_bytes", None),
         )
 
     def meter(self, client: Client) -> Meter:
@@ -496,11 +498,21 @@ class Engine:
         while not stop.wait(LOOK_AGAIN_S):
             try:
                 self.look()
+                self.look_at_clock()
                 self.mark_paused()
                 self.wake_changed()
                 self.house.look()
             except Exception as error:
                 self.telemetry.event("fault", where="watch", error=told(error))
+
+    def look_at_clock(self) -> None:
+        """Say so, once, where this machine's clock is not that of the store, which all its hosts go by."""
+        ahead_s = getattr(self.clock, "ahead_s", 0.0)
+        if abs(ahead_s) > CLOCKS_APART_S and "clock" not in self.told:
+            self.told.add("clock")
+            way = "ahead of" if ahead_s > 0 else "behind"
+            says = f"this machine's clock is {abs(ahead_s):.0f} s {way} the store's, which counts here; is NTP running?"
+            self.telemetry.event("finding", text=says)
 
     def close(self) -> None:
         """Finish what is queued; let go of store and connections."""

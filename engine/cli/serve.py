@@ -136,6 +136,7 @@ def command(
             stop=stop,
             telemetry=telemetry,
             limits=limits,
+            clock=engine.clock.now,
         )
     if delivery.failed is not None:
         raise ConnectError(f"deliveries stopped: {type(delivery.failed).__name__}; what waits is kept in the store")

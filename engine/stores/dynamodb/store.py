@@ -57,7 +57,7 @@ class DynamoStore:
     A Store in a table.
 
     `new_seq` gives the first of so many seqs that follow one another. `clock` gives unix seconds and is that of `now`;
-    `monotonic` measures. `step` is told before each step of a settling.
+    it is DynamoDB's if none is given. `monotonic` measures. `step` is told before each step of a settling.
     """
 
     max_event_bytes = MAX_EVENT
@@ -69,11 +69,13 @@ class DynamoStore:
         cipher: Cipher | None = None,
         new_id: Callable[[], str] = lambda: str(uuid.uuid4()),
         new_seq: Callable[[int], int] | None = None,
-        clock: Callable[[], float] = time.time,
+        clock: Callable[[], float] | None = None,
         monotonic: Callable[[], float] = time.monotonic,
         step: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._table = table
+        self.clock = table.clock
+        clock = clock or self.clock.now
         seqs = new_seq or Seqs(table, clock)
         self._woken = threading.Event()
         self._lanes = Lanes(table, monotonic)

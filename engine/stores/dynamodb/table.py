@@ -6,8 +6,11 @@ import random
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from email.utils import parsedate_to_datetime
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
+from engine.clock import SharedClock
 from engine.errors import StoreUnavailable, UsageError
 
 if TYPE_CHECKING:
@@ -54,6 +57,7 @@ class Table:
     ) -> None:
         self.name, self.region, self.endpoint = name, region, endpoint
         self.sleep = sleep
+        self.clock = SharedClock()  # by what each reply says of DynamoDB's time
         self.closed = False
         self.client = _client(region, endpoint)
         self.threads = ThreadPoolExecutor(THREADS, thread_name_prefix="dynamodb")
@@ -156,10 +160,19 @@ class Table:
             raise StoreUnavailable(f"{self}: the store is closed")
         if not verb.startswith(("batch_", "transact_")):
             given["TableName"] = self.name
+        sent = time.monotonic()
         try:
-            return dict(getattr(self.client, verb)(**given))
+            reply = dict(getattr(self.client, verb)(**given))
         except Exception as error:
             raise self._told(error) from None
+        self._hear(reply, sent)
+        return reply
+
+    def _hear(self, reply: dict[str, Any], sent: float) -> None:
+        """The moment that stands in the head of a reply; without the part of a second."""
+        date = reply.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("date")
+        if date is not None and (moment := _moment(date)) is not None:
+            self.clock.told(moment, moment + 1, sent=sent, received=time.monotonic())
 
     def _told(self, error: Exception) -> Exception:
         from botocore import exceptions
@@ -376,6 +389,14 @@ def _client(region: str, endpoint: str | None) -> Any:
         user_agent_extra="daxgo-connect",
     )
     return boto3.session.Session().client("dynamodb", region_name=region, endpoint_url=endpoint, config=config)
+
+
+@lru_cache(8)
+def _moment(date: str) -> float | None:
+    try:
+        return parsedate_to_datetime(date).timestamp()
+    except (ValueError, OverflowError):
+        return None
 
 
 def _keys(schema: list[dict[str, str]]) -> dict[str, str]:

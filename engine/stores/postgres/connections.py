@@ -15,6 +15,7 @@ from psycopg import pq
 from psycopg.adapt import Buffer, Dumper, Loader
 from psycopg.types.numeric import Int8BinaryDumper
 
+from engine.clock import SharedClock
 from engine.errors import StoreUnavailable
 from engine.stores.postgres.faults import AGAIN, unavailable, uncertain
 
@@ -115,10 +116,11 @@ class Db:
 
 
 class Connections:
-    """As many as are needed at once, `connections` of the address at most."""
+    """As many as are needed at once, `connections` of the address at most; they know the server's time."""
 
     def __init__(self, address: Address) -> None:
         self._address = address
+        self.clock = SharedClock()
         self._idle: list[Connection] = []
         self._lent = 0
         self._closed = False
@@ -204,6 +206,8 @@ class Connections:
     def lent(self) -> Iterator[Connection]:
         connection = self._borrow()
         try:
+            if self.clock.asks:
+                ask_time(connection, self.clock)
             yield connection
         finally:
             self._give_back(connection)
@@ -278,6 +282,17 @@ def connect(address: Address) -> Connection:
         connection.close()
         raise unavailable(address.shown, error) from error
     return connection
+
+
+def ask_time(connection: Connection, clock: SharedClock) -> None:
+    """Silent where the connection turns out to be broken: whoever uses it next says so."""
+    sent = time.monotonic()
+    try:
+        row = connection.execute(b"SELECT extract(epoch FROM clock_timestamp())::float8", binary=True).fetchone()
+    except psycopg.Error:
+        return
+    if row is not None:
+        clock.told(row[0], row[0], sent=sent, received=time.monotonic())
 
 
 def _set(connection: Connection) -> None:

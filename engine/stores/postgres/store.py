@@ -107,6 +107,9 @@ class PostgresStore:
         self._cipher = cipher
         self._notify = f'NOTIFY "{address.channel}"' if prepare(address) else None
         self._connections = Connections(address)
+        self.clock = self._connections.clock
+        with self._connections.lent():
+            pass  # the first asks the server for its time
         self._waker = Waker(address, listens=self._notify is not None)
         self._numbers = Numbers()
         self._settler = settling.Settler(self._wake)
