@@ -94,7 +94,7 @@ STATEMENTS = {
 
 def test_a_kill_at_any_statement_of_the_store_loses_nothing(tmp_path: Path) -> None:
     """In the middle of a transaction, at its commit, and between a commit and the answer to whoever waits for it."""
-    kills = sized(4, 60)
+    kills = sized(3, 60)
     folder = project(tmp_path / "project", "ledger", "direct", "jobs", "member")
     rng, crm, done = random.Random(8), Crm(), threading.Event()
     places = [list(STATEMENTS)[at % len(STATEMENTS)] for at in range(kills)]
