@@ -177,10 +177,18 @@ def test_any_walk_is_as_in_memory_where_readers_begin_further_behind_after_every
         assert answer(store, operation) == expected
         if isinstance(expected, Lease):
             walk.leases[expected.client].append(expected)
-        assert walk.seen(store) == walk.seen(model)
+        assert walk.seen(store, "postgres") == walk.seen(model, "postgres")
     for client, (accepted, delivered, rejected, skipped, waiting) in sums(store).items():
         assert accepted == delivered + rejected + skipped + waiting
         assert waiting == everything_waiting(store, client, now=walk.now + 1000)
+
+
+def test_a_store_that_was_emptied_while_in_use_takes_nothing_in(url: str, store: PostgresStore) -> None:
+    store.put([event("e1")], now=0.0).result()
+    sql(url, "DELETE FROM lanes", "DELETE FROM deliveries")
+    with pytest.raises(StoreUnavailable, match="the store was emptied or restored while it was in use; restart"):
+        store.put([event("e2")], now=0.0).result()
+    assert sql(url, "SELECT count(*) FROM deliveries") == [(0,)]
 
 
 # Tables, made and refused
@@ -441,6 +449,7 @@ def test_connections_that_are_used_up_are_said_and_it_goes_on_when_one_is_free(
         f"{where.shown}: the server has no connection free;"
         " raise its max_connections, or give each host fewer with ?connections="
     )
+    others(url, "pg_terminate_backend")  # it has one idle, and would go on with that
     with crowd(where.url):
         for verb in (lambda: PostgresStore(url), lambda: store.put([event()], now=0.0).result(), store.lanes):
             with pytest.raises(StoreUnavailable) as refused:
@@ -456,12 +465,12 @@ def crowd(url: str) -> Iterator[None]:
     """All connections that a server has."""
     with ExitStack() as stack:
         refused = 0
-        while refused < 5:  # one that was just closed is free a moment later
+        while refused < 20:  # one that was just closed, or refused, is free a moment later
             try:
                 stack.enter_context(closing(psycopg.connect(url)))
             except psycopg.OperationalError:
                 refused += 1
-                time.sleep(0.1)
+                time.sleep(0.1 if refused % 2 else 0)
         yield
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import msgspec
 
 from engine.records import Delivery, Stored, Try
-from engine.stores.postgres.lanes import LOCK, Numbers, Sums, columns
+from engine.stores.postgres.lanes import LOCK, Numbers, Sums, all_of, columns
 from engine.stores.rules import Wait, waits_of
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ class Accepter:
         asked = [(lane, event.event_id) for lane, event, _ in arrivals if event.dedupe_s > 0]
         until = {(lane, event_id): end for lane, event_id, end in db.rows(SEEN, *columns(asked, 2))} if asked else {}
         fresh, remembered = _first_times(arrivals, until)
-        sums = Sums(db, waking.fetchall())
+        sums = all_of(db, sorted(lanes.values()), waking.fetchall())
         insert = Insert(self._numbers, sums, {} if asking is None else {row[:3]: row[3] for row in asking.fetchall()})
         drafted, waits = _drafted(arrivals, fresh)
         rows = insert.send(db, drafted, waits)

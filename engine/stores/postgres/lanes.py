@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from engine.errors import StoreUnavailable
 from engine.records import Lane, Lease
 from engine.stores.rules import first_of, lane_state, lost
 
@@ -190,7 +191,15 @@ def columns(rows: Sequence[Row], width: int) -> list[list[Any]]:
 
 def locked(db: Db, lanes: Iterable[int]) -> Sums:
     """These lanes, locked."""
-    return Sums(db, db.rows(LOCK, sorted(set(lanes))))
+    wanted = sorted(set(lanes))
+    return all_of(db, wanted, db.rows(LOCK, wanted))
+
+
+def all_of(db: Db, wanted: Sequence[int], found: Sequence[Row]) -> Sums:
+    """`found` are the rows of the lanes that were to be locked."""
+    if len(found) != len(wanted):
+        raise StoreUnavailable("a lane is gone: the store was emptied or restored while it was in use; restart")
+    return Sums(db, found)
 
 
 def lease_of(row: Row) -> Lease:
