@@ -14,6 +14,7 @@ import threading
 import time
 from collections import Counter
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from measured import figures as figures
 from measured import sized as sized
 
 from engine.listening import listen, run
+from engine.stores.opening import open_store
 from engine.stores.sqlite import SqliteStore
 
 RECORDS = 20
@@ -131,8 +133,13 @@ class Crm:
 
     POINTS = ("ledger", "tag", "direct", "member", "token", "job", "poll")
 
-    def __init__(self, *, answer_s: float = 0.02) -> None:
+    def __init__(self, *, answer_s: float = 0.02, ways: int = 1) -> None:
+        """`ways`: so many ports, so that it knows of each host what it asked."""
         self.answer_s = answer_s
+        self.came: list[Counter[str]] = [Counter() for _ in range(ways)]
+        self.arrivals: list[float] = []  # of everything but log-ins, monotonic
+        self.now_open = self.most_open = 0  # requests at once, but for log-ins
+        self.expires_in = 3600
         self.seen: dict[str, Counter[str]] = {name: Counter() for name in ("ledger", "tag", "direct", "member", "jobs")}
         self.too_early: list[str] = []
         self.jobs: dict[str, tuple[float, list[bool]]] = {}
@@ -145,12 +152,13 @@ class Crm:
         self.down = False
         self.stuck: set[str] = set()  # clients whose requests are not answered
         self.broken: set[str] = set()  # clients whose connections break
-        socket = listen("127.0.0.1", 0)
-        self.port = socket.getsockname()[1]
+        sockets = [listen("127.0.0.1", 0) for _ in range(ways)]
+        self.ports = [socket.getsockname()[1] for socket in sockets]
+        self.port = self.ports[0]
         self.stop, ready = threading.Event(), threading.Event()
         self.thread = threading.Thread(
             target=run,
-            args=([(self.app, socket)],),
+            args=([(partial(self.app, way), socket) for way, socket in enumerate(sockets)],),
             kwargs={"stop": self.stop, "grace_s": 1.0, "ready": ready.set},
             daemon=True,
         )
@@ -174,7 +182,18 @@ class Crm:
             self.awaited = ""
             self.at.set()
 
-    async def app(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
+    async def app(self, way: int, scope: dict[str, Any], receive: Any, send: Any) -> None:
+        if scope["path"] == "/token":
+            return await self.serve(way, scope, receive, send)
+        self.arrivals.append(time.monotonic())
+        self.now_open += 1
+        self.most_open = max(self.most_open, self.now_open)
+        try:
+            await self.serve(way, scope, receive, send)
+        finally:
+            self.now_open -= 1
+
+    async def serve(self, way: int, scope: dict[str, Any], receive: Any, send: Any) -> None:
         body = b""
         while True:
             message = await receive()
@@ -184,6 +203,7 @@ class Crm:
         path = scope["path"]
         kind = "poll" if path.startswith("/jobs/") else KINDS.get(path, path.strip("/").removesuffix("s"))
         self.asked[kind] += 1
+        self.came[way][kind] += 1
         self.passes(kind)
         if self.broken and json.loads(body)[0]["id"].partition(":")[0] in self.broken:
             await send({"type": "http.response.start", "status": 500, "headers": [(b"content-length", b"9")]})
@@ -237,7 +257,7 @@ class Crm:
         self.refresh.add(f"refresh-{number}")
         return 200, {
             "access_token": f"access-{number}", "refresh_token": f"refresh-{number}",
-            "token_type": "bearer", "expires_in": 3600,
+            "token_type": "bearer", "expires_in": self.expires_in,
         }  # fmt: skip
 
     @property
@@ -360,23 +380,28 @@ class Sums(dict[str, int]):
     """accepted, delivered, rejected, skipped, waiting of a whole store, each lane in balance."""
 
 
-def sums(store: Path) -> tuple[Sums, set[str]]:
+def opened(store: Path | str) -> Any:
+    """By its file or its URL."""
+    return SqliteStore(store) if isinstance(store, Path) else open_store(store, Path())
+
+
+def sums(store: Path | str) -> tuple[Sums, set[str]]:
     """The counters of a store that nobody uses, and the ids of events with dead letters."""
     found = Sums(dict.fromkeys(("accepted", "delivered", "rejected", "skipped", "waiting"), 0))
     dead: set[str] = set()
-    with closing(SqliteStore(store)) as opened:
-        for lane in opened.lanes():
+    with closing(opened(store)) as there:
+        for lane in there.lanes():
             assert lane.accepted == lane.delivered + lane.rejected + lane.skipped + lane.waiting, lane
             for name in found:
                 found[name] += getattr(lane, name)
         after = 0
-        while letters := opened.dead(limit=1000, after=after):
+        while letters := there.dead(limit=1000, after=after):
             dead |= {letter.event_id for letter in letters}
             after = letters[-1].id
     return found, dead
 
 
-def proven(senders: list[Sender], crm: Crm, store: Path) -> tuple[int, set[str]]:
+def proven(senders: list[Sender], crm: Crm, store: Path | str) -> tuple[int, set[str]]:
     """
     How many ids were accepted, and which of them are lost: neither taken by the CRM nor a dead letter.
 
