@@ -47,7 +47,8 @@ class Lanes:
         self.gate = threading.RLock()
         self.pictures: dict[Name, tuple[LaneState, float]] = {}
         self.ours: dict[Name, int] = {}  # the fence of the last lease that this process took
-        self.stirred: set[tuple[Name, int]] = set()  # by us, while we held that lease
+        self.holding: dict[Name, int] = {}  # the fence of a lease that was not given back
+        self.stirred: set[Name] = set()  # by us, since we took that lease
         self.taken_out: dict[Name, bytes] = {}  # the leaving ones that this process has deleted
         self.changes = 0  # how often this process changed any lane
 
@@ -168,9 +169,9 @@ class Lanes:
                 return None if lane.version else lane
             held = lane.owner is not None
             with self.gate:
-                flagged = held and self.ours.get(name) == lane.fence
+                flagged = held and self.holding.get(name) == lane.fence
                 if flagged:
-                    self.stirred.add((name, lane.fence))
+                    self.stirred.add(name)
             wake_at = first_of([lane.wake_at, at])
             if lane.version and wake_at == lane.wake_at and (not held or flagged or lane.stirred):
                 return None

@@ -83,10 +83,11 @@ class Leasing:
             return None
         ours = self.lanes.ours.get(name) == after.fence - 1
         with self.lanes.gate:
-            self.lanes.stirred.discard((name, after.fence - 1))
             self.lanes.ours[name] = after.fence
+            self.lanes.holding[name] = after.fence
+            self.lanes.stirred.discard(name)
         self.lanes.take_out(after)
-        self.holdings.begin(after, taken_over=not ours)
+        self.holdings.begin(after, taken_over=before.fence > 0 and not ours)
         return after.lease()
 
     def renew(self, lease: Lease, *, ttl_s: float, now: float) -> Lease:
@@ -100,17 +101,18 @@ class Leasing:
         lane = self.lanes.picture(name) or self.lanes.fetch(name)
         if lane.fence > lease.fence:
             return
-        if (name, lease.fence) in self.lanes.stirred or lane.stirred:
-            first_at: float | None = self.holdings.first_at(name, self.holdings.view(lease, lane))
-        else:
-            first_at = None
+        with self.lanes.gate:  # from here on whoever puts something writes it to the lane
+            if self.lanes.holding.get(name) == lease.fence:
+                del self.lanes.holding[name]
+            stirred = name in self.lanes.stirred and self.lanes.ours.get(name) == lease.fence
         seen: bytes | None = None
 
         def edit(lane: LaneState) -> LaneState | None:
             nonlocal seen
             self.lanes.held(lease, lane)
-            stirred = (name, lease.fence) in self.lanes.stirred or lane.stirred
-            wakes = first_of([wake_at, first_at]) if stirred else wake_at
+            wakes = wake_at
+            if stirred or lane.stirred:
+                wakes = first_of([wake_at, self.holdings.first_at(name, self.holdings.view(lease, lane))])
             new = msgspec.structs.replace(lane, owner=None, until=None, wake_at=wakes, stirred=False)
             if not lane.leaving or self.lanes.taken_out.get(name) == lane.leaving:
                 new = msgspec.structs.replace(new, leaving=b"")
@@ -125,8 +127,6 @@ class Leasing:
         except LeaseLost:
             return
         self.holdings.drop(name)
-        with self.lanes.gate:
-            self.lanes.stirred.discard((name, lease.fence))
 
     def _known(self, lease: Lease, lane: LaneState) -> bytes:
         """The last seq of each action that its holder has looked at; of an action that it never looked at, of all."""
