@@ -1,0 +1,32 @@
+"""The tag as a <script> of its own, and what a page's Content-Security-Policy must allow for it."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from html import escape
+from typing import TYPE_CHECKING
+
+from engine.tagging.script import script
+from engine.tagging.settings import literal
+
+if TYPE_CHECKING:
+    from engine.tagging.settings import Settings
+
+
+def inside(settings: Settings) -> str:
+    """What stands between <script> and </script>."""
+    return f"{script()}connectTag.push([{literal(settings.as_json())}])"
+
+
+def snippet(settings: Settings, *, nonce: str = "") -> str:
+    """To be pasted into every page, once, at the end of <head>."""
+    attribute = f' nonce="{escape(nonce)}"' if nonce else ""
+    return f"<script{attribute}>{inside(settings)}</script>\n"
+
+
+def policy(settings: Settings) -> dict[str, str]:
+    """Directive -> the source that a strict policy lacks; of the script its digest, instead of a nonce."""
+    scheme, _, rest = settings.address.partition("://")
+    digest = base64.b64encode(hashlib.sha256(inside(settings).encode()).digest()).decode()
+    return {"connect-src": f"{scheme}://{rest.partition('/')[0]}", "script-src": f"'sha256-{digest}'"}
