@@ -283,9 +283,9 @@ class Receiver:
                 raise Refused(400, "the client can't be read from the event", [Fault(field, error.reason)]) from None
         if holder is not None:
             if said is not None and self.clients.get(said) != holder:
-                raise Refused(
-                    403, "the event names another client than the key", [Fault(field, "does not belong to the key")]
-                )
+                kind = "" if said in self.clients or said in self.inactive else "unknown-client"  # told alike
+                other = Fault(field, "does not belong to the key", kind=kind)
+                raise Refused(403, "the event names another client than the key", [other])
             return holder
         if said is None:
             raise Refused(400, "no client", [Fault(field, "missing: it says which client the event is for")])

@@ -333,6 +333,13 @@ def test_the_key_decides_the_client_and_the_event_must_agree(
         assert (found.accepted, found.status, found.faults[0].field) == ([], *expected)
 
 
+def test_a_name_that_nobody_has_is_told_like_anothers_and_counted_apart() -> None:
+    crm = shop(keys=KEYS)
+    found = [crm.received({"client": name}, key="key-abc").faults for name in ("nobody", "GA4.1.2")]
+    says = ("client", "does not belong to the key", None)
+    assert found == [[Fault(*says, "unknown-client")], [Fault(*says)]]
+
+
 def test_a_client_without_keys_is_known_by_its_event_alone() -> None:
     crm = shop(keys={"def": ["key-def"]})
     assert [accepted.client for _, accepted in crm.received({"client": "abc"}).accepted] == ["abc"]
