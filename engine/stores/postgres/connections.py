@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import select
 import threading
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
     from engine.stores.postgres.address import Address
 
 T = TypeVar("T")
+
+# Beside what it raises it would write a line of its own among those of our log.
+logging.getLogger("psycopg").setLevel(logging.ERROR)
 Row = tuple[Any, ...]
 
 TRIES = 8  # of a transaction that others got in the way of
