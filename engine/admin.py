@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import base64
-import hmac
 import time
 from collections.abc import Callable, MutableMapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import urlsplit
 
 from starlette.applications import Starlette
@@ -15,11 +13,11 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from engine import answers
+from engine.access import Access, Role, host_of
 from engine.answers import Answer
 from engine.asgi import reply
 from engine.door import health
 from engine.errors import StoreUnavailable, told
-from engine.listening import is_loopback
 from engine.telemetry import METRICS_TYPE, NullTelemetry
 
 if TYPE_CHECKING:
@@ -30,23 +28,49 @@ if TYPE_CHECKING:
     from engine.door import State
     from engine.ports import Telemetry
 
-_FORWARDED = (b"forwarded", b"x-forwarded-for", b"x-forwarded-host", b"x-real-ip")
+HEALTH = ("/healthz", "/readyz")
+
+
+class Pages(Protocol):
+    """What the admin side shows to people, beside health, metrics and lanes."""
+
+    @property
+    def routes(self) -> Sequence[BaseRoute]:
+        """Behind the same guard; each request has its `visit` in the scope."""
+
+    def is_open(self, scope: Scope) -> bool:
+        """May this be fetched by somebody who has not logged in? The log-in itself, and what is nobody's secret."""
+
+    def dressed(self, scope: Scope, answer: Answer) -> Answer:
+        """A problem as a page where a browser asked, else as it is."""
+
+
+class NoPages:
+    """None of them."""
+
+    routes: Sequence[BaseRoute] = ()
+
+    def is_open(self, _: Scope) -> bool:
+        return False
+
+    def dressed(self, _: Scope, answer: Answer) -> Answer:
+        return answer
 
 
 def admin_app(
     state: State,
     *,
-    token: str | None,
+    access: Access,
     routes: Sequence[BaseRoute] = (),
+    pages: Pages | None = None,
     telemetry: Telemetry | None = None,
     clock: Callable[[], float] = time.time,
 ) -> App:
     """
-    Health, metrics, lanes, and the routes given; all but health are guarded.
+    Health, metrics, lanes, pages, and the routes given; all but health are guarded by `access`.
 
-    With a token: `Authorization: Bearer TOKEN`, or Basic with it as the password, which browsers can ask for. Without:
-    only for a Host that is loopback, so that no web page reaches in by a name of its own, and not through a proxy. What
-    changes something is refused to pages of other origins, and leaves a line `audit` in the log.
+    What changes something is refused to pages of other origins and to who may only look, and leaves a line `audit` in
+    the log.
     """
 
     async def show_health(request: Request) -> Response:
@@ -61,40 +85,61 @@ def admin_app(
         return _response(Answer(200, answers.encode({"lanes": [answers.shown_lane(lane, now=now) for lane in lanes]})))
 
     async def not_found(request: Request, _: Exception) -> Response:
-        return _response(answers.problem(404, detail=f"there is nothing at {request.url.path[:200]}"))
+        return dressed(request, answers.problem(404, detail=f"there is nothing at {request.url.path[:200]}"))
 
-    async def not_allowed(_: Request, error: Exception) -> Response:
+    async def not_allowed(request: Request, error: Exception) -> Response:
         given = getattr(error, "headers", None) or {}
         allow = tuple((name.lower().encode(), value.encode()) for name, value in given.items())
-        return _response(answers.problem(405, headers=allow))
+        return dressed(request, answers.problem(405, headers=allow))
 
-    async def store_away(_: Request, __: Exception) -> Response:
-        return _response(answers.busy("the store can't be read"))
+    async def store_away(request: Request, _: Exception) -> Response:
+        return dressed(request, answers.busy("the store can't be read"))
 
-    async def broken(_: Request, error: Exception) -> Response:
+    async def broken(request: Request, error: Exception) -> Response:
         listener.event("fault", where="admin", error=told(error))
-        return _response(answers.problem(500))
+        return dressed(request, answers.problem(500))
 
-    listener = telemetry or NullTelemetry()
+    def dressed(request: Request, answer: Answer) -> Response:
+        return _response(shown.dressed(request.scope, answer))
+
+    listener, shown = telemetry or NullTelemetry(), pages or NoPages()
     app = Starlette(
         routes=[
             Route("/healthz", show_health),
             Route("/readyz", show_health),
             Route("/metrics", show_metrics),
             Route("/lanes", show_lanes),
+            *shown.routes,
             *routes,
         ],
         exception_handlers={404: not_found, 405: not_allowed, StoreUnavailable: store_away, Exception: broken},
     )
 
     async def guarded(scope: Scope, receive: Receive, send: Send) -> None:
-        refusal = None if scope["path"] in ("/healthz", "/readyz") else _guard(scope, token)
+        refusal = None if scope["path"] in HEALTH else guard(scope)
         if scope["method"] not in ("GET", "HEAD"):
             send = audited(scope, send)
         if refusal is not None:
-            await reply(send, refusal)
+            await reply(send, shown.dressed(scope, refusal))
         else:
             await app(scope, receive, send)
+
+    def guard(scope: Scope) -> Answer | None:
+        changes = scope["method"] not in ("GET", "HEAD")
+        if shown.is_open(scope):
+            refusal = access.host_refused(scope)
+        else:
+            visit = access.visit(scope)
+            if isinstance(visit, Answer):
+                return visit
+            scope["visit"] = visit
+            acts = changes and visit.role is Role.READ and scope["path"] != "/logout"
+            refusal = answers.problem(403, detail="the read token changes nothing") if acts else None
+        headers: dict[bytes, bytes] = dict(scope["headers"])
+        origin = headers.get(b"origin", b"").decode("latin-1")
+        if refusal is None and changes and origin and urlsplit(origin).netloc != host_of(scope):
+            return answers.problem(403, detail="a page of another origin can't do this")
+        return refusal
 
     def audited(scope: Scope, send: Send) -> Send:
         """What changes something, or would, leaves a line: what, from where, and whether it was done."""
@@ -114,37 +159,3 @@ def admin_app(
 def _response(answer: Answer) -> Response:
     headers = {name.decode(): value.decode() for name, value in answer.headers}
     return Response(answer.body, answer.status, headers, media_type=answer.media_type.decode())
-
-
-def _guard(scope: Scope, token: str | None) -> Answer | None:
-    headers: dict[bytes, bytes] = dict(scope["headers"])
-    host = headers.get(b"host", b"").decode("latin-1")
-    if not token:
-        if not _is_loopback_host(host) or not headers.keys().isdisjoint(_FORWARDED):
-            return answers.problem(403, detail="without a token the admin side answers only to 127.0.0.1 and localhost")
-    elif not hmac.compare_digest(_given_token(headers), token.encode()):
-        challenge = ((b"www-authenticate", b'Basic realm="DaxGO Connect", charset="UTF-8"'),)
-        return answers.problem(401, detail="give the admin token as bearer or as password", headers=challenge)
-    origin = headers.get(b"origin", b"").decode("latin-1")
-    if scope["method"] not in ("GET", "HEAD") and origin and urlsplit(origin).netloc != host:
-        return answers.problem(403, detail="a page of another origin can't do this")
-    return None
-
-
-def _is_loopback_host(host: str) -> bool:
-    try:
-        return is_loopback(urlsplit(f"//{host}").hostname or "")
-    except ValueError:
-        return False
-
-
-def _given_token(headers: dict[bytes, bytes]) -> bytes:
-    scheme, _, value = headers.get(b"authorization", b"").partition(b" ")
-    if scheme.lower() == b"bearer":
-        return value.strip()
-    if scheme.lower() == b"basic":
-        try:
-            return base64.b64decode(value.strip(), validate=True).partition(b":")[2]
-        except ValueError:
-            return b""
-    return b""

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import re
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import msgspec
 
 from engine.authoring.preview import accepted, at_once
 from engine.errors import ConnectError, Refused, SpecErrors, UsageError
-from engine.personal import EVERYTHING, Personal
+from engine.intake import parse
+from engine.personal import EVERYTHING, Personal, addresses
+from engine.program import decode_event
 from engine.records import Dead, Trace, Try
 
 if TYPE_CHECKING:
     from engine.program import Program
-    from engine.spec.project import Project
+    from engine.spec.types import Client, Connector
 
 FORMAT = "dead/1"
 _PART = re.compile(r"([^.\[\]]+)|\[(\d+)\]|\.")
@@ -61,10 +63,17 @@ class Mended(NamedTuple):
     wanted: bool  # would an event like this go to that action, if it came in now?
 
 
+class Specs(Protocol):
+    """Where connectors and clients come from; UsageError for a name that is none, SpecErrors for one with faults."""
+
+    def connector(self, name: str) -> Connector: ...
+    def client(self, name: str) -> Client: ...
+
+
 class Desk:
     """What is checked against the connectors and clients of a project; each is compiled once."""
 
-    def __init__(self, project: Project) -> None:
+    def __init__(self, project: Specs) -> None:
         self.project = project
         self.programs: dict[tuple[str, str], Program] = {}
         self.kept: dict[str, Personal] = {}
@@ -173,3 +182,59 @@ def differing(old: Any, new: Any, at: str = "") -> list[str]:
             pairs = enumerate(zip(old, new, strict=True))
             return [path for place, (one, other) in pairs for path in differing(one, other, f"{at}[{place}]")]
     return [] if old == new else [at or "event"]
+
+
+def one_event(body: bytes) -> Any:
+    events, listed = parse(body, "application/json")
+    if listed:
+        raise UsageError("one event, not a list")
+    return events[0]
+
+
+# As they are shown
+
+
+def alike(counts: dict[str, int]) -> list[tuple[str, int]]:
+    """Those that differ by an address or a long number are one; the most first."""
+    found: dict[str, int] = {}
+    for text, count in counts.items():
+        general = re.sub(r"\d{4,}", "…", addresses(text))
+        found[general] = found.get(general, 0) + count
+    return sorted(found.items(), key=lambda pair: (-pair[1], pair[0]))
+
+
+def entry(dead: Dead, reason: str) -> dict[str, Any]:
+    """A dead letter as `list --json` has it."""
+    return {
+        "id": dead.id,
+        "connector": dead.connector,
+        "client": dead.client,
+        "action": dead.action,
+        "reason": reason,
+        "attempts": dead.attempts,
+        "at": dead.at,
+    }
+
+
+def parts(dead: Dead, personal: Personal | None) -> dict[str, Any]:
+    """All of it as `show --json` has it; with `personal` what is so is masked."""
+    trace, event = dead.trace, decode_event(dead.body)
+    said: dict[str, Any] = {
+        "request": {"method": trace.method, "url": trace.url, "body": trace.request} if trace else None,
+        "reply": {"status": trace.status, "body": trace.reply} if trace else None,
+        "history": [{"at": one.at, "until": one.until, "reason": one.reason, "times": one.times} for one in dead.tries],
+    }
+    reason = dead.reason
+    if personal is not None:
+        event, reason = personal.event(event), personal.text(reason, dead.body)
+        said = personal.anywhere(said, dead.body)
+    more = {"code": dead.code, "event_id": dead.event_id, "received_at": dead.received_at, "event": event}
+    return {**entry(dead, reason), **more, **said, "next": next_step(dead)}
+
+
+def next_step(dead: Dead) -> str:
+    if dead.expected:
+        return "nothing: the connector expects such rejections"
+    if dead.code == "invalid":
+        return "mend the connector's or the client's file, or what sends such events"
+    return "mend what the reason names, in the CRM or in the client's file"

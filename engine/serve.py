@@ -9,6 +9,7 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from engine import listening
+from engine.access import Access
 from engine.admin import admin_app
 from engine.door import Door, Limits
 from engine.errors import UsageError
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
     from starlette.routing import BaseRoute
 
+    from engine.admin import Pages
     from engine.asgi import App
     from engine.door import Front
     from engine.listening import Stop
@@ -37,6 +39,8 @@ def serve(
     admin_port: int | None = None,
     admin_host: str = "127.0.0.1",
     admin_token: str | None = None,
+    access: Access | None = None,
+    pages: Pages | None = None,
     admin_routes: Sequence[BaseRoute] = (),
     on_ready: Callable[[int, int], None] | None = None,
     stop: Stop | None = None,
@@ -48,15 +52,17 @@ def serve(
     Serve until SIGTERM, SIGINT or `stop`; then finish the requests in flight and return.
 
     Port 0 takes a free one; `on_ready` is told both ports once they answer (the second is 0 where there is no admin
-    side). The admin side is on a port of its own, or nowhere. `admin_routes` are Starlette routes behind the same
-    guard. Raises UsageError for a port that is taken, and for an admin side that is open to others without a token.
+    side). The admin side is on a port of its own, or nowhere. `access` says who may look there; without it the token
+    does. `pages` are those for people, `admin_routes` Starlette routes behind the same guard. Raises UsageError for a
+    port that is taken, and for an admin side that is open to others without a token.
     """
     stop, limits, telemetry = stop or threading.Event(), limits or Limits(), telemetry or NullTelemetry()
     admin: App | None = None
     if admin_port is not None:
-        if not admin_token and not is_loopback(admin_host):
+        access = access or Access(admin_token, clock=clock)
+        if access.open and not is_loopback(admin_host):
             raise UsageError(f"the admin side on {admin_host} is open to others: {NEEDS_TOKEN}")
-        admin = admin_app(front, token=admin_token, routes=admin_routes, telemetry=telemetry, clock=clock)
+        admin = admin_app(front, access=access, routes=admin_routes, pages=pages, telemetry=telemetry, clock=clock)
     with ExitStack() as stack:
         pool = stack.enter_context(ThreadPoolExecutor(limits.direct_workers, thread_name_prefix="direct"))
         beside = stack.enter_context(ThreadPoolExecutor(1, thread_name_prefix="large"))

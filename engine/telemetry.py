@@ -40,6 +40,7 @@ LEVEL_OF = {
     "dead-letter": "warning",
     "lane-paused": "warning",
     "alert": "warning",
+    "alert-over": "info",
     "audit": "info",
     "store-full": "error",
     "token-refused": "error",
@@ -56,6 +57,7 @@ SECONDS = (0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 
 Mask = Callable[[str], str]
 Lanes = Callable[[], Iterable["Lane"]]
+Hear = Callable[[str, dict[str, object]], None]
 
 
 class NullTelemetry:
@@ -94,6 +96,7 @@ class Telemetry:
         self._metrics = Metrics(lanes, clock) if prometheus else None
         self._emf = emf
         self._bound: dict[str, object] = {}
+        self._hearers: list[Hear] = []
 
     def catch(self) -> Callable[[], None]:
         """
@@ -125,6 +128,8 @@ class Telemetry:
             self._metrics.count(name, facts)
         if self._emf is not None:
             self._emf.count(name, facts)
+        for hear in self._hearers:
+            hear(name, facts)
         level = LEVEL_OF.get(name, "info")
         if LEVELS[level] < self._lowest and name not in ALWAYS:
             return
@@ -135,6 +140,10 @@ class Telemetry:
             self._stream.flush()
         except (OSError, ValueError):  # a log that is full or closed must not stop deliveries
             return
+
+    def tell(self, hear: Hear) -> None:
+        """From now on what happens is told there, too, in the thread it happens in: be quick, and never raise."""
+        self._hearers.append(hear)
 
     def metrics(self) -> bytes:
         """The metrics as Prometheus reads them; the media type is METRICS_TYPE."""

@@ -27,11 +27,13 @@ LAYERS = (
     # the walk
     "walk", "reporting", "withdrawn", "settling", "direct", "worker",
     # adapters
-    "aws", "measures", "emf", "telemetry", "audit", "alerts", "secrets", "stores", "capacity",
+    "aws", "measures", "emf", "telemetry", "audit", "alerts", "secrets", "stores", "capacity", "alerting",
     # what runs a spec without its vendor
     "sandbox", "authoring.examples", "authoring.explaining", "authoring.curl", "authoring.preview",
     "authoring.differences", "authoring.planning", "authoring.versions", "authoring.pages", "spec.check",
     "authoring.coverage",
+    # what a shop's pages need
+    "tagging",
     # what writes a new spec
     "authoring.openapi", "authoring.scaffold",
     # what puts a project into a cloud
@@ -39,7 +41,7 @@ LAYERS = (
     # wiring
     "housekeeping", "forgetting", "copying", "runtime", "dead_letters", "login",
     # doors
-    "answers", "asgi", "gateway", "listening", "door", "wiring", "lambdas", "admin", "serve", "demo", "authoring.cassettes", "cli",
+    "answers", "asgi", "gateway", "listening", "access", "door", "dashboard", "wiring", "lambdas", "admin", "serve", "demo", "authoring.cassettes", "cli",
 )  # fmt: skip
 
 

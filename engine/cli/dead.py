@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +12,6 @@ from engine.cli import dead_changes, dead_files, letters, options, output
 from engine.errors import UsageError
 
 if TYPE_CHECKING:
-    from engine.personal import Personal
     from engine.records import Dead
 
 HEADS = ("id", "connector", "client", "action", "tries", "at")
@@ -46,11 +44,13 @@ def list_(
     **given: Any,
 ) -> None:
     """List them, the oldest first, each with its reason."""
+    from engine import dead_letters
+
     wanted = letters.which(given)
     with letters.opened(store_url, directory) as place:
         place.audit.line("dead list", **wanted, by=by)
         if by is not None:
-            counts = alike(place.store.count_dead(by, **wanted))
+            counts = dead_letters.alike(place.store.count_dead(by, **wanted))
         else:
             found = place.store.dead(limit=limit + 1, after=after, **wanted)
             reasons = [place.desk.personal(dead.connector).text(dead.reason, dead.body) for dead in found]
@@ -59,7 +59,7 @@ def list_(
         return
     rows, more = found[:limit], len(found) > limit
     if as_json:
-        listed = [entry(dead, reason) for dead, reason in zip(rows, reasons, strict=False)]
+        listed = [dead_letters.entry(dead, reason) for dead, reason in zip(rows, reasons, strict=False)]
         output.print_json({"dead": listed, **({"next": rows[-1].id} if more else {})})
         return
     cells = [
@@ -71,17 +71,6 @@ def list_(
         click.echo(f"there are more than {limit}; see --limit, or go on with --after {rows[-1].id}", err=True)
 
 
-def alike(counts: dict[str, int]) -> list[tuple[str, int]]:
-    """Those that differ by an address or a long number are one; the most first."""
-    from engine.personal import addresses
-
-    found: dict[str, int] = {}
-    for text, count in counts.items():
-        general = re.sub(r"\d{4,}", "…", addresses(text))
-        found[general] = found.get(general, 0) + count
-    return sorted(found.items(), key=lambda pair: (-pair[1], pair[0]))
-
-
 def show_counts(by: str, counts: list[tuple[str, int]], *, as_json: bool) -> None:
     if as_json:
         output.print_json({"counts": [{by: text, "count": count} for text, count in counts]})
@@ -89,19 +78,6 @@ def show_counts(by: str, counts: list[tuple[str, int]], *, as_json: bool) -> Non
         click.echo(output.table(("count", by), [[count, text or "-"] for text, count in counts]))
     else:
         click.echo("no dead letter")
-
-
-def entry(dead: Dead, reason: str) -> dict[str, Any]:
-    """A dead letter as `list --json` has it."""
-    return {
-        "id": dead.id,
-        "connector": dead.connector,
-        "client": dead.client,
-        "action": dead.action,
-        "reason": reason,
-        "attempts": dead.attempts,
-        "at": dead.at,
-    }
 
 
 # --- show ---
@@ -115,10 +91,12 @@ def entry(dead: Dead, reason: str) -> dict[str, Any]:
 @options.project
 def show(dead_id: int, reveal: bool, as_json: bool, store_url: str | None, directory: Path) -> None:
     """Show one whole: event, request, reply, the tries before, and what can be done; personal fields as ***."""
+    from engine import dead_letters
+
     with letters.opened(store_url, directory) as place:
         dead = place.letter(dead_id)
         place.audit.line("dead reveal" if reveal else "dead show", id=dead_id, **lane(dead))
-        shown = parts(dead, None if reveal else place.desk.personal(dead.connector))
+        shown = dead_letters.parts(dead, None if reveal else place.desk.personal(dead.connector))
     if as_json:
         output.print_json(shown)
     else:
@@ -127,24 +105,6 @@ def show(dead_id: int, reveal: bool, as_json: bool, store_url: str | None, direc
 
 def lane(dead: Dead) -> dict[str, str]:
     return {"connector": dead.connector, "client": dead.client}
-
-
-def parts(dead: Dead, personal: Personal | None) -> dict[str, Any]:
-    """All of it as `show --json` has it; with `personal` what is so is masked."""
-    from engine.program import decode_event
-
-    trace, event = dead.trace, decode_event(dead.body)
-    said: dict[str, Any] = {
-        "request": {"method": trace.method, "url": trace.url, "body": trace.request} if trace else None,
-        "reply": {"status": trace.status, "body": trace.reply} if trace else None,
-        "history": [{"at": one.at, "until": one.until, "reason": one.reason, "times": one.times} for one in dead.tries],
-    }
-    reason = dead.reason
-    if personal is not None:
-        event, reason = personal.event(event), personal.text(reason, dead.body)
-        said = personal.anywhere(said, dead.body)
-    more = {"code": dead.code, "event_id": dead.event_id, "received_at": dead.received_at, "event": event}
-    return {**entry(dead, reason), **more, **said, "next": next_step(dead)}
 
 
 def text(shown: dict[str, Any]) -> str:
@@ -180,14 +140,6 @@ def tried(one: dict[str, Any]) -> str:
     if one["times"] == 1:
         return f"{letters.moment_text(one['at'])}  {one['reason']}"
     return f"{letters.moment_text(one['until'])}  {one['reason']} ({one['times']} times)"
-
-
-def next_step(dead: Dead) -> str:
-    if dead.expected:
-        return "nothing: the connector expects such rejections"
-    if dead.code == "invalid":
-        return "mend the connector's or the client's file, or what sends such events"
-    return "mend what the reason names, in the CRM or in the client's file"
 
 
 # --- preview ---

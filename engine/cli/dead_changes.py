@@ -73,7 +73,7 @@ def edit(
 
 def edited(old: dict[str, Any], sets: Sequence[str], unsets: Sequence[str], file: Path | None) -> Any:
     """The event as it is wanted; None where the editor was left without saving."""
-    from engine.dead_letters import changed, path_of, value_of
+    from engine.dead_letters import changed, one_event, path_of, value_of
 
     if file is not None:
         return one_event(options.read_events(file))
@@ -89,15 +89,6 @@ def edited(old: dict[str, Any], sets: Sequence[str], unsets: Sequence[str], file
         return event
     written = click.edit(f"{output.pretty(old)}\n", extension=".json")
     return None if written is None else one_event(written.encode())
-
-
-def one_event(body: bytes) -> Any:
-    from engine.intake import parse
-
-    events, listed = parse(body, "application/json")
-    if listed:
-        raise UsageError("one event, not a list")
-    return events[0]
 
 
 # --- retry ---
