@@ -24,6 +24,7 @@ from engine.errors import Refused, StoreUnavailable, told
 from engine.meters import Meters
 from engine.records import Answered
 from engine.spec.units import Rate
+from engine.tagging.script import script
 
 if TYPE_CHECKING:
     from engine.asgi import Receive, Scope, Send
@@ -172,6 +173,8 @@ class Door:
         if path == "/openapi.json" and scope["method"] in ("GET", "HEAD"):
             document = await asyncio.to_thread(self._front.openapi)
             await reply(send, Answer(200, document))
+        elif path == "/tag.js" and scope["method"] in ("GET", "HEAD"):
+            await reply(send, Answer(200, script().encode(), _JAVASCRIPT, _FOR_PAGES))
         else:
             await self._refuse(send, "", answers.problem(404, detail=f"there is nothing at {path[:200]}"))
 
@@ -461,6 +464,13 @@ _HEALTH = ("/healthz", "/readyz")
 _CLOSE: Headers = ((b"connection", b"close"),)
 _VARY: Headers = ((b"vary", b"Origin"),)
 _ALLOW: Headers = ((b"allow", b"POST, OPTIONS"),)
+_JAVASCRIPT = b"text/javascript; charset=utf-8"
+_FOR_PAGES: Headers = (  # the same for everybody: any page may have it, and keep it for an hour
+    (b"cache-control", b"public, max-age=3600"),
+    (b"access-control-allow-origin", b"*"),
+    (b"cross-origin-resource-policy", b"cross-origin"),
+    (b"x-content-type-options", b"nosniff"),
+)
 _PREFLIGHT: Headers = (
     *_ALLOW,
     (b"access-control-allow-methods", b"POST"),
@@ -537,7 +547,8 @@ def _cors(origin: str) -> Headers:
         return _VARY
     # Credentials are never looked at; a JSON body in sendBeacon is sent with them, whether the page wants it or not.
     allowed = (b"access-control-allow-origin", origin.encode("latin-1"))
-    return (*_VARY, allowed, (b"access-control-allow-credentials", b"true"))
+    seen = (b"access-control-expose-headers", b"retry-after")  # scripts of a page see no other header unless told
+    return (*_VARY, allowed, (b"access-control-allow-credentials", b"true"), seen)
 
 
 def _waiting(stored: Stored, reason: str) -> Answered:

@@ -542,6 +542,7 @@ def test_a_preflight_allows_the_origins_of_the_client(house: House) -> None:
         "vary": "Origin",
         "access-control-allow-origin": PAGE,
         "access-control-allow-credentials": "true",
+        "access-control-expose-headers": "retry-after",
         "allow": "POST, OPTIONS",
         "access-control-allow-methods": "POST",
         "access-control-allow-headers": "content-type, x-connect-key",

@@ -39,6 +39,7 @@ COMMANDS = {
     "demo": ("demo", "The whole thing on sample traffic."),
     "deploy": ("deploy", "Write what puts the project into a cloud."),
     "docs": ("docs", "Write the pages of connectors."),
+    "tag": ("tag", "Write the tag that sends a shop's events."),
     "schema": ("schema", "Print a JSON Schema, for editors."),
     "key": ("key", "Print a new key for CONNECT_KEY."),
 }

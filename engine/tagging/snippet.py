@@ -8,7 +8,7 @@ from html import escape
 from typing import TYPE_CHECKING
 
 from engine.tagging.script import script
-from engine.tagging.settings import literal
+from engine.tagging.settings import KEY, literal
 
 if TYPE_CHECKING:
     from engine.tagging.settings import Settings
@@ -26,7 +26,14 @@ def snippet(settings: Settings, *, nonce: str = "") -> str:
 
 
 def policy(settings: Settings) -> dict[str, str]:
-    """Directive -> the source that a strict policy lacks; of the script its digest, instead of a nonce."""
+    """
+    Directive -> the source that a strict policy lacks.
+
+    Of the script its digest, which does without a nonce; that of the whole script, so there is none before the key is in.
+    """
     scheme, _, rest = settings.address.partition("://")
     digest = base64.b64encode(hashlib.sha256(inside(settings).encode()).digest()).decode()
-    return {"connect-src": f"{scheme}://{rest.partition('/')[0]}", "script-src": f"'sha256-{digest}'"}
+    of_script = (
+        "a nonce (--nonce), or the digest that --show-key tells" if settings.key == KEY else f"'sha256-{digest}'"
+    )
+    return {"connect-src": f"{scheme}://{rest.partition('/')[0]}", "script-src": of_script}
