@@ -11,12 +11,14 @@ import os
 import shutil
 import socket
 import subprocess
+import threading
 import time
 import uuid
 from contextlib import suppress
 from functools import cache
 from itertools import count
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlencode
 
 CHOSEN = "CONNECT_TEST_DYNAMODB"  # the address of a server to be used instead of moto's
@@ -45,10 +47,25 @@ def moto() -> str:
     from moto.server import ThreadedMotoServer
 
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    _one_at_a_time()
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     atexit.register(server.stop)
     return "http://{}:{}".format(*server.get_host_and_port())
+
+
+@cache
+def _one_at_a_time() -> None:
+    """A transaction of moto's copies whole tables, and puts the copies back if it fails: nobody may write meanwhile."""
+    from moto.dynamodb.responses import DynamoHandler
+
+    gate, call = threading.Lock(), DynamoHandler.call_action
+
+    def alone(handler: DynamoHandler) -> Any:
+        with gate:
+            return call(handler)
+
+    DynamoHandler.call_action = alone  # type: ignore[method-assign]
 
 
 def why_no_local() -> str | None:
