@@ -70,8 +70,8 @@ def csv_text(rows: Any, spec: types.Csv) -> str:
     if any(row.__class__ is not dict for row in listed):
         raise BadValue("csv needs a list of objects", "csv.rows")
     columns = spec.columns or list(dict.fromkeys(name for row in listed for name in row))
-    out = io.StringIO(newline="")
-    writer = csv.writer(out, lineterminator="\r\n" if spec.line_ending == "CRLF" else "\n")
+    lines = _Lines()
+    writer = csv.writer(lines, lineterminator="\r\n")  # with a line feed alone, a lone \r in a cell were not quoted
     writer.writerow(columns)
     for row in listed:
         writer.writerow(
@@ -80,7 +80,14 @@ def csv_text(rows: Any, spec: types.Csv) -> str:
                 for name in columns
             ]
         )
-    return out.getvalue()
+    end = "\r\n" if spec.line_ending == "CRLF" else "\n"
+    return "".join(line.removesuffix("\r\n") + end for line in lines)
+
+
+class _Lines(list[str]):
+    """What a csv.writer writes, line by line."""
+
+    write = list.append
 
 
 # --- multipart/form-data ---

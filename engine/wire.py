@@ -48,6 +48,7 @@ class Wire:
         over: Callable[[], bool] = lambda: False,
         nonce: Callable[[], str] = new_nonce,
         outdated: Callable[[], bool] = lambda: False,
+        looked_up: Callable[[], None] = lambda: None,
     ) -> None:
         self.connector, self.client, self.scope = connector, client, scope
         self.secrets, self.fingerprint = secrets, fingerprint
@@ -55,6 +56,7 @@ class Wire:
         self.masker, self.telemetry, self.owner, self.keep_alive = masker, telemetry, owner, keep_alive
         self.nonce = nonce
         self.outdated = outdated  # asked where a vendor refused: are our secrets others now, at their source?
+        self.looked_up = looked_up  # told when the look-ups of a window have been made
         self.over = over  # is it time to let others send, or the end of the process?
 
     def shown(self, outcome: Outcome | None) -> Outcome | None:
@@ -99,9 +101,8 @@ class Wire:
             name = "access-refused"
         else:
             return
-        self.telemetry.event(
-            name, connector=self.connector, client=self.client, action=action, status=reply.status, why=outcome.reason
-        )
+        # Its words may name a person of the batch; they stand, masked, beside the lane.
+        self.telemetry.event(name, connector=self.connector, client=self.client, action=action, status=reply.status)
 
     def fault(self, where: str, error: Exception) -> str:
         """An error that nobody expected goes to the log; what may be told of it."""

@@ -7,7 +7,7 @@ import pytest
 from conftest import Shop, Vendor, reply
 
 from engine.authoring.examples import run_example
-from engine.bodies import Part, encoded_parts, read_body, read_form, read_parts
+from engine.bodies import Part, csv_text, encoded_parts, read_body, read_form, read_parts
 from engine.sandbox import Sandbox, seen
 from engine.sending import Prepared
 from engine.spec import types
@@ -123,3 +123,11 @@ def test_a_sandbox_answers_with_what_decode_unpacks() -> None:
     )
     answer = Sandbox(given).answer(Prepared("GET", "https://a.example/x?a=1", {}, None, 1.0), 0.0)
     assert unpack(answer.content, ["gzip", "tar", "json"], most=100_000).body == [{"a": "1"}]
+
+
+@pytest.mark.parametrize("line_ending", ["LF", "CRLF"])
+def test_a_line_break_of_any_kind_inside_a_cell_of_csv_stays_inside_of_it(line_ending: str) -> None:
+    rows = [{"name": "Ana\rRua 1", "note": "a\nb"}, {"name": "Rui", "note": "c\r\nd"}]
+    written = csv_text(rows, types.Csv(rows=None, line_ending=line_ending))
+    end = {"LF": "\n", "CRLF": "\r\n"}[line_ending]
+    assert written == f'name,note{end}"Ana\rRua 1","a\nb"{end}Rui,"c\r\nd"{end}'

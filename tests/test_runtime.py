@@ -387,7 +387,7 @@ def test_a_store_is_opened_by_its_url(tmp_path: Path, stores: list[Any]) -> None
     assert (tmp_path / "b.db").exists()
 
 
-@pytest.mark.parametrize("url", ["", "postgres://x", "mysql:///x", "sqlite:x.db", "connect.db"])
+@pytest.mark.parametrize("url", ["", "postgre://x", "mysql:///x", "sqlite:x.db", "connect.db"])
 def test_an_unknown_store_is_said_with_those_that_are_known(url: str, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="known are memory"):
         open_store(url, tmp_path, {})
