@@ -60,6 +60,18 @@ class Capacity:
             threading.Thread(target=self.measure, name="capacity", daemon=True).start()
         return self._why
 
+    def share(self) -> float | None:
+        """How much is used of what the store may hold, 0 to 1; None: not known. It asks the store."""
+        if self._used is None:
+            return None
+        try:
+            used = self._used()
+            rooms = [self._max_bytes - used] if self._max_bytes is not None else []
+            rooms += [self._free(self._folder) - MIN_FREE] if self._folder is not None else []
+        except (OSError, ConnectError):
+            return None
+        return used / (used + max(0, min(rooms))) if rooms and used else None
+
     def measure(self) -> str | None:
         """Why nothing more should be taken in, now; None: there is room."""
         with self._gate:

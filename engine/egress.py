@@ -190,6 +190,22 @@ class Guard:
         self.plain.sleep(seconds)
 
 
+def connected(host: str, port: int, egress: Egress, timeout_s: float) -> socket.socket:
+    """A connection for what is not HTTP, judged as `Guard` does; EgressRefused or OSError."""
+    failed: OSError | None = None
+    refusal: EgressRefused | None = None
+    for text in dict.fromkeys(str(entry[4][0]) for entry in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)):
+        address = ipaddress.ip_address(text.partition("%")[0])
+        if why := egress.refusal(address):
+            refusal = refusal or refused(host, address, why)
+            continue
+        try:  # by its number, so that nothing is looked up again
+            return socket.create_connection((text, port), timeout_s)
+        except OSError as error:
+            failed = error
+    raise failed or refusal or OSError("no address")
+
+
 _request = threading.local()  # of this thread: `ends_at`, monotonic seconds
 
 

@@ -202,6 +202,8 @@ class Functions:
             self.engine.mark_paused(only=wanted.has)
             if worker.time_left() > self.margin_s:
                 house.look()
+                if self.engine.watcher is not None:
+                    self.engine.watcher.look()
             lanes = [lane for lane in self.store.lanes() if wanted.has(lane.connector, lane.client)]
             failed = [*self.failures(lanes, left_s)]
             counts = worker.tally.counts
@@ -306,7 +308,8 @@ class Entrance:
         self.pool = ThreadPoolExecutor(limits.direct_workers, thread_name_prefix="direct")
         self.beside = ThreadPoolExecutor(1, thread_name_prefix="large")
         self.door = Door(
-            engine, limits=limits, pool=self.pool, beside=self.beside, telemetry=telemetry, clock=engine.clock.now
+            engine, limits=limits, pool=self.pool, beside=self.beside, telemetry=telemetry, clock=engine.clock.now,
+            traces=engine.traces,
         )
         self.loop = asyncio.new_event_loop()
 

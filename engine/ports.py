@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         Stored,
         TokenRow,
         Waiting,
+        Walked,
         Which,
     )
 
@@ -330,7 +331,46 @@ class Alerts(Protocol):
     """Someone is told."""
 
     def alert(self, kind: str, *, connector: str, client: str, text: str, facts: Mapping[str, str]) -> None:
-        """`kind` is a stable word (lane-paused, dead-letter, token-refused); never raises, never holds the walk."""
+        """`kind` is a stable word (lane-paused, dead-letter, outage); never raises, never holds the walk."""
+
+    def over(self, kind: str, *, connector: str, client: str) -> None:
+        """It stands no more, if it ever did; whoever was told of it is told that."""
+
+
+class Traces(Protocol):
+    """The way of events, for a tracing system; no method raises or waits, and no payload is passed on."""
+
+    def taken_in(
+        self,
+        connector: str,
+        events: Sequence[Accepted],
+        stored: Sequence[Stored],
+        *,
+        parent: str,
+        began: float,
+        put_at: float,
+        now: float,
+    ) -> None:
+        """Events that were read from `began` on, put at `put_at`, and are in the store; `parent`: a `traceparent`."""
+
+    def settled(
+        self,
+        connector: str,
+        client: str,
+        deliveries: Sequence[Delivery],
+        rows: Sequence[Settled],
+        walked: Walked,
+        *,
+        settled_at: float,
+        now: float,
+    ) -> None:
+        """What became of a batch: written down from `settled_at` to `now`, after what `walked` says."""
+
+    def flush(self) -> None:
+        """Send what there is, before a process is frozen; the only one that may wait, some seconds."""
+
+    def close(self) -> None:
+        """Send what is left."""
 
 
 class Telemetry(Protocol):

@@ -88,12 +88,16 @@ class Reporter:
         facts = {"action": action, "count": "" if count is None else str(count)}
         self.world.alerts.alert("action-gone", connector=connector, client=client, text=text, facts=facts)
 
+    def back(self, connector: str, client: str) -> None:
+        """An action that was not there is there again."""
+        self.world.alerts.over("action-gone", connector=connector, client=client)
+
     def paused(self, connector: str, client: str, reason: str, action: str = "") -> None:
         """Someone hears that a lane, or one action of it, stands still until it is mended."""
         what = f"action {action}" if action else "lane"
         self.world.telemetry.event("lane-paused", connector=connector, client=client, action=action, why=reason)
         self.world.alerts.alert(
-            "lane-paused",
+            "action-paused" if action else "lane-paused",
             connector=connector,
             client=client,
             text=f"{connector}/{client}: {reason}; {what} paused, its events are kept; "

@@ -11,6 +11,8 @@ from urllib.parse import unquote, urlsplit
 import msgspec
 import re2
 
+from engine.alerting.desk import Desk
+from engine.alerting.looking import TokenEar, Watcher
 from engine.alerts import LogAlerts
 from engine.capacity import Capacity
 from engine.clock import SystemClock
@@ -35,7 +37,7 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
 
     from engine.egress import Egress
-    from engine.ports import Alerts, Clock, Secrets, Store
+    from engine.ports import Alerts, Clock, Secrets, Store, Traces
     from engine.ports import Telemetry as TelemetryPort
     from engine.records import Accepted, Lane, Received, Stored
     from engine.sending import Transport
@@ -78,6 +80,7 @@ class Engine:
         reloads: bool = True,
         takes_in: Callable[[str, str], bool] = lambda _connector, _client: True,
         max_store: int | None = None,
+        traces: Traces | None = None,
     ) -> None:
         """
         `reloads` False: files are read once, and changes need a new start. `takes_in`: which lanes have a door here;
@@ -85,7 +88,7 @@ class Engine:
         """
         self.project, self.store, self.reloads, self.takes_in = project, store, reloads, takes_in
         self.clock: Clock = clock or getattr(store, "clock", None) or SystemClock()  # one for all hosts of a store
-        self.telemetry = telemetry or NullTelemetry()
+        self.telemetry, self.traces = telemetry or NullTelemetry(), traces
         self.masker = Masker()
         self.reach = reach
         self.masker.add(*password_in(reach.proxy))
@@ -114,19 +117,24 @@ class Engine:
         self.held_with: dict[tuple[str, str], str] = {}
         self.served_with: dict[tuple[str, str], tuple[Connector | None, Client | None]] = {}
         self.house = Housekeeper(store, self.clock, self.telemetry, self.compiled, self.keep_dead_s)
+        alerts = alerts or LogAlerts(self.telemetry)
         self.worker = Worker(
             World(
                 store=store,
                 transport=transport or HttpTransport(via, reach),
                 clock=self.clock,
-                telemetry=self.telemetry,
-                alerts=alerts or LogAlerts(self.telemetry),
+                telemetry=TokenEar(self.telemetry, alerts),
+                alerts=alerts,
                 program=self.program_or_none,
                 credentials=self.credentials,
                 masker=lambda _: self.masker,
                 outdated=self.outdated,
+                traces=traces,
             ),
             workers=workers,
+        )
+        self.watcher = (
+            Watcher(store, self.clock, alerts, self.capacity, self.paused_actions) if isinstance(alerts, Desk) else None
         )
         self.reload()
 
@@ -443,6 +451,11 @@ class Engine:
         """No action of the lane stands still any longer."""
         for key in [key for key in list(self.worker.held) if key[:2] == (connector, client)]:
             self.worker.held.pop(key, None)
+        self.worker.world.alerts.over("action-paused", connector=connector, client=client)
+
+    def paused_actions(self) -> list[tuple[str, str, str]]:
+        """(connector, client, action) of each that stands still in this process until somebody acts."""
+        return [key for key, until in list(self.worker.held.items()) if until == float("inf")]
 
     def configuration(self, connector: str, client: str) -> str:
         """A print of all that a person may change to mend a pause."""
@@ -502,6 +515,8 @@ class Engine:
                 self.mark_paused()
                 self.wake_changed()
                 self.house.look()
+                if self.watcher is not None:
+                    self.watcher.look_soon()
             except Exception as error:
                 self.telemetry.event("fault", where="watch", error=told(error))
 

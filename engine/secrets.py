@@ -22,7 +22,14 @@ if TYPE_CHECKING:
 FORMS = ("env:NAME", "file:PATH", "keyring:SERVICE/USER", "aws-secretsmanager:NAME#FIELD", "aws-ssm:/NAME")
 OWN = "CONNECT_"
 # Settings of the engine itself that are secrets: each may also be a reference to where its value is.
-OWN_SECRETS = ("CONNECT_KEY", "CONNECT_ADMIN_TOKEN", "CONNECT_ALERT_WEBHOOKS")
+OWN_SECRETS = (
+    "CONNECT_KEY",
+    "CONNECT_ADMIN_TOKEN",
+    "CONNECT_ADMIN_READ_TOKEN",
+    "CONNECT_ALERT_WEBHOOKS",
+    "CONNECT_ALERT_SECRET",
+    "CONNECT_ALERT_SMTP",
+)
 CACHE_S = 300.0  # until keyring and AWS are asked again
 AGAIN_S = 15.0  # until one is asked again that could not be had
 FRESH_S = 30.0  # a value that is younger is not asked for again because a vendor refused it

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from prometheus_client.core import Metric
 
     from engine.emf import EmfMetrics
+    from engine.ports import Traces
     from engine.records import Lane
 
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -48,6 +49,7 @@ LEVEL_OF = {
     "access-refused": "info",
     "api-limit": "info",
     "misconfigured": "debug",
+    "traces-failed": "warning",
     "lane-failed": "error",
     "fault": "error",
 }
@@ -73,7 +75,7 @@ class Telemetry:
 
     `mask` is given every text before it is cut and written; addresses of people are masked besides.
     `lanes` is asked when metrics are read. `prometheus` False: nobody scrapes this process, and its library is not
-    loaded. `emf`: the metrics for CloudWatch, beside or instead.
+    loaded. `emf`: the metrics for CloudWatch, beside or instead. `traces` are sent when this is flushed and closed.
     """
 
     def __init__(
@@ -86,6 +88,7 @@ class Telemetry:
         clock: Callable[[], float] = time.time,
         prometheus: bool = True,
         emf: EmfMetrics | None = None,
+        traces: Traces | None = None,
     ) -> None:
         self._mask = mask
         self._stream = stream if stream is not None else sys.stderr
@@ -94,7 +97,7 @@ class Telemetry:
         self._line = _line_for_people() if self._stream.isatty() else _json_line
         self._lanes = lanes
         self._metrics = Metrics(lanes, clock) if prometheus else None
-        self._emf = emf
+        self._emf, self._traces = emf, traces
         self._bound: dict[str, object] = {}
         self._hearers: list[Hear] = []
 
@@ -159,6 +162,8 @@ class Telemetry:
         """Write what was counted for CloudWatch: at the end of an invocation, or once a minute. `lanes`: ask them."""
         if self._emf is not None:
             self._emf.flush(self._lanes if lanes else None)
+        if self._traces is not None:
+            self._traces.flush()
 
     def begin(self) -> None:
         """Write the metrics for CloudWatch once a minute, in a thread of its own."""
@@ -169,6 +174,8 @@ class Telemetry:
         """Write what is left."""
         if self._emf is not None:
             self._emf.close(self._lanes)
+        if self._traces is not None:
+            self._traces.close()
 
     def _fact(self, value: object) -> object:
         if value is None or isinstance(value, bool | int | float | Decimal):

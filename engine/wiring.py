@@ -11,17 +11,21 @@ from engine.errors import UsageError
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from engine.alerting.desk import Desk
+    from engine.alerting.rules import Rules
+    from engine.alerting.ways import Way
     from engine.door import Limits
     from engine.egress import Egress
     from engine.emf import EmfMetrics
-    from engine.ports import Alerts, Store, Telemetry
+    from engine.ports import Alerts, Clock, Store, Telemetry, Traces
     from engine.runtime import Engine
-    from engine.secrets import OwnSettings
+    from engine.secrets import OwnSettings, SecretSources
     from engine.sending import Masker
     from engine.spec.project import Project
     from engine.telemetry import Telemetry as Logging
 
 _PROXY = re.compile(r"https?://([^/@\s]+@)?[^/@:\s]+(:[0-9]+)?/?")
+_MAILBOX = re.compile(r"[^@\s<>,;:\"]+@[A-Za-z0-9.-]+")
 _VIA = re.compile(r"http://(127\.0\.0\.1|localhost|\[::1\])(:[0-9]+)?/?")
 
 
@@ -105,21 +109,25 @@ def make_engine(
     max_store: int | None = None,
 ) -> tuple[Engine, Logging, Alerts]:
     """An engine that logs to stderr, counts, and alerts as the environment says."""
+    from engine.clock import SystemClock
     from engine.runtime import Engine
     from engine.telemetry import Telemetry
 
     masking = Masking()
-    how = metrics_of(project)
+    how, traces = metrics_of(project), make_traces(lambda why: telemetry.event("traces-failed", why=why))
     telemetry = Telemetry(
         mask=masking,
         level=log_level or project.settings.log_level,
         prometheus=how != "emf",
         emf=make_emf(masking) if how != "prometheus" else None,
+        traces=traces,
     )
-    alerts = make_alerts(telemetry, reach, own_settings(project))
+    clock = getattr(store, "clock", None) or SystemClock()
+    alerts = make_alerts(project, store, telemetry, reach, masking, clock)
     engine = Engine(
         project,
         store,
+        clock=clock,
         telemetry=telemetry,
         alerts=alerts,
         via=via,
@@ -128,6 +136,7 @@ def make_engine(
         reloads=reloads,
         takes_in=takes_in,
         max_store=max_store,
+        traces=traces,
     )
     masking.masker = engine.masker
     telemetry.watch(engine.lanes)
@@ -140,6 +149,18 @@ def metrics_of(project: Project) -> str:
     if found not in ("prometheus", "emf", "both"):
         raise UsageError(f"CONNECT_METRICS: one of prometheus, emf and both, not {found}")
     return found
+
+
+def make_traces(failed: Callable[[str], None]) -> Traces | None:
+    """As CONNECT_TRACES says: `otlp`, or none; the library is loaded only then. `failed` hears why none can be sent."""
+    found = os.environ.get("CONNECT_TRACES", "").lower()
+    if found not in ("", "none", "otlp"):
+        raise UsageError(f"CONNECT_TRACES: otlp or none, not {found}")
+    if found != "otlp" or os.environ.get("OTEL_SDK_DISABLED", "").lower() == "true":
+        return None
+    from engine.tracing import otlp
+
+    return otlp(failed)
 
 
 def make_emf(mask: Masking) -> EmfMetrics:
@@ -155,39 +176,117 @@ def own_settings(project: Project) -> OwnSettings:
     return OwnSettings(os.environ, project.directory)
 
 
-def make_alerts(telemetry: Telemetry, reach: Egress, env: Mapping[str, str]) -> Alerts:
-    """The log, and what CONNECT_ALERT_WEBHOOKS (addresses, apart by blanks or commas) and CONNECT_ALERT_SNS name."""
-    from engine.alerts import PRIVATE_ALERTS, LogAlerts, SeveralAlerts, SnsAlerts, WebhookAlerts
+def make_alerts(
+    project: Project, store: Store, telemetry: Telemetry, reach: Egress, mask: Callable[[str], str], clock: Clock
+) -> Desk:
+    """Whoever `alerts.to` of `connect.yaml` and the environment name is told, and the log."""
+    from engine.alerting.book import Book
+    from engine.alerting.desk import Desk
+    from engine.alerting.ways import LogWay
+    from engine.personal import addresses
+
+    return Desk(
+        Book(store, clock.now),
+        [LogWay(telemetry), *alert_ways(project, reach, own_settings(project))],
+        alert_rules(project),
+        now=clock.now,
+        telemetry=telemetry,
+        mask=lambda text: addresses(mask(text)),
+    )
+
+
+def alert_rules(project: Project) -> Callable[[], Rules]:
+    """As `connect.yaml` says now; while it can't be read, as it said last."""
+    from engine.alerting.rules import Rules
+    from engine.errors import SpecErrors
+    from engine.spec.project import Settings
+
+    kept: list[tuple[object, Rules]] = []
+
+    def rules() -> Rules:
+        try:
+            settings = project.settings
+        except SpecErrors:
+            settings = Settings()
+            if kept:
+                return kept[0][1]
+        if not kept or kept[0][0] is not settings:
+            kept[:] = [(settings, Rules(settings.alerts, os.environ.get("CONNECT_ADMIN_URL") or settings.admin_url))]
+        return kept[0][1]
+
+    return rules
+
+
+def alert_ways(project: Project, reach: Egress, env: Mapping[str, str]) -> list[Way]:
+    """
+    Of CONNECT_ALERT_WEBHOOKS (addresses, apart by blanks or commas), CONNECT_ALERT_SNS and CONNECT_ALERT_SMTP, and
+    those of `connect.yaml`. UsageError for what can't be one.
+    """
+    from engine.alerting.mail import MailWay, server_of
+    from engine.alerting.topic import SnsWay
+    from engine.alerting.ways import PRIVATE_ALERTS, NotTaken
+    from engine.alerting.webhook import WebhookWay
     from engine.egress import Egress
+    from engine.secrets import SecretSources
 
-    def failed(target: str, why: str) -> None:
-        telemetry.event("fault", where="alerts", target=target, error=why)
-
-    found: list[Alerts] = [LogAlerts(telemetry)]
+    private = env.get(PRIVATE_ALERTS, "").lower() in ("1", "true", "yes")  # these no proxy can reach
+    hooks = Egress(allow_private=True) if private else Egress(proxy=reach.proxy)
+    common = (lambda: env["CONNECT_ALERT_SECRET"]) if env.get("CONNECT_ALERT_SECRET") else None
+    found: list[Way] = []
     urls = env.get("CONNECT_ALERT_WEBHOOKS", "").replace(",", " ").split()
     if any(not url.startswith(("https://", "http://")) for url in urls):
         raise UsageError("CONNECT_ALERT_WEBHOOKS: addresses that begin with https://, apart by blanks or commas")
-    if urls:
-        private = env.get(PRIVATE_ALERTS, "").lower() in ("1", "true", "yes")  # these no proxy can reach
-        hooks = Egress(allow_private=True) if private else Egress(proxy=reach.proxy)
-        found.append(WebhookAlerts(urls, failed=failed, reach=hooks))
+    for number, url in enumerate(urls, 1):
+        found.append(WebhookWay(f"webhook-{number}", _given(url), secret=common, reach=hooks))
     if topic := env.get("CONNECT_ALERT_SNS"):
         if topic.count(":") < 5:
             raise UsageError("CONNECT_ALERT_SNS: a topic such as arn:aws:sns:sa-east-1:123456789012:alerts")
-        found.append(SnsAlerts(topic, failed=failed))
-    return SeveralAlerts(found)
+        found.append(SnsWay("sns", _given(topic)))
+    mails = Egress(allow_private=private)
+    if server := env.get("CONNECT_ALERT_SMTP"):
+        try:
+            server_of(server)
+        except NotTaken as error:
+            raise UsageError(f"CONNECT_ALERT_SMTP: {error.why}") from None
+        sender, to = env.get("CONNECT_ALERT_FROM", ""), env.get("CONNECT_ALERT_TO", "").replace(",", " ").split()
+        if not to or not all(_MAILBOX.fullmatch(each) for each in (sender, *to)):
+            raise UsageError("CONNECT_ALERT_SMTP: CONNECT_ALERT_FROM and CONNECT_ALERT_TO name addresses, too")
+        found.append(MailWay("mail", _given(server), sender=sender, to=to, reach=mails))
+    sources = SecretSources(project.directory, os.environ)
+    for name, way in project.settings.alerts.to.items():
+        if any(each.name == name for each in found) or name == "log":
+            raise UsageError(f"connect.yaml: alerts.to.{name}: another one has this name; call it otherwise")
+        at = _given(way.at) if way.at.startswith("arn:") else _looked_up(sources, way.at)
+        match way.by:
+            case "smtp":
+                found.append(MailWay(name, at, sender=way.sender or "", to=way.to, reach=mails))
+            case "sns":
+                found.append(SnsWay(name, at))
+            case _:
+                secret = _looked_up(sources, way.secret) if way.secret else common
+                found.append(WebhookWay(name, at, secret=secret, slack=way.by == "slack", reach=hooks))
+    return found
+
+
+def _given(text: str) -> Callable[[], str]:
+    return lambda: text
+
+
+def _looked_up(sources: SecretSources, reference: str) -> Callable[[], str]:
+    """At each use, so that a rotated one serves."""
+    return lambda: sources.resolve(reference)
 
 
 def flush_alerts(alerts: Alerts, timeout_s: float) -> bool:
     """Wait until those on their way have gone out, without closing; False where the time is over before."""
-    from engine.alerts import SeveralAlerts
+    from engine.alerting.desk import Desk
 
-    return alerts.flush(timeout_s) if isinstance(alerts, SeveralAlerts) else True
+    return alerts.flush(timeout_s) if isinstance(alerts, Desk) else True
 
 
 def close_alerts(alerts: Alerts) -> None:
     """Let those that are still on their way go out."""
-    from engine.alerts import SeveralAlerts
+    from engine.alerting.desk import Desk
 
-    if isinstance(alerts, SeveralAlerts):
+    if isinstance(alerts, Desk):
         alerts.close()

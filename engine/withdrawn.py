@@ -75,6 +75,7 @@ class Withdrawn:
         if (name := (lease.connector, lease.client, action)) in self.told:
             self.told.discard(name)
             self.world.store.settle(lease, [], now=self.world.clock.now(), change=LaneChange(reason=""))
+            self.reporter.back(lease.connector, lease.client)
 
 
 def is_said(reason: str | None) -> bool:

@@ -143,6 +143,9 @@ class Heard:
         del connector, client, facts
         self.alerts.append((kind, text))
 
+    def over(self, kind: str, *, connector: str, client: str) -> None:
+        del kind, connector, client
+
     def named(self, name: str) -> list[dict[str, object]]:
         return [facts for found, facts in self.events if found == name]
 

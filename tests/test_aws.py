@@ -12,12 +12,15 @@ from aws_server import ACCOUNT, REGION, aws_server, messages, subscribed
 from conftest import START, Heard, Vendor, reply
 
 from engine import aws
-from engine.alerts import LogAlerts, SeveralAlerts, SnsAlerts
+from engine.alerting.book import Book
+from engine.alerting.desk import Desk
+from engine.alerting.rules import Rules
+from engine.alerting.topic import SnsWay
 from engine.clock import VirtualClock
 from engine.errors import SecretUnavailable
 from engine.runtime import Engine
 from engine.secrets import SecretSources
-from engine.spec.project import Project
+from engine.spec.project import AlertSettings, Project
 from engine.stores.memory import MemoryStore
 
 if TYPE_CHECKING:
@@ -85,6 +88,19 @@ def test_no_server_at_all_is_an_outage_and_said_so(tmp_path: Path, monkeypatch: 
     )
 
 
+def desk(topic: str, *, sns: Any = None, heard: Heard | None = None, clock: VirtualClock | None = None) -> Desk:
+    """What tells a topic, with no other way out."""
+    clock = clock or VirtualClock(START)
+    ways = [SnsWay("sns", lambda: topic, sns=sns)]
+    rules = Rules(AlertSettings())
+    book = Book(MemoryStore(), clock.now)
+    return Desk(book, ways, lambda: rules, now=clock.now, telemetry=heard or Heard(), pauses_s=(0, 0))
+
+
+def faults(heard: Heard) -> list[tuple[object, str]]:
+    return [(facts["target"], str(facts["error"])) for facts in heard.named("fault")]
+
+
 def tell(alerts: Any, client: str = "abc") -> None:
     alerts.alert("lane-paused", connector="crm", client=client, text=f"crm/{client}: HTTP 401", facts={"kept": "100"})
 
@@ -92,32 +108,41 @@ def tell(alerts: Any, client: str = "abc") -> None:
 def test_an_alert_reaches_those_who_subscribe_to_the_topic() -> None:
     topic = aws.client("sns").create_topic(Name="alerts")["TopicArn"]
     queue = subscribed(topic)
-    alerts = SeveralAlerts([SnsAlerts(topic, clock=lambda: 1_700_000_000.0)])
+    alerts = desk(topic, clock=VirtualClock(1_700_000_000.0))
     tell(alerts)
     assert alerts.flush(20)
     tell(alerts, "xyz")  # after a flush it goes on
     assert alerts.flush(20)
     found = messages(queue)
-    assert [json.loads(message["Body"]) for message in found] == [
+    bodies = [json.loads(message["Body"]) for message in found]
+    assert [body.pop("text").splitlines()[:2] for body in bodies] == [
+        [f"crm/{client}: HTTP 401", "since 22:13 UTC"] for client in ("abc", "xyz")
+    ]
+    assert [(body.pop("id")[:4], body.pop("do")[:8]) for body in bodies] == [("msg_", "Mend wha")] * 2
+    assert bodies == [
         {
-            "text": f"crm/{client}: HTTP 401",
             "kind": "lane-paused",
+            "state": "open",
+            "severity": "error",
             "connector": "crm",
             "client": client,
+            "what": f"crm/{client}: HTTP 401",
+            "since": "2023-11-14T22:13:20Z",
+            "at": "2023-11-14T22:13:20Z",
             "facts": {"kept": "100"},
-            "at": 1_700_000_000.0,
         }
         for client in ("abc", "xyz")
     ]
     attributes = {name: one["StringValue"] for name, one in found[0]["MessageAttributes"].items()}
-    assert attributes == {"kind": "lane-paused", "connector": "crm", "client": "abc"}
+    lane = {"kind": "lane-paused", "connector": "crm", "client": "abc"}
+    assert attributes == {**lane, "state": "open", "severity": "error"}
     alerts.close()
 
 
 def test_a_topic_that_keeps_order_gets_a_group_for_each_client() -> None:
     made = aws.client("sns").create_topic(Name="alerts.fifo", Attributes={"FifoTopic": "true"})
     queue = subscribed(made["TopicArn"])
-    alerts = SnsAlerts(made["TopicArn"])
+    alerts = desk(made["TopicArn"])
     tell(alerts, "ação xyz")
     alerts.close(20)
     [message] = messages(queue)
@@ -127,21 +152,21 @@ def test_a_topic_that_keeps_order_gets_a_group_for_each_client() -> None:
 
 def test_a_topic_of_another_region_is_told_there() -> None:
     topic = aws.client("sns", "eu-west-1").create_topic(Name="far")["TopicArn"]
-    failures: list[tuple[str, str]] = []
-    alerts = SnsAlerts(topic, pauses_s=(), failed=lambda *failure: failures.append(failure))
+    heard = Heard()
+    alerts = desk(topic, heard=heard)
     tell(alerts)
     alerts.close(20)
-    assert (topic.split(":")[3], failures) == ("eu-west-1", [])
+    assert (topic.split(":")[3], heard.events) == ("eu-west-1", [])
 
 
 def test_a_topic_that_is_not_there_is_a_line_of_the_log() -> None:
     topic = f"arn:aws:sns:{REGION}:{ACCOUNT}:none"
-    failures: list[tuple[str, str]] = []
-    alerts = SnsAlerts(topic, pauses_s=(0, 0), failed=lambda *failure: failures.append(failure))
+    heard = Heard()
+    alerts = desk(topic, heard=heard)
     tell(alerts)
     assert alerts.flush(20)
     says = "there is none of this name in this account and region"
-    assert [(target, why.partition(": ")[2]) for target, why in failures] == [(topic, says)]
+    assert [(target, why.partition(": ")[2]) for target, why in faults(heard)] == [(topic, says)]
     alerts.close()
 
 
@@ -150,7 +175,7 @@ def test_a_flush_does_not_wait_longer_than_it_may() -> None:
         def publish(self, **_: Any) -> None:
             time.sleep(0.3)
 
-    alerts = SnsAlerts(f"arn:aws:sns:{REGION}:{ACCOUNT}:slow", sns=Slow())
+    alerts = desk(f"arn:aws:sns:{REGION}:{ACCOUNT}:slow", sns=Slow())
     tell(alerts)
     began = time.monotonic()
     assert (alerts.flush(0.05), time.monotonic() - began < 0.25) == (False, True)
@@ -185,7 +210,7 @@ class Shop:
         self.vendor = Vendor(answer=self.answer)
         self.topic = aws.client("sns").create_topic(Name=name)["TopicArn"]
         self.queue = subscribed(self.topic)
-        self.alerts = SeveralAlerts([LogAlerts(self.heard), SnsAlerts(self.topic)])
+        self.alerts = desk(self.topic, heard=self.heard, clock=self.clock)
         self.engine = Engine(
             Project(home),
             MemoryStore(),
@@ -222,7 +247,7 @@ class Shop:
     def told(self) -> list[tuple[str, str]]:
         """Kind and text of what came out of the topic."""
         assert self.alerts.flush(30)
-        return [(body["kind"], body["text"]) for body in (json.loads(one["Body"]) for one in messages(self.queue))]
+        return [(body["kind"], body["what"]) for body in (json.loads(one["Body"]) for one in messages(self.queue))]
 
 
 PAUSED = "lane paused, its events are kept; mend it and run `connect check crm abc`"

@@ -74,7 +74,7 @@ def test_a_pause_of_one_action_is_not_one_of_the_lane_and_is_told_to_later_calle
         Answered(503, "rejected", "2", "note is paused"),
     ]
     assert (shop.lane().state, len(shop.vendor.asked)) == ("idle", 1)
-    assert [kind for kind, _ in shop.heard.alerts] == ["lane-paused", "dead-letter", "dead-letter"]
+    assert [kind for kind, _ in shop.heard.alerts] == ["action-paused", "dead-letter", "dead-letter"]
 
 
 def test_a_throttle_of_one_action_holds_that_action_alone() -> None:

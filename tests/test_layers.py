@@ -25,9 +25,9 @@ LAYERS = (
     "wire", "signing", "placing", "auth", "exchange", "lookups", "steps", "sequence", "program",
     "provisioning",
     # the walk
-    "walk", "reporting", "withdrawn", "settling", "direct", "worker",
+    "journal", "walk", "reporting", "withdrawn", "settling", "direct", "worker",
     # adapters
-    "aws", "measures", "emf", "telemetry", "audit", "alerts", "secrets", "stores", "capacity", "alerting",
+    "aws", "measures", "emf", "telemetry", "tracing", "audit", "alerts", "secrets", "stores", "capacity", "alerting",
     # what runs a spec without its vendor
     "sandbox", "authoring.examples", "authoring.explaining", "authoring.curl", "authoring.preview",
     "authoring.differences", "authoring.planning", "authoring.versions", "authoring.pages", "spec.check",
@@ -119,7 +119,19 @@ def test_no_import_leads_back_to_where_it_came_from() -> None:
         walk(module, ())
 
 
-SLOW = ("httpx", "authlib", "jsonschema", "babel", "boto3", "keyring", "rich", "starlette", "uvicorn", "cryptography")
+SLOW = (
+    "httpx",
+    "authlib",
+    "jsonschema",
+    "babel",
+    "boto3",
+    "keyring",
+    "rich",
+    "starlette",
+    "uvicorn",
+    "cryptography",
+    "opentelemetry",
+)
 
 
 def test_what_is_slow_to_import_is_imported_where_it_is_used() -> None:

@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from engine.spec import types
-from engine.spec.project import Settings
+from engine.spec.project import AlertSettings, AlertWay, ClientAlerts, Settings
 from engine.spec.violations import bundled, document
 
 SCHEMAS = sorted(bundled("schemas").rglob("*.json"))
@@ -75,6 +75,9 @@ MIRRORS: list[tuple[type[msgspec.Struct], str, str | None, set[str], set[str]]] 
     (types.Ingest, "client", "ingest", set(), set()),
     (types.Binding, "client", "binding", set(), set()),
     (Settings, "project", None, set(), set()),
+    (AlertSettings, "project", "alerts", set(), set()),
+    (ClientAlerts, "project", "client_alerts", set(), set()),
+    (AlertWay, "project", "alert_way", set(), set()),
 ]
 
 

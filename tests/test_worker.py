@@ -133,7 +133,7 @@ def test_a_pause_of_one_action_lets_the_others_go_on() -> None:
     shop.drain(3600)
     assert sorted(shop.vendor.lines) == ["POST /v1/notes", "POST /v1/notes", "POST /v1/tasks"]
     assert shop.sums() == {"delivered": 2, "waiting": 2}
-    assert [kind for kind, _ in shop.heard.alerts] == ["lane-paused"]
+    assert [kind for kind, _ in shop.heard.alerts] == ["action-paused"]
 
 
 @pytest.mark.parametrize("then", ["throttle, wait: 10m", "pause"])

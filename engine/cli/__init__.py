@@ -30,6 +30,7 @@ COMMANDS = {
     "login": ("login", "Let a person agree once, for a vendor that asks for it."),
     "status": ("status", "What waits, for whom, and why."),
     "dead": ("dead", "Events that were rejected: look, mend, retry, discard."),
+    "alert": ("alert", "Who is told of trouble: try it, and see what stands."),
     "forget": ("forget", "Erase a person from the store."),
     "pause": ("pause", "Hold a client's deliveries."),
     "resume": ("resume", "Let a client's deliveries go on."),

@@ -74,6 +74,8 @@ def command(
         engine.worker.ends_at = engine.clock.now() + for_s if for_s is not None else None
         engine.worker.run(until_empty=not watch)
         engine.mark_paused()
+        if engine.watcher is not None:
+            engine.watcher.look()
         return told(before, store.lanes())
 
 

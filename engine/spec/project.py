@@ -31,6 +31,36 @@ class DeadSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     keep: str | None = None
 
 
+class AlertWay(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One of `alerts.to`; `at` is a reference, or an SNS topic."""
+
+    by: str  # webhook | slack | smtp | sns
+    at: str
+    secret: str | None = None
+    sender: str | None = msgspec.field(default=None, name="from")
+    to: list[str] = []
+
+
+class ClientAlerts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One of `alerts.clients`."""
+
+    oldest: str | None = None
+    dead_letters: str | None = None
+
+
+class AlertSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`alerts` of `connect.yaml`."""
+
+    oldest: str = "1h"
+    dead_letters: str = "1/1h"
+    store: str = "90%"
+    quiet: str | None = None
+    timezone: str = "UTC"
+    urgent: list[str] | None = None
+    clients: dict[str, ClientAlerts] = {}
+    to: dict[str, AlertWay] = {}
+
+
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What `connect.yaml` says."""
 
@@ -52,6 +82,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     log_level: str = "info"
     metrics: str = "prometheus"  # prometheus | emf | both
     dead: DeadSettings = DeadSettings()
+    alerts: AlertSettings = AlertSettings()
+    admin_url: str | None = None
     audit: str = "connect.audit.log"
 
 
