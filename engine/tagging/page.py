@@ -57,7 +57,8 @@ def _fields(settings: Settings) -> list[tuple[str, str]]:
 def _consent(settings: Settings) -> str:
     if not settings.consent:
         return "The tag asks for none: whoever puts it into the page sees to it."
-    return f"Nothing is sent and nothing stored before {' and '.join(f'`{each}`' for each in settings.consent)} is granted."
+    types = " and ".join(f"`{each}`" for each in settings.consent)
+    return f"Nothing is sent and nothing stored before consent is granted for {types}."
 
 
 def _policy(settings: Settings) -> list[tuple[str, str]]:

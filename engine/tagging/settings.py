@@ -22,7 +22,7 @@ KEY = "WRITE-KEY"  # stands where the key is to be put
 LAYER = "dataLayer"
 # What the tag makes of the data layer: field of the event -> where it comes from.
 FIELDS = {
-    "email": "`email`, or `email` of `user_data` (also by `gtag('set', 'user_data', …)`); holds for the events after it",
+    "email": "`email`, or `email` of `user_data` (`gtag('set', 'user_data', …)`, too); holds for the events after it",
     "eventType": "`event`, or the name in `gtag('event', …)`",
     "timestamp": "`timestamp`, or the moment at which it was pushed",
     "product": "`product`, or the first of the items",

@@ -29,7 +29,7 @@ def policy(settings: Settings) -> dict[str, str]:
     """
     Directive -> the source that a strict policy lacks.
 
-    Of the script its digest, which does without a nonce; that of the whole script, so there is none before the key is in.
+    Of the script its digest, which does without a nonce. It is that of the whole: there is none before the key is in.
     """
     scheme, _, rest = settings.address.partition("://")
     digest = base64.b64encode(hashlib.sha256(inside(settings).encode()).digest()).decode()

@@ -21,7 +21,7 @@
       for (var key of 'id name brand category variant image url'.split(' ')) made[key] = text(item['item_' + key] || item[key]);
       made.id ||= made.name;
       made.name ||= made.id;
-      made.url ||= page;
+      made.url ||= text(page);
       return made;
     },
     start = set => {
@@ -124,11 +124,10 @@
                 query: message.search_term,
                 total: number(shop.value),
                 currency: shop.currency,
-                orderId: text(shop.transaction_id),
-                items: shop.items?.map(item => product(item, name == 'view_item' && page))
+                orderId: text(shop.transaction_id)
               },
               message,
-              {eventType: type},
+              {eventType: type, items: shop.items?.map(item => product(item, name == 'view_item' && page)) || message.items},
               set.set
             );
             event.product ||= event.items?.[0];
@@ -136,13 +135,12 @@
             if (set.id) event[set.id] = text(event[set.id] || (event.orderId ? type + '-' + event.orderId : unique()));
             held = held.concat(event).slice(-50);
           }
-          if (may() && (email || !set.email)) {
+          if (may() && (email || !set.email))
             held.splice(0).forEach(event => {
               event.email = email;
               outbox(list => [...list, [unique(), JSON.stringify(event, set.only.split(' ')), now(), 0]]);
             });
-            next();
-          }
+          next();
         });
       on('online', next);
       on('pagehide', leave);
