@@ -1,4 +1,4 @@
-"""What DynamoDB would bill: the units that it reports for each call, and those that its rules give for what was sent."""
+"""What DynamoDB bills: the units that it reports for each call, and those that its rules give for what was sent."""
 
 from __future__ import annotations
 

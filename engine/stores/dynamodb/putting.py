@@ -161,32 +161,38 @@ class Putting:
 
     def _write_marked(self, jobs: list[_Put]) -> None:
         (job,) = jobs
-        marked = [event for event in job.events if event.dedupe_s > 0]
-        marks = self.table.get_all(
-            {(_lane(each), each.event_id): mark_key(_lane(each), each.event_id) for each in marked}.values()
-        )
+        marked = dict.fromkeys((_lane(each), each.event_id) for each in job.events if each.dedupe_s > 0)
+        marks = self.table.get_all([mark_key(*each) for each in marked], consistent=False)
         until = {(item["pk"]["S"], item["sk"]["S"]): float(item["until"]["N"]) for item in marks}
         plain: list[Item] = []
-        for event in job.events:
+        whole: list[int] = []  # those that have a transaction of their own
+        for at, event in enumerate(job.events):
             name = _lane(event)
-            if event.dedupe_s <= 0:
-                rows = self._made(event, job.due_at, job.now)
-                job.rows.append(rows)
-                items = [{"PutRequest": {"Item": row_item(name, row)}} for row in rows]
-                if any(row.after for row in rows):
-                    self.table.transact([{"Put": item["PutRequest"]} for item in items])
-                else:
-                    plain += items
-                continue
-            key = mark_key(name, event.event_id)
-            at = (key["pk"]["S"], key["sk"]["S"])
-            if until.get(at, float("-inf")) > job.now:
-                job.rows.append(None)
-                continue
+            if event.dedupe_s > 0:
+                key = mark_key(name, event.event_id)
+                mark = (key["pk"]["S"], key["sk"]["S"])
+                if until.get(mark, float("-inf")) > job.now:
+                    job.rows.append(None)
+                    continue
+                until[mark] = job.now + event.dedupe_s
             rows = self._made(event, job.due_at, job.now)
-            until[at] = job.now + event.dedupe_s
-            job.rows.append(rows if self._write_once(event, rows, job.now) else None)
+            job.rows.append(rows)
+            if event.dedupe_s > 0 or any(row.after for row in rows):
+                whole.append(at)
+            else:
+                plain += [{"PutRequest": {"Item": row_item(name, row)}} for row in rows]
         self.table.write(plain)
+        stored = self.table.each(lambda at: self._write_whole(job.events[at], job.rows[at] or [], job.now), whole)
+        for at, new in zip(whole, stored, strict=True):
+            if not new:
+                job.rows[at] = None
+
+    def _write_whole(self, event: Accepted, rows: Sequence[Row], now: float) -> bool:
+        """All deliveries of an event, or none; False if it was here before."""
+        if event.dedupe_s > 0:
+            return self._write_once(event, rows, now)
+        self.table.transact([{"Put": {"Item": row_item(_lane(event), row)}} for row in rows])
+        return True
 
     def _write_once(self, event: Accepted, rows: Sequence[Row], now: float) -> bool:
         """The event with the mark that it was here; False if it was."""
