@@ -26,6 +26,7 @@ MOST_IN_GET = 100
 MOST_IN_TRANSACTION = 100
 THREADS = 32
 PATIENCE_S = 30.0  # for what is throttled or in conflict
+TRIES = 5  # of a request that was not answered, or throttled
 
 Item = dict[str, Any]  # as DynamoDB writes it: {"pk": {"S": "…"}, …}
 _META = {"pk": {"S": "meta"}, "sk": {"S": "meta"}}
@@ -385,7 +386,7 @@ def _client(region: str, endpoint: str | None) -> Any:
         max_pool_connections=THREADS + 16,
         connect_timeout=3,
         read_timeout=10,
-        retries={"mode": "adaptive", "total_max_attempts": 5},
+        retries={"mode": "adaptive", "total_max_attempts": TRIES},
         user_agent_extra="daxgo-connect",
     )
     return boto3.session.Session().client("dynamodb", region_name=region, endpoint_url=endpoint, config=config)
