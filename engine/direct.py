@@ -21,12 +21,14 @@ from engine.records import (
     Told,
     Trace,
     Waiting,
+    Walked,
 )
 from engine.retrying import DEFER_S
 from engine.spec import units
 from engine.walk import Ended, Walk
 
 if TYPE_CHECKING:
+    from engine.journal import Journal
     from engine.program import Action, Program
     from engine.reporting import Reporter
     from engine.walk import World
@@ -162,6 +164,7 @@ class Direct:
         self.lane = (program.connector.name, program.client.client)
         self.batch: str | None = None  # where it goes on from, if it got half way
         self.skipped: list[Skipped] = []  # what waited for it
+        self.journal: Journal | None = None  # of its walk, where there are traces
 
     def answer(self) -> tuple[int, str, str]:
         """(status, outcome, reason)."""
@@ -184,6 +187,7 @@ class Direct:
             walk = Walk(self.world, self.program, keep_alive=self.still_ours)
         except ConnectError as error:
             return self.end(Outcome(OutcomeKind.PAUSE, str(error), private=True), None)
+        self.journal = walk.journal
         try:
             return self.tries(walk, action)
         except LeaseLost as error:
@@ -290,7 +294,12 @@ class Direct:
 
     def settle(self, row: Settled) -> None:
         row = msgspec.structs.replace(row, reason=self.kept(row.reason))
-        self.skipped = self.world.store.settle(None, [row], now=self.world.clock.now())
+        now = self.world.clock.now()
+        self.skipped = self.world.store.settle(None, [row], now=now)
+        if self.world.traces is not None:
+            walked = self.journal.take() if self.journal is not None else Walked(now)
+            ended_at = self.world.clock.now()
+            self.world.traces.settled(*self.lane, [self.delivery], [row], walked, settled_at=now, now=ended_at)
         ended = Ended(self.delivery, Outcome(OutcomeKind.DELIVERED), None, None)
         self.reporter.settled(self.program, [ended], [row], None)
         self.reporter.followed(self.program, self.skipped)

@@ -28,7 +28,7 @@ from engine.tagging.script import script
 
 if TYPE_CHECKING:
     from engine.asgi import Receive, Scope, Send
-    from engine.ports import Telemetry
+    from engine.ports import Telemetry, Traces
     from engine.records import Accepted, Lane, Received, Stored
 
 
@@ -121,10 +121,11 @@ class Door:
         beside: ThreadPoolExecutor,
         telemetry: Telemetry,
         clock: Callable[[], float] = time.time,
+        traces: Traces | None = None,
     ) -> None:
         """`beside` reads large bodies one after the other, so that those who send small ones need not wait for them."""
         self._front, self._limits, self._telemetry, self._clock = front, limits, telemetry, clock
-        self._beside = beside
+        self._beside, self._traces = beside, traces
         self._addresses = Meters(limits.address_rate) if limits.address_rate is not None else None
         self._coming = self._held = 0  # bytes
         self._walks = Walks(front, pool, limits.direct_workers, telemetry, clock)
@@ -219,13 +220,14 @@ class Door:
         origin: str,
     ) -> Answer:
         signature = headers.get(b"x-connect-signature")
+        began = self._clock()
         read = partial(
             self._front.receive,
             connector,
             body,
             content_type,
             answers.write_key(headers, scope["query_string"]),
-            self._clock(),
+            began,
             signature=signature.decode("latin-1") if signature is not None else None,
             origin=origin,
         )
@@ -241,7 +243,7 @@ class Door:
         if received.faults:
             status = received.status if received.status >= 400 else 422
             self._telemetry.event("refused", connector=connector, status=status, count=len(received.faults))
-        return await self._store(connector, received)
+        return await self._store(connector, received, began, headers.get(b"traceparent", b""))
 
     async def _body(self, scope: Scope, headers: dict[bytes, bytes], receive: Receive) -> bytes | Answer:
         limit = self._limits.max_body
@@ -274,10 +276,11 @@ class Door:
         if size > 0 and self._coming > self._limits.max_coming:
             raise _TooMuch
 
-    async def _store(self, connector: str, received: Received) -> Answer:
+    async def _store(self, connector: str, received: Received, began: float, parent: bytes) -> Answer:
         events = [event for _, event in received.accepted]
         hold_s = self._front.hold_s(connector) if received.direct else 0.0
         ends_at = asyncio.get_running_loop().time() + hold_s
+        put_at = self._clock() if self._traces is not None else began
         self._pending += 1
         try:
             stored = await self._puts.put(events, hold_s)
@@ -286,6 +289,9 @@ class Door:
             return answers.busy("the store can't be written; nothing was accepted, send it again a little later")
         finally:
             self._pending -= 1
+        if self._traces is not None:
+            named, now = parent.decode("latin-1"), self._clock()
+            self._traces.taken_in(connector, events, stored, parent=named, began=began, put_at=put_at, now=now)
         if not received.direct:
             return answers.accepted(received, stored)
         said = await self._walks.walk(connector, events, stored, ends_at)

@@ -184,6 +184,8 @@ class Action:
                     scope["lookups"][name] = found.value
                 left.append((delivery, scope))
             rows = left
+        if self.lookups:
+            wire.looked_up()
         ready: list[Ready] = []
         for delivery, scope in rows:
             ours = False

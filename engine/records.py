@@ -149,6 +149,28 @@ class Trace(msgspec.Struct, frozen=True):
     reply: str = ""
 
 
+class Sent(msgspec.Struct, frozen=True):
+    """One exchange with a vendor: what it was for, how it ended, and when."""
+
+    action: str
+    step: str
+    method: str
+    host: str
+    status: int  # 0: no reply
+    began: float
+    ended: float
+
+
+class Walked(msgspec.Struct, frozen=True):
+    """What was done for a batch before it was settled; a time is None where there was no such stage."""
+
+    began: float  # when its window, or the half-done batch, was taken up
+    looked_up_at: float | None = None
+    mapped_at: float | None = None
+    window: tuple[Sent, ...] = ()  # for all of its window: look-ups
+    sent: tuple[Sent, ...] = ()  # for it alone
+
+
 class Settled(msgspec.Struct, frozen=True):
     """
     What becomes of one delivery; `Buffer.settle` takes a list of them.

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from engine.asgi import App
     from engine.door import Front
     from engine.listening import Stop
-    from engine.ports import Telemetry
+    from engine.ports import Telemetry, Traces
 
 NEEDS_TOKEN = "give it a token (CONNECT_ADMIN_TOKEN), or bind it to 127.0.0.1"
 
@@ -47,6 +47,7 @@ def serve(
     telemetry: Telemetry | None = None,
     limits: Limits | None = None,
     clock: Callable[[], float] = time.time,
+    traces: Traces | None = None,
 ) -> None:
     """
     Serve until SIGTERM, SIGINT or `stop`; then finish the requests in flight and return.
@@ -66,7 +67,7 @@ def serve(
     with ExitStack() as stack:
         pool = stack.enter_context(ThreadPoolExecutor(limits.direct_workers, thread_name_prefix="direct"))
         beside = stack.enter_context(ThreadPoolExecutor(1, thread_name_prefix="large"))
-        door = Door(front, limits=limits, pool=pool, beside=beside, telemetry=telemetry, clock=clock)
+        door = Door(front, limits=limits, pool=pool, beside=beside, telemetry=telemetry, clock=clock, traces=traces)
         apps: list[tuple[App, socket.socket]] = [(door, stack.enter_context(listening.listen(host, port)))]
         if admin is not None and admin_port is not None:
             apps.append((admin, stack.enter_context(listening.listen(admin_host, admin_port))))

@@ -11,6 +11,7 @@ import msgspec
 
 from engine.batching import Unit
 from engine.errors import BadValue
+from engine.journal import Journal
 from engine.outcomes import DELIVERED, holds_back
 from engine.owners import new_owner
 from engine.program import Done, decode_event
@@ -23,7 +24,7 @@ from engine.writing import PATIENCE_S, written
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence, Set
 
-    from engine.ports import Alerts, Clock, Store, Telemetry
+    from engine.ports import Alerts, Clock, Store, Telemetry, Traces
     from engine.program import Action, Program
     from engine.sending import Masker, Transport
 
@@ -54,6 +55,7 @@ class World(NamedTuple):
     nonce: Callable[[], str] = new_nonce
     new_batch: Callable[[], str] = lambda: uuid.uuid4().hex
     outdated: Callable[[Program, str], bool] = lambda _program, _fingerprint: False  # have its secrets been exchanged?
+    traces: Traces | None = None
 
 
 class Ended(NamedTuple):
@@ -84,6 +86,7 @@ class Walk:
         program.cache.keep_for(credentials.fingerprint)
         derived = program.derived(credentials.values)
         world.masker(program).add(*(plain(value) for value in derived.values() if not isinstance(value, bool)))
+        self.journal = Journal(world.telemetry, world.clock) if world.traces is not None else None
         self.wire = Wire(
             connector=program.connector.name,
             client=program.client.client,
@@ -94,7 +97,8 @@ class Walk:
             transport=world.transport,
             clock=world.clock,
             masker=world.masker(program),
-            telemetry=world.telemetry,
+            telemetry=self.journal or world.telemetry,
+            looked_up=self.journal.looked_up if self.journal is not None else lambda: None,
             owner=new_owner(),
             keep_alive=keep_alive,
             over=over,
@@ -111,7 +115,11 @@ class Walk:
         Those whose key has come to be in `held` stay where they are: an older one of their key is to be sent again.
         """
         began = self.world.clock.now()
+        if self.journal is not None:
+            self.journal.begin()
         ready, done = action.prepare(self.program, self.wire, deliveries, failures=self.failures)
+        if self.journal is not None:
+            self.journal.mapped()
         self.mapped(self.world.clock.now() - began)
         batches: list[Any] = [done] if done else []
         if not any(lane_wide(one.outcome) for one in done):
@@ -144,6 +152,8 @@ class Walk:
         self, action: Action, progress: Progress, deliveries: Sequence[Delivery], lease: Lease | None
     ) -> list[Ended]:
         """A half-done batch goes on at its step, with the records as they were mapped then."""
+        if self.journal is not None:
+            self.journal.begin()
         left = {delivery.seq: delivery for delivery in deliveries}
         units_: list[Unit] = []
         ended: list[Ended] = []

@@ -28,6 +28,7 @@ from engine.writing import written
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
+    from engine.journal import Journal
     from engine.program import Program
     from engine.spec import types
 
@@ -252,6 +253,7 @@ class Turn:
         self.needs_s = 0.0  # that must be left of the process's time for another batch
         self.not_before: float | None = None  # inf: until a person acts
         self.renewing = threading.Lock()
+        self.journal: Journal | None = None  # of its walk, where there are traces
         self.moved_at = time.monotonic()  # when it began, or last settled something
 
     def stands(self) -> bool:
@@ -284,6 +286,7 @@ class Turn:
         except SecretUnavailable as error:
             self.pause(str(error))
             return False
+        self.journal = walk.journal
         verdicts = Verdicts(world, program, lease, self.worker.failing)
         self.needs_s = self.worker.needs_s(program)
         while not self.ending():
@@ -416,6 +419,16 @@ class Turn:
             over=lambda: self.worker.stopping.is_set() or self.worker.time_left() <= 0,
         )
         self.settled = True
+        if self.world.traces is not None and self.journal is not None:
+            self.world.traces.settled(
+                self.lease.connector,
+                self.lease.client,
+                [one.delivery for one in ended],
+                rows,
+                self.journal.take(),
+                settled_at=now,
+                now=self.world.clock.now(),
+            )
         self.worker.tally.settled(rows, skipped)
         if held_keys is not None:
             pairs = zip(ended, rows, strict=True)
