@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import zlib
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -19,6 +21,7 @@ CLAIM_S = 120.0  # for which one process has the telling of a trouble; longer th
 SEEN_S = 300.0  # between two writes that a trouble was seen again
 KEEP_S = 86_400.0  # of a trouble that is over and could not be said to be
 MOST_TEXT = 300
+PACKED, PACKED_FROM = "zlib:", 50_000
 
 OPEN, OVER, PAST = "open", "over", "past"  # it stands; it is over; it came and went while nobody was to be woken
 
@@ -62,12 +65,18 @@ class Ledger:
     def read(cls, text: str | None) -> Ledger:
         """An empty one for what can't be read: then what stands is told once more."""
         try:
+            if text and text.startswith(PACKED):
+                text = zlib.decompress(base64.b64decode(text.removeprefix(PACKED))).decode()
             return cls(msgspec.json.decode(text, type=list[Entry])) if text else cls()
-        except msgspec.DecodeError:
+        except (ValueError, zlib.error):
             return cls()
 
     def written(self) -> str:
-        return msgspec.json.encode(list(self.entries.values())).decode()
+        """One value for every store: DynamoDB's holds 400 KB, so a long one is packed."""
+        text = msgspec.json.encode(list(self.entries.values()))
+        if len(text) <= PACKED_FROM:
+            return text.decode()
+        return PACKED + base64.b64encode(zlib.compress(text)).decode()
 
     def standing(self) -> list[Entry]:
         return [entry for entry in self.entries.values() if entry.gone is None]
@@ -79,7 +88,8 @@ class Ledger:
         entry = self.entries.get(trouble.key)
         if entry is None:
             if len(self.entries) < MOST:
-                shown = msgspec.structs.replace(trouble, text=trouble.text[:MOST_TEXT])
+                facts = {name: value[:MOST_TEXT] for name, value in trouble.facts.items()}
+                shown = msgspec.structs.replace(trouble, text=trouble.text[:MOST_TEXT], facts=facts)
                 self.entries[trouble.key] = Entry(shown, now, now)
                 self.changed = True
             return

@@ -71,15 +71,15 @@ class Watcher:
         place = f"{lane.connector}/{lane.client}"
         bounds = rules.of(lane.client)
         if lane.state == "paused":
-            what = f"{place}: {lane.reason or 'paused'}; lane paused, {lane.waiting} events are kept"
+            what = f"{place}: {lane.reason or 'paused'}; lane paused, {kept(lane.waiting)}"
             yield Trouble("lane-paused", *name, what, now, {"reason": lane.reason or "", "waiting": str(lane.waiting)})
         elif lane.failing_since and lane.failures >= OUTAGE_TRIES:
-            what = f"{place}: {lane.reason}; {lane.failures} tries in a row failed, {lane.waiting} events are kept"
+            what = f"{place}: {lane.reason}; {lane.failures} tries in a row failed, {kept(lane.waiting)}"
             facts = {"reason": lane.reason or "", "tries": str(lane.failures)}
             yield Trouble("outage", *name, what, lane.failing_since, facts)
         if lane.oldest_at is not None and now - lane.oldest_at > bounds.oldest_s:
             why = f"; {lane.reason}" if lane.reason else ""
-            what = f"{place}: the oldest of {lane.waiting} events has waited {lasting(now - lane.oldest_at)}{why}"
+            what = f"{place}: the oldest event, of {lane.waiting}, has waited {lasting(now - lane.oldest_at)}{why}"
             facts = {"waiting": str(lane.waiting), "bound_s": f"{bounds.oldest_s:.0f}"}
             yield Trouble("oldest", *name, what, lane.oldest_at + bounds.oldest_s, facts)
         if lane.rejected and (dead := self.dead_of(lane, bounds.dead, now)).many >= bounds.dead.uses:
@@ -125,6 +125,10 @@ class Watcher:
         if share is not None and share >= rules.share:
             what = f"the store is nearly full: {share:.0%} of what it may hold is used"
             yield Trouble("store-filling", "", "", what, now, {"used": f"{share:.0%}"})
+
+
+def kept(waiting: int) -> str:
+    return "1 event is kept" if waiting == 1 else f"{waiting} events are kept"
 
 
 class TokenEar:
