@@ -246,6 +246,9 @@ def test_a_database_of_another_encoding_is_refused(url: str) -> None:
 
 # What is said of a server
 
+GRANT = "to this database; allow it with GRANT CONNECT and LOGIN, or name another"
+LIMIT = "has no connection free; raise its CONNECTION LIMIT, or give each host fewer with ?connections="
+
 
 @pytest.mark.parametrize(
     ("wrong", "said"),
@@ -253,11 +256,24 @@ def test_a_database_of_another_encoding_is_refused(url: str) -> None:
         ({"user": "locked:hush-hush"}, "the server refuses the user or the password; check the store's URL"),
         ({"user": "nobody:hush-hush"}, "there is no such user; create it, or name another"),
         ({"database": "nowhere"}, "there is no such database; create it, or name another"),
+        ({"database": "closed"}, f"the user may not connect {GRANT}"),
+        ({"user": "no_log_in:hush-hush"}, f"the user may not connect {GRANT}"),
+        ({"user": "no_room:hush-hush"}, f"the user or the database {LIMIT}"),
+        (
+            {"user": "no_room:hush-hush", "database": "full"},
+            f"the user or the database {LIMIT}",
+        ),
     ],
 )
 def test_a_refused_log_in_is_one_plain_sentence_without_the_password(wrong: dict[str, str], said: str) -> None:
     server = postgres_server.shared()
     server.lock_user("locked", "the-right-one")
+    for each in (
+        *("CREATE ROLE no_log_in NOLOGIN", "CREATE ROLE no_room LOGIN CONNECTION LIMIT 0"),
+        *("CREATE DATABASE closed ALLOW_CONNECTIONS false", "CREATE DATABASE crowded CONNECTION LIMIT 0"),
+    ):
+        with suppress(psycopg.errors.DuplicateObject, psycopg.errors.DuplicateDatabase):
+            sql(server.url(), each)
     with pytest.raises(StoreUnavailable) as refused:
         PostgresStore(server.url(**wrong))
     assert str(refused.value) == f"postgresql://127.0.0.1:{server.port}/{wrong.get('database', 'postgres')}: {said}"
@@ -281,6 +297,10 @@ def test_the_right_password_opens_a_schema_of_its_own(url: str) -> None:
         ("postgresql://user:hush@host/db?schema=My-Own", "schema=My-Own: a name of small letters, digits and _"),
         ("postgresql://host/db?user=user&password=hush", "the password stands before the host, so that it is never"),
         ("postgresql://user:hush@host/db?connections=1", "connections=1: a number from 2 to 1000"),
+        ("postgresql://user:12/hush@host/db", "in the password of the store's URL / is written %2F, # %23"),
+        ("postgresql://user:12#hush@host/db", "in the password of the store's URL / is written %2F, # %23"),
+        ("postgresql//user:hush@host/db", "no store is called postgresql; known are memory:"),
+        ("user:hush@host/db", "no store is called user; known are memory:"),
     ],
 )
 def test_a_url_that_is_none_is_refused_without_its_password(wrong: str, said: str) -> None:
@@ -501,6 +521,32 @@ def test_a_server_that_is_not_there_is_said_at_once_and_used_again_when_it_is_ba
     store.put([event("e3")], now=0.0).result()
     assert [lane.waiting for lane in store.lanes()] == [2]
     store.close()
+
+
+def test_a_server_that_shuts_down_is_not_mistaken_for_one_without_the_database(
+    own_server: postgres_server.Server,
+) -> None:
+    url = own_server.url("leaving")
+    with psycopg.connect(url.partition("?")[0]):  # it waits for this one
+        assert own_server._process is not None
+        own_server._process.send_signal(signal.SIGTERM)
+        ends_at = time.monotonic() + 30
+        while "shutting down" not in (said := _why_not(url)):
+            assert time.monotonic() < ends_at
+            assert said == "", said
+        with pytest.raises(StoreUnavailable, match="the server is not there or just starting; it goes on by itself"):
+            PostgresStore(url)
+    own_server.stop()
+    own_server.start()
+
+
+def _why_not(url: str) -> str:
+    """What the server itself says."""
+    try:
+        psycopg.connect(url.partition("?")[0]).close()
+    except psycopg.OperationalError as error:
+        return str(error)
+    return ""
 
 
 def test_connections_that_were_cut_while_idle_are_not_noticed(url: str, store: PostgresStore) -> None:

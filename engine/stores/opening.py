@@ -14,12 +14,13 @@ if TYPE_CHECKING:
 
     from engine.ports import Store
 
+EXTRA = "pip install 'daxgo-connect[{}]'"
 # How a URL begins -> an example with a word on it.
 SCHEMES = {
     "memory": "memory:  (lost when the process ends)",
     "sqlite": "sqlite:///connect.db  (a file; sqlite:////absolute/path.db)",
-    "postgresql": "postgresql://user:password@host/database?schema=connect  (several hosts; needs [postgres])",
-    "dynamodb": "dynamodb://table?region=sa-east-1  (on AWS; &create=1 makes the table; needs [aws])",
+    "postgresql": f"postgresql://user:password@host/database?schema=connect  (several hosts; {EXTRA.format('postgres')})",
+    "dynamodb": f"dynamodb://table?region=sa-east-1  (on AWS; &create=1 makes the table; {EXTRA.format('aws')})",
 }
 
 
@@ -170,4 +171,5 @@ _SCHEMAS: dict[str, Callable[[str, Path], Schema]] = {
 
 
 def _unknown(url: str) -> UsageError:
-    return UsageError(f"no store is called {url.split('://', 1)[0]}; known are {'; '.join(SCHEMES.values())}")
+    scheme = url.partition(":")[0].partition("/")[0]  # what follows may hold a password
+    return UsageError(f"no store is called {scheme}; known are {'; '.join(SCHEMES.values())}")

@@ -49,6 +49,8 @@ def parsed(url: str) -> Address:
         raise UsageError(f"the store's URL can't be read; it has the form {FORM}") from None
     if parts.scheme not in ("postgresql", "postgres") or not url.startswith(f"{parts.scheme}://"):
         raise UsageError(f"a PostgreSQL store has a URL such as {FORM}")
+    if "@" in parts.path or parts.fragment:  # the rest of a password, and would be shown as a part of the address
+        raise UsageError(f"in the password of the store's URL / is written %2F, # %23, ? %3F and @ %40: {FORM}")
     schema, most = given.pop("schema", SCHEMA), given.pop("connections", str(CONNECTIONS))
     if not _SCHEMA.fullmatch(schema):
         raise UsageError(f"schema={schema}: a name of small letters, digits and _, 51 at most")

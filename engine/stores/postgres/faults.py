@@ -11,6 +11,11 @@ _REFUSED = "the server refuses the user or the password; check the store's URL"
 _NO_DATABASE = "there is no such database; create it, or name another"
 _NO_ROLE = "there is no such user; create it, or name another"
 _FULL = "the server has no connection free; raise its max_connections, or give each host fewer with ?connections="
+_LIMITED = (
+    "the user or the database has no connection free; raise its CONNECTION LIMIT, or give each host fewer with"
+    " ?connections="
+)
+_CLOSED = "the user may not connect to this database; allow it with GRANT CONNECT and LOGIN, or name another"
 _READ_ONLY = "the server takes no writes: a standby, or one that fails over; name the primary"
 _GONE = "the store's tables are not there any more; restart to have them made"
 _CANCELLED = "a statement was cancelled or took too long; it is tried again later"
@@ -36,20 +41,24 @@ _BY_STATE = {
     "42P01": _GONE,
     "3F000": _GONE,
 }
-# A refused log-in has no code, only words.
+# A refused log-in has no code, only words: the first that are in it count, and many name a role or a database besides.
 _BY_WORDS = {
     "password authentication failed": _REFUSED,
     "no password supplied": _REFUSED,
     "pg_hba.conf": _REFUSED,
     "authentication failed": _REFUSED,
-    "role ": _NO_ROLE,
-    "database ": _NO_DATABASE,
+    "too many connections for ": _LIMITED,
     "too many ": _FULL,
     "connection slots": _FULL,
     "starting up": _DOWN,
     "shutting down": _DOWN,
     "recovery mode": _DOWN,
     "not accepting connections": _DOWN,
+    "not currently accepting": _CLOSED,
+    "permission denied": _CLOSED,
+    "not permitted to log in": _CLOSED,
+    "role ": _NO_ROLE,
+    'database "': _NO_DATABASE,
     "Connection refused": "no server answers there; check host and port, or start it",
     "translate host name": "there is no such host",
     "resolve host": "there is no such host",
