@@ -18,17 +18,18 @@ from engine.wiring import reach as reach
 from engine.wiring import store_address as store_address
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
-    from starlette.routing import BaseRoute
-
+    from engine.access import Access
     from engine.audit import Audit
+    from engine.dashboard.board import Board
     from engine.ports import Secrets, Store
     from engine.program import Program
     from engine.runtime import Engine
     from engine.spec.project import Project
     from engine.spec.types import Client
     from engine.stores.lent import LentTokens
+    from engine.telemetry import Telemetry
 
 Command = TypeVar("Command", bound="Callable[..., Any]")
 
@@ -139,18 +140,31 @@ def client_of(project: Project, connector: str, given: str | None) -> str:
     raise UsageError(f"name the client with --client; {known}")
 
 
-def admin_routes(engine: Engine) -> Sequence[BaseRoute]:
-    """What the admin side shows besides health, metrics and lanes."""
-    del engine
-    return ()
+def admin_side(engine: Engine, telemetry: Telemetry, project: Project) -> tuple[Access, Board]:
+    """Who may look at the admin side, and its pages, which count what this process does from now on."""
+    from engine.access import Access
+    from engine.dashboard.board import Board
+    from engine.dashboard.history import History
+    from engine.wiring import own_settings
+
+    env = own_settings(project)
+    access = Access(env.get("CONNECT_ADMIN_TOKEN"), env.get("CONNECT_ADMIN_READ_TOKEN"))
+    history = History(engine.clock.now)
+    telemetry.tell(history.hear)
+    return access, Board(engine, access, history, audit_file=audit_file(project), clock=engine.clock.now)
+
+
+def audit_file(project: Project) -> Path | None:
+    """Where CONNECT_AUDIT or `audit` of `connect.yaml` says; None for stderr."""
+    named = os.environ.get("CONNECT_AUDIT") or project.settings.audit
+    return None if named == "-" else project.directory / named
 
 
 def audit(project: Project) -> Audit:
-    """Where CONNECT_AUDIT or `audit` of `connect.yaml` says, as the user who runs this."""
+    """As the user who runs this."""
     from engine.audit import Audit, operator
 
-    named = os.environ.get("CONNECT_AUDIT") or project.settings.audit
-    return Audit(None if named == "-" else project.directory / named, who=operator(os.environ))
+    return Audit(audit_file(project), who=operator(os.environ))
 
 
 def secrets_of(project: Project) -> Secrets:

@@ -32,7 +32,7 @@ JOIN_S = 60.0  # for batches in flight at the end; they are repeated at the next
     "--admin-port",
     envvar="CONNECT_ADMIN_PORT",
     type=click.IntRange(0, 65535),
-    help="Where health, metrics and lanes are shown.  [default: the port after --port]",
+    help="Where the web page, health and metrics are.  [default: the port after --port]",
 )
 @click.option("--admin-host", envvar="CONNECT_ADMIN_HOST", metavar="ADDRESS", help="Where --admin-port listens.")
 @click.option("--max-store", envvar="CONNECT_MAX_STORE", metavar="SIZE", help="What may wait, such as 5GB; then 503.")
@@ -74,8 +74,8 @@ def command(
     Take events in at POST /CONNECTOR and deliver them, until SIGTERM or Ctrl-C.
 
     Every option can also be set in connect.yaml (`admin_port: 9090`) or in the environment (CONNECT_ADMIN_PORT).
-    CONNECT_KEY encrypts stored tokens, CONNECT_ADMIN_TOKEN guards the admin side, CONNECT_ALERT_WEBHOOKS names
-    addresses that are told of trouble.
+    CONNECT_KEY encrypts stored tokens, CONNECT_ADMIN_TOKEN guards the web page (CONNECT_ADMIN_READ_TOKEN lets look
+    only), CONNECT_ALERT_WEBHOOKS names addresses that are told of trouble.
     """
     sys.setswitchinterval(SWITCH_S)
     project = options.open_project(directory)
@@ -91,7 +91,6 @@ def command(
     via, reach = options.checked_via(via, project), options.reach(allow_private, project)
     from engine.errors import ConnectError
     from engine.serve import serve
-    from engine.wiring import own_settings
 
     with ExitStack() as stack:
         store = options.open_store(store_url, project)
@@ -111,6 +110,7 @@ def command(
         stack.callback(telemetry.close)
         if not os.environ.get("CONNECT_TRACE"):
             stack.callback(telemetry.catch())
+        access, pages = options.admin_side(engine, telemetry, project)
         stop, kept = threading.Event(), threading.Event()
         stack.callback(kept.set)
         threading.Thread(target=engine.keep, args=(kept,), name="keep", daemon=True).start()
@@ -130,13 +130,14 @@ def command(
             port=port,
             admin_port=admin_port,
             admin_host=admin_host,
-            admin_token=own_settings(project).get("CONNECT_ADMIN_TOKEN") or None,
-            admin_routes=options.admin_routes(engine),
+            access=access,
+            pages=pages,
             on_ready=ready,
             stop=stop,
             telemetry=telemetry,
             limits=limits,
             clock=engine.clock.now,
+            traces=engine.traces,
         )
     if delivery.failed is not None:
         raise ConnectError(f"deliveries stopped: {type(delivery.failed).__name__}; what waits is kept in the store")

@@ -1,0 +1,86 @@
+"""Numbers -> small charts as SVG, drawn by the server; the colours are the style sheet's."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from markupsafe import Markup, escape
+
+WIDTH, HEIGHT = 120, 28  # of a small one
+WIDE, HIGH = 600, 120
+
+
+class Line(NamedTuple):
+    """One series of a chart: the class that colours it, and its values, the oldest first."""
+
+    name: str
+    values: Sequence[float | None]
+
+
+def bars(label: str, *stacked: Line, width: int = WIDTH, height: int = HEIGHT, slots: int | None = None) -> Markup:
+    """One bar for each slot, the series on top of each other; `slots`: so many bars, neighbours summed."""
+    series = [Line(name, [value or 0 for value in values]) for name, values in stacked]
+    if slots is not None:
+        series = [Line(line.name, summed(line.values, slots)) for line in series]
+    count = max((len(line.values) for line in series), default=0)
+    sums = [sum(line.values[at] or 0 for line in series) for at in range(count)]
+    most = max(sums, default=0)
+    parts = []
+    if most:
+        step = width / count
+        floor = [0.0] * count
+        for line in series:
+            path = []
+            for at, value in enumerate(line.values):
+                if value:
+                    tall = max(value / most * (height - 1), 1.0)
+                    low = _short(height - floor[at])
+                    path.append(f"M{_short(at * step)} {low}v{_short(-tall)}h{_short(step * 0.8)}V{low}")
+                    floor[at] += tall
+            if path:
+                parts.append(f'<path class="{line.name}" d="{"".join(path)}"/>')
+    return _svg(label, "bars", width, height, parts)
+
+
+def lines(label: str, *series: Line, width: int = WIDE, height: int = HIGH) -> Markup:
+    """One line for each series over a common scale; gaps where there is no value."""
+    most = max((value for line in series for value in line.values if value is not None), default=0)
+    parts = []
+    for line in series:
+        step, path, pen = width / max(len(line.values), 1), [], "M"
+        for at, value in enumerate(line.values):
+            if value is None:
+                pen = "M"
+                continue
+            y = height - 1 - value / most * (height - 2) if most else height - 1
+            x = at * step
+            # a value that stands alone is a short dash, or nobody would see it
+            path.append(f"{pen}{_short(x)} {_short(y)}h{_short(step * 0.8)}")
+            pen = "L"
+        if path:
+            parts.append(f'<path class="{line.name}" d="{"".join(path)}"/>')
+    return _svg(label, "lines", width, height, parts)
+
+
+def summed(values: Sequence[float | None], slots: int) -> list[float]:
+    """So many numbers out of more, each the sum of neighbours."""
+    size = -(-len(values) // slots)
+    return [sum(value or 0 for value in values[at : at + size]) for at in range(0, len(values), size)]
+
+
+def highest(*series: Sequence[int]) -> int:
+    """The highest stack of bars."""
+    return max((sum(each) for each in zip(*series, strict=True)), default=0)
+
+
+def _svg(label: str, kind: str, width: int, height: int, parts: list[str]) -> Markup:
+    base = f'<path class="base" d="M0 {height - 0.5}h{width}"/>'
+    return Markup(
+        f'<svg class="chart {kind}" role="img" aria-label="{escape(label)}" viewBox="0 0 {width} {height}"'
+        f' preserveAspectRatio="none">{base}{"".join(parts)}</svg>'
+    )
+
+
+def _short(number: float) -> str:
+    return f"{number:.1f}".removesuffix(".0")
