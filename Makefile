@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help setup demo test torture mutants authserver check format bench clean audit
+.PHONY: help setup demo test torture mutants authserver dynamodb check format bench clean audit
 
 help: ## what there is
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
@@ -21,7 +21,7 @@ $(READY): pyproject.toml constraints.txt
 demo: $(READY) ## simulated CRMs, 1,000 events, one table
 	@$(BIN)/connect demo
 
-test: $(READY) authserver ## all tests
+test: $(READY) authserver dynamodb ## all tests
 	@$(BIN)/python -m pytest -n 2
 
 torture: $(READY) ## kills, outages, full disks: the promises of docs/guarantees.md, and its figures; twenty minutes
@@ -39,6 +39,16 @@ authserver: .cache/authserver/.ready ## an authorization server for some of the 
 	  (cd .cache/authserver && npm ci --ignore-scripts --no-audit --no-fund --silent && touch .ready) \
 	    || echo "oidc-provider could not be installed; the tests that need it are left out"; \
 	else echo "node is not here; the tests that need it are left out"; fi
+
+dynamodb: .cache/dynamodb/.ready ## Amazon's DynamoDB Local for some of the tests, where Java and Maven are there
+
+.cache/dynamodb/.ready: tests/dynamodb/pom.xml
+	@mkdir -p .cache/dynamodb
+	@if command -v mvn > /dev/null && command -v java > /dev/null; then \
+	  (mvn --quiet --batch-mode --file tests/dynamodb/pom.xml dependency:copy-dependencies \
+	    -DoutputDirectory=$(CURDIR)/.cache/dynamodb/lib > .cache/dynamodb/said 2>&1 && touch .cache/dynamodb/.ready) \
+	    || echo "DynamoDB Local could not be fetched; the tests that need it are left out"; \
+	else echo "Java or Maven is not here; the tests that need DynamoDB Local are left out"; fi
 
 check: $(READY) ## format, lint, types, and the project's own YAML
 	@$(BIN)/ruff format --check .

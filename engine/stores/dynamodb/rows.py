@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
@@ -34,7 +34,16 @@ if TYPE_CHECKING:
 
 STALE_S = 60.0  # an eventually consistent read is behind by less
 PAGES = 5  # of 1 MB: a lane of more is counted, and not looked at row by row
+ASLEEP_S = 60.0
 COUNT_RCU = 2.0  # a lane whose counting costs less is counted whenever someone asks
+
+
+class _Count(NamedTuple):
+    many: int
+    oldest_at: float | None
+    cost: float  # read units
+    at: float  # monotonic
+    version: int  # of the lane
 
 
 class Rows:
@@ -47,7 +56,7 @@ class Rows:
         self.gate = threading.Lock()
         self.gone: dict[tuple[Name, int], float] = {}  # when we ended it
         self.newer: dict[tuple[Name, int], tuple[Row, float]] = {}  # as we left it, and when
-        self.counts: dict[Name, tuple[int, float | None, float, float]] = {}
+        self.counts: dict[Name, _Count] = {}
 
     # One by one
 
@@ -136,16 +145,21 @@ class Rows:
         """
         (how many, received_at of the oldest), without those that are `leaving`.
 
-        A small lane is counted whenever someone asks, a large one only so often that counting stays cheap.
+        A small lane is counted whenever someone asks, a large one only so often that counting stays cheap, and one that
+        sleeps only now and then: nothing is put into it that does not wake it.
         """
         name = lane.name
+        sleeps = lane.wake_at is None and lane.lingers is None and lane.owner is None
         with self.gate:
-            count, oldest_at, cost, at = self.counts.get(name, (0, None, 0.0, 0.0))
-        if cost > COUNT_RCU and self.monotonic() - at < cost:
-            return count, oldest_at
+            last = self.counts.get(name)
+        if last is not None:
+            age_s = self.monotonic() - last.at
+            asleep = sleeps and last.version == lane.version and age_s < ASLEEP_S
+            if asleep or (last.cost > COUNT_RCU and age_s < last.cost):
+                return last.many, last.oldest_at
         count, oldest_at, cost = self._count(name, leaving)
         with self.gate:
-            self.counts[name] = (count, oldest_at, cost, self.monotonic())
+            self.counts[name] = _Count(count, oldest_at, cost, self.monotonic(), lane.version)
         return count, oldest_at
 
     def recount(self, name: Name) -> None:
@@ -156,8 +170,8 @@ class Rows:
         """So many came, or left (below zero), by this process."""
         with self.gate:
             if name in self.counts:
-                count, oldest_at, cost, at = self.counts[name]
-                self.counts[name] = (max(count + more, 0), oldest_at, cost, at)
+                last = self.counts[name]
+                self.counts[name] = last._replace(many=max(last.many + more, 0), version=-1)
 
     def _count(self, name: Name, leaving: Collection[str]) -> tuple[int, float | None, float]:
         count, oldest_at, cost, pages = 0, None, 0.0, 0
