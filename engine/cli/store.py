@@ -166,6 +166,7 @@ def copy(source: str, target: str, as_json: bool, directory: Path) -> int:
     that was killed goes on when it is run again; so does one into which events came meanwhile. What is counted by rates
     and budgets is not copied: they begin anew.
     """
+    from engine.clock import SystemClock
     from engine.copying import Copy
     from engine.stores import opening
 
@@ -186,7 +187,8 @@ def copy(source: str, target: str, as_json: bool, directory: Path) -> int:
             stores.append(store)
         rows = sum(total(stores[0].count(lane.connector, lane.client, now=0)) for lane in stores[0].lanes())
         step = stack.enter_context(output.progress("copy", rows))
-        copied = Copy(*stores, names=names, now=time.time, step=lambda count, lane: step(lane, count)).run()
+        now = getattr(stores[0], "clock", SystemClock()).now  # as those go by who hold its lanes
+        copied = Copy(*stores, names=names, now=now, step=lambda count, lane: step(lane, count)).run()
     tell(copied, names, as_json=as_json)
     return 1 if any(lane.problem or lane.left for lane in copied) else 0
 
