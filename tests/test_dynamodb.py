@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import threading
 from itertools import count
 from pathlib import Path
@@ -33,7 +34,7 @@ from engine.stores.dynamodb.seqs import Seqs
 from engine.stores.dynamodb.sharing import _shard_key
 from engine.stores.dynamodb.store import DynamoStore
 from engine.stores.dynamodb.table import Table
-from engine.stores.opening import open_store
+from engine.stores.opening import open_store, schema_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -423,8 +424,8 @@ def test_what_is_throttled_is_tried_again_and_at_last_said(shelf: Shelf, monkeyp
 @pytest.mark.parametrize(
     ("code", "said"),
     [
-        ("UnrecognizedClientException", r"AWS refuses the credentials \(UnrecognizedClientException\)$"),
-        ("AccessDeniedException", "the credentials do not allow what is needed on the table$"),
+        ("UnrecognizedClientException", r"AWS refuses the credentials \(UnrecognizedClientException\); give"),
+        ("AccessDeniedException", "do not allow what is needed on the table; add it to the role or user$"),
         ("ResourceNotFoundException", "there is no such table, or not yet$"),
         ("ValidationException", "DynamoDB refuses with ValidationException$"),
     ],
@@ -657,14 +658,16 @@ def test_an_address_has_a_table_and_a_region() -> None:
     ("url", "said"),
     [
         ("dynamodb://connect", "no region is said; write it as in dynamodb://connect"),
-        ("dynamodb:///connect?region=x", "has the name of a table of 3 to 255 letters and digits, as dynamodb://con"),
+        ("dynamodb:///connect?region=x", "has the name of a table, 3 to 255 letters and digits, and nothing before it"),
         ("dynamodb://a?region=x", "has the name of a table"),
+        ("dynamodb://AKIA:s3cr3t@connect?region=x", "has the name of a table"),
         ("dynamodb://connect?regoin=x", "regoin is no option of a DynamoDB store; there are region, endpoint, create"),
     ],
 )
 def test_an_address_that_is_none_says_what_is_missing(url: str, said: str, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=said):
+    with pytest.raises(UsageError, match=said) as refused:
         open_store(url, tmp_path, {})
+    assert "s3cr3t" not in str(refused.value)
 
 
 def test_a_table_that_is_not_there_says_how_it_is_made_and_is_made_when_asked(shelf: Shelf, tmp_path: Path) -> None:
@@ -716,6 +719,14 @@ def test_a_table_with_other_keys_is_refused_and_left_as_it_is(
     with pytest.raises(StoreUnavailable, match=said):
         open_store(dynamodb_server.url(shelf.endpoint, name), tmp_path)
     assert client.describe_table(TableName=name)["Table"]["ItemCount"] == 0
+
+
+def test_who_only_asks_for_the_version_of_a_table_with_other_keys_hears_what_to_do(
+    shelf: Shelf, tmp_path: Path
+) -> None:
+    _, name = made(shelf, "id", None)
+    with pytest.raises(StoreUnavailable, match=r"the table has keys id; a store has .*; give the store a t"):
+        schema_of(dynamodb_server.url(shelf.endpoint, name), tmp_path)
 
 
 def test_a_table_in_which_something_else_lies_is_refused(shelf: Shelf, tmp_path: Path) -> None:
@@ -861,3 +872,22 @@ def test_an_event_that_is_taken_once_costs_two_writes_twice_when_it_is_put(which
     assert 4.0 <= putting.writes <= 4.02
     assert putting.reads <= 1.02
     assert 1.0 <= draining.writes <= 1.05
+
+
+ROW = re.compile(r"^\| \**([^|*]+?)\** \| ([\d,]+) \| ([\d,]+) \| ([\d.]+) \|$", re.MULTILINE)
+
+
+def test_the_page_about_cost_says_what_was_counted_and_its_dollars_are_its_units() -> None:
+    text = (SOURCE.parents[2] / "docs/cost.md").read_text()
+    rows = {
+        what: (int(w.replace(",", "")), int(r.replace(",", "")), float(usd)) for what, w, r, usd in ROW.findall(text)
+    }
+    for writes, reads, dollars in rows.values():
+        assert round(writes * 0.625e-6 + reads * 0.125e-6, 2) == pytest.approx(dollars, abs=0.011)
+    put_, drained_ = billed(dynamodb_server.shared(), in_a_list, by_rule=True)
+    marked, _ = billed(dynamodb_server.shared(), once, by_rule=True)
+    for what, one in (("put", put_.writes), ("delivered", drained_.writes), ("put with `dedupe`", marked.writes)):
+        assert rows[what][0] / 1e6 == pytest.approx(one, rel=0.01), what
+    assert rows["delivered"][1] / 1e6 == pytest.approx(drained_.reads, abs=0.02)
+    for both, first in (("both", "put"), ("both with `dedupe`", "put with `dedupe`")):
+        assert rows[both][:2] == tuple(map(sum, zip(rows[first][:2], rows["delivered"][:2], strict=True)))
