@@ -39,7 +39,7 @@ class Reporter:
                 "dead-letter",
                 connector=connector,
                 client=client,
-                text=f"{connector}/{client}: {len(rejected)} rejected: {rejected[0].reason}; see `connect dead list`",
+                text=f"{connector}/{client}: {len(rejected)} rejected: {rejected[0].reason}",
                 facts={"count": str(len(rejected)), "code": rejected[0].code},
             )
         if change is not None and change.pause:
@@ -100,7 +100,6 @@ class Reporter:
             "action-paused" if action else "lane-paused",
             connector=connector,
             client=client,
-            text=f"{connector}/{client}: {reason}; {what} paused, its events are kept; "
-            f"mend it and run `connect check {connector} {client}`",
+            text=f"{connector}/{client}: {reason}; {what} paused, its events are kept",
             facts={"reason": reason},
         )

@@ -141,7 +141,7 @@ def test_the_reason_of_a_rejection_is_kept_without_the_person() -> None:
     shop.post(PERSON)
     shop.drain()
     assert shop.reasons() == {"1": f"HTTP 400 {SHOWN}"}
-    assert shop.heard.alerts == [("dead-letter", f"crm/abc: 1 rejected: HTTP 400 {SHOWN}; see `connect dead list`")]
+    assert shop.heard.alerts == [("dead-letter", f"crm/abc: 1 rejected: HTTP 400 {SHOWN}")]
 
 
 def test_no_address_passes_into_the_log_whoever_writes_it() -> None:

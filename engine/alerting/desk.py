@@ -99,7 +99,7 @@ class Desk:
         self._lately: dict[Key, float] = {}
         self._work = threading.Condition()
         self._waiting = 0  # items and messages that are under way
-        self._closing = False
+        self._closing = self._stands = False
         self._thread: threading.Thread | None = None
 
     # --- ports.Alerts ---
@@ -163,7 +163,7 @@ class Desk:
     def _run(self) -> None:
         left: list[Item] = []
         while True:
-            items = left + self._next(BUSY_AGAIN_S if left else TURN_S)
+            items = left + self._next(BUSY_AGAIN_S if left else TURN_S if self._stands else None)
             left = []
             try:
                 self._turn(items)
@@ -174,8 +174,8 @@ class Desk:
                 self._fault("alerts", told_of(error))
             self._end(len(items))
 
-    def _next(self, timeout_s: float) -> list[Item]:
-        """What has come in, after waiting for it for a while."""
+    def _next(self, timeout_s: float | None) -> list[Item]:
+        """What has come in, after waiting for it for a while; None: until something does."""
         found: list[Item] = []
         try:
             found.append(self._inbox.get(timeout=timeout_s))
@@ -217,6 +217,7 @@ class Desk:
                     for key, state in pairs:
                         ledger.answered(key, way, state, now, told=sent.told)
         ledger.sweep(self._ways, now)
+        self._stands = bool(ledger.entries)
         quiet = rules.is_quiet(now)
         letters = []
         for name, outgoing in self._ways.items():

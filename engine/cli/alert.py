@@ -32,7 +32,7 @@ def test(names: tuple[str, ...], as_json: bool, directory: Path) -> int:
     """
     Send a test to everybody who is told, and say what each answered.
 
-    The ways are those of `alerts.to` in connect.yaml and of CONNECT_ALERT_… in the environment. The exit code is 1 if
+    The ways are those of `alerts.to` in connect.yaml and of the environment. The exit code is 1 if
     one of them was not told.
     """
     import time
