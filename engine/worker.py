@@ -187,10 +187,12 @@ class Worker:
     def beat(self, ended: threading.Event) -> None:
         """Renew the leases of lanes that are being run, so that a slow CRM does not cost us the lane."""
         while not ended.wait(LEASE_S / 3):
-            for turn in list(self.turns.values()):
+            for lane, turn in list(self.turns.items()):
                 try:
                     turn.renew()
                 except Exception as error:  # of one lane; the others' leases are renewed all the same
+                    if self.turns.get(lane) is not turn:  # it has given its lane back meanwhile
+                        continue
                     self.world.telemetry.event(
                         "lease-lost", connector=turn.lease.connector, client=turn.lease.client, why=told(error)
                     )

@@ -67,7 +67,7 @@ auth: {type: none}
 http: {base_url: https://api.ledger.example, timeout: 500ms, retry: {initial: 100ms, max: 1s}}
 actions:
   lead: {record: {id: "${ event.id }"}, request: {path: /leads, json: ["${ record }"]}}
-replies: [{on: {status: 422}, then: reject}]
+replies: {outcomes: [{status: 422, then: reject}]}
 """,
     "jobs": f"""
 receive: {{client: "${{ event.client }}", id: "${{ event.id }}", dedupe: 1h}}

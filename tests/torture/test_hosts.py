@@ -363,7 +363,8 @@ def test_clocks_that_differ_by_half_a_minute_cost_no_event_and_send_none_twice(
     for sender in senders:
         sender.start()
     time.sleep(sized(4, 90))
-    soon("each of them sends", 60, lambda: all(crm.came))
+    with suppress(AssertionError):
+        soon("each of them sends", 20, lambda: all(crm.came))
     done.set()
     for sender in senders:
         sender.join()
@@ -377,6 +378,7 @@ def test_clocks_that_differ_by_half_a_minute_cost_no_event_and_send_none_twice(
     )
     assert (lost, crm.twice) == (set(), 0)
     assert [host.way for host in hosts if "lease-lost" in host.said()] == []
+    assert all(crm.came), "each of them sends"
     said = [
         f"clock is {way}" in host.said() for host, way in zip(hosts[1:], ("30 s ahead of", "30 s behind"), strict=True)
     ]
