@@ -14,13 +14,13 @@ if TYPE_CHECKING:
 
     from engine.ports import Store
 
-EXTRA = "pip install 'daxgo-connect[{}]'"
+PIP = "pip install 'daxgo-connect[{}]'"
 # How a URL begins -> an example with a word on it.
 SCHEMES = {
     "memory": "memory:  (lost when the process ends)",
     "sqlite": "sqlite:///connect.db  (a file; sqlite:////absolute/path.db)",
-    "postgresql": f"postgresql://user:password@host/database?schema=connect  (several hosts; {EXTRA.format('postgres')})",
-    "dynamodb": f"dynamodb://table?region=sa-east-1  (on AWS; &create=1 makes the table; {EXTRA.format('aws')})",
+    "postgresql": f"postgresql://user:password@host/database?schema=connect  (several hosts; {PIP.format('postgres')})",
+    "dynamodb": f"dynamodb://table?region=sa-east-1  (on AWS; &create=1 makes the table; {PIP.format('aws')})",
 }
 
 

@@ -26,7 +26,11 @@ def parsed(url: str, env: Any) -> Address:
     parts = urlsplit(url)
     table = parts.netloc
     if parts.scheme != "dynamodb" or not re.fullmatch(r"[A-Za-z0-9_.-]{3,255}", table) or parts.path not in ("", "/"):
-        raise UsageError(f"{url}: the store's URL has the name of a table of 3 to 255 letters and digits, as {EXAMPLE}")
+        # What stands there instead may be a secret: credentials come from the environment or a role, never from a URL.
+        raise UsageError(
+            f"the URL of a DynamoDB store has the name of a table, 3 to 255 letters and digits, and nothing before it:"
+            f" {EXAMPLE}"
+        )
     options = dict(parse_qsl(parts.query, keep_blank_values=True))
     unknown = [name for name in options if name not in OPTIONS]
     if unknown:

@@ -29,6 +29,7 @@ PATIENCE_S = 30.0  # for what is throttled or in conflict
 TRIES = 5  # of a request that was not answered, or throttled
 
 Item = dict[str, Any]  # as DynamoDB writes it: {"pk": {"S": "…"}, …}
+_ANOTHER = "give the store a table of its own: another name, with `&create=1` if it is to be made"
 _META = {"pk": {"S": "meta"}, "sk": {"S": "meta"}}
 
 
@@ -104,7 +105,7 @@ class Table:
             except Unmet as found:
                 meta = found.items[0] or meta
         if meta.get("store") != {"S": "daxgo-connect"}:
-            raise StoreUnavailable(f"{self}: the table belongs to something else than DaxGO Connect")
+            raise StoreUnavailable(f"{self}: the table belongs to something else than DaxGO Connect; {_ANOTHER}")
         self._known(meta)
 
     def _known(self, meta: Item) -> int:
@@ -148,10 +149,10 @@ class Table:
         if any(shape.get(name) != keys for name, keys in wanted.items()) or not types.items() >= TYPES.items():
             raise StoreUnavailable(
                 f"{self}: the table has {_said(shape)}; a store has {_said(wanted)},"
-                f" all of type S but for gsk, which is N. Give it a table of its own"
+                f" all of type S but for gsk, which is N; {_ANOTHER}"
             )
         if found.get("ItemCount"):
-            raise StoreUnavailable(f"{self}: the table holds {found['ItemCount']} items of something else")
+            raise StoreUnavailable(f"{self}: the table holds {found['ItemCount']} items of something else; {_ANOTHER}")
 
     # Calls
 
@@ -212,12 +213,14 @@ class Table:
         if code == "ResourceNotFoundException":
             return _Missing(f"{self}: there is no such table, or not yet")
         if code == "ValidationException" and ("key element" in message or "schema" in message):
-            return _Misfit(f"{self}: the table has other keys than a store")
+            return _Misfit(f"{self}: the table has other keys than a store; {_ANOTHER}")
         if code in ("UnrecognizedClientException", "InvalidSignatureException", "ExpiredTokenException"):
-            return StoreUnavailable(f"{self}: AWS refuses the credentials ({code})")
+            return StoreUnavailable(f"{self}: AWS refuses the credentials ({code}); give the process others")
         if code == "AccessDeniedException":
             action = message.partition("perform: ")[2].split(" ")[0] or "what is needed"
-            return StoreUnavailable(f"{self}: the credentials do not allow {action} on the table")
+            return StoreUnavailable(
+                f"{self}: the credentials do not allow {action} on the table; add it to the role or user"
+            )
         if code in ("ThrottlingException", "ProvisionedThroughputExceededException", "RequestLimitExceeded"):
             return StoreUnavailable(f"{self}: DynamoDB asks to slow down, and still does after many tries")
         return StoreUnavailable(f"{self}: DynamoDB refuses with {code}")
@@ -340,6 +343,9 @@ class _Looked(Table):
             meta = self.get(_META)
         except _Missing:
             return None
+        except _Misfit:
+            self._refuse_shape()
+            raise
         return None if meta is None else self._known(meta)
 
 
