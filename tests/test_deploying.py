@@ -684,14 +684,22 @@ def test_findings_keep_everything_from_being_written(tmp_path: Path) -> None:
     assert ended.err.endswith("[deploy-secret]\n")
 
 
+def test_a_client_that_lacks_a_secret_is_not_deployed(tmp_path: Path) -> None:
+    make(tmp_path / "p", {"abc": "client: abc\ningest: {keys: ['env:KEY']}\nconnectors: {rdstation: {}}\n"})
+    ended = connect("deploy", "aws", "--out", tmp_path / "out", project=tmp_path / "p")
+    assert (ended.code, (tmp_path / "out").exists()) == (1, False)
+    assert "clients/abc.yaml:3:14: connectors.rdstation.secrets: lacks the secret token" in ended.err
+
+
 @pytest.mark.parametrize(
     ("args", "says"),
     [
         (("--region", "mars"), "--region mars: a region such as sa-east-1"),
         (("--stage", "Test"), "--stage Test: up to 16 small letters and digits, such as test"),
+        (("--email", "ops"), "--email ops: an address such as ops@example.com"),
     ],
 )
-def test_a_wrong_region_or_stage_is_wrong_use(args: tuple[str, str], says: str, tmp_path: Path) -> None:
+def test_a_wrong_region_stage_or_address_is_wrong_use(args: tuple[str, str], says: str, tmp_path: Path) -> None:
     ended = connect("deploy", "aws", "--out", tmp_path / "out", *args, project=ROOT)
     assert (ended.code, ended.err) == (2, f"connect: {says}\n")
 

@@ -18,14 +18,15 @@ if TYPE_CHECKING:
 
 REGION = re.compile(r"[a-z]{2}(-[a-z]+)+-[0-9]")
 STAGE = re.compile(r"[a-z][a-z0-9]{0,15}")
+EMAIL = re.compile(r"[^@\s]+@[^@\s]+\.[^@\s.]+")
 
 
-@click.group("deploy")
+@click.group("deploy", short_help="Write the template that puts the project into AWS.")
 def command() -> None:
     """Write what puts the project into a cloud; nothing is deployed by it."""
 
 
-@command.command("aws")
+@command.command("aws", short_help="Write a template of AWS SAM, and all that goes with it.")
 @click.option(
     "--out", required=True, metavar="DIR", type=click.Path(file_okay=False, path_type=Path), help="Where it is written."
 )
@@ -69,6 +70,7 @@ def aws(
     """
     from engine.deploying import shipping
     from engine.deploying.bundle import bundle
+    from engine.spec.check import check as check_files
     from engine.spec.findings import errors_in
 
     project = options.open_project(directory)
@@ -78,11 +80,14 @@ def aws(
         "stage": checked("--stage", stage, STAGE, "up to 16 small letters and digits, such as test"),
         "functions": functions,
         "stacks": stacks,
-        "email": email,
+        "email": checked("--email", email, EMAIL, "an address such as ops@example.com"),
         "package": package,
     }
     chosen = choose(before.options if before is not None else None, given, project)
     made = bundle(project, chosen)
+    # A client that lacks a secret or a setting could be deployed, and would stand still there.
+    wrong = errors_in(check_files(project, list(project.client_files().values()), examples=False))
+    made = made._replace(findings=[*wrong, *made.findings])
     if errors_in(made.findings):
         tell(made, [], out, as_json=as_json, done="nothing was written")
         return 1

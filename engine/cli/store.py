@@ -29,7 +29,7 @@ def command() -> None:
 # --- check ---
 
 
-@command.command("check")
+@command.command("check", short_help="Say what is in a store, and what is wrong.")
 @click.argument("url", required=False)
 @options.as_json
 @options.store
@@ -62,7 +62,9 @@ def check(url: str | None, as_json: bool, store_url: str | None, directory: Path
         found = checking.check(store, now=time.time(), step=step)
     findings = found.findings
     if (name := project.settings.name) is not None and found.project not in (None, name):
-        findings.append(f"it holds the events of project `{found.project}`; this project is `{name}`")
+        findings.append(
+            f"it holds the events of project `{found.project}`; this project is `{name}`; use another store"
+        )
     return told(about, found, findings, as_json=as_json)
 
 
@@ -114,7 +116,7 @@ def tokens_text(found: Checked, *, encrypted: bool) -> str:
 # --- migrate ---
 
 
-@command.command("migrate")
+@command.command("migrate", short_help="Bring a store to this engine's version.")
 @click.argument("url", required=False)
 @click.option("--dry-run", is_flag=True, help="Only say what would be done.")
 @options.as_json
@@ -153,7 +155,7 @@ def migrated(schema: Schema, *, dry_run: bool) -> str:
 # --- copy ---
 
 
-@command.command("copy")
+@command.command("copy", short_help="Copy all of a store into another of any kind.")
 @click.argument("source", metavar="FROM")
 @click.argument("target", metavar="TO")
 @options.as_json
