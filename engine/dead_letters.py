@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from engine.spec.types import Client, Connector
 
 FORMAT = "dead/1"
+_LONG_NUMBER = re.compile(r"\d{4,}")
 _PART = re.compile(r"([^.\[\]]+)|\[(\d+)\]|\.")
 _encode = msgspec.json.Encoder(decimal_format="number").encode
 _decode = msgspec.json.Decoder(float_hook=Decimal).decode
@@ -198,7 +199,7 @@ def alike(counts: dict[str, int]) -> list[tuple[str, int]]:
     """Those that differ by an address or a long number are one; the most first."""
     found: dict[str, int] = {}
     for text, count in counts.items():
-        general = re.sub(r"\d{4,}", "…", addresses(text))
+        general = _LONG_NUMBER.sub("…", addresses(text))
         found[general] = found.get(general, 0) + count
     return sorted(found.items(), key=lambda pair: (-pair[1], pair[0]))
 

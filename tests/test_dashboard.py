@@ -485,7 +485,7 @@ def test_the_overview_shows_what_needs_attention_first(opened: Opened) -> None:
         assert links == [f"/lane/crm/{name}" for name in ("still", "late", "bad", "aaa", "new")]
         assert "still crm paused the key is refused 1 30 s" in page.text
         assert "late crm waits until 10:35:45 HTTP 503 1 30 s" in page.text
-        assert "bad crm fine 0 - 0 1 rejected 0 1 rejected 0.0 %" in page.text
+        assert "bad crm fine 0 - 0 · 1 rejected 0 · 1 rejected 0.0 %" in page.text
         assert "new crm no event yet" in page.text
         assert "5 lanes 3 need attention 2 waiting 1 delivered in an hour 1 rejected in an hour" in page.text
         labels = [had["aria-label"] for had in page.all("svg")]

@@ -20,7 +20,7 @@ from engine.dashboard import letters as letters_
 from engine.dashboard.asking import LANGUAGE_COOKIE, Ask, Trouble, form_of, words_of
 from engine.dashboard.jobs import Jobs
 from engine.dashboard.lanes import Lanes
-from engine.dashboard.letters import Letters, which_of
+from engine.dashboard.letters import Counted, Letters, which_of
 from engine.dashboard.rendering import HEADERS, Renderer, moment, number, page, percent, see_other
 from engine.dashboard.texts import LANGUAGES
 from engine.dead_letters import one_event
@@ -202,7 +202,7 @@ class Board:
     def dead(self, ask: Ask) -> Response:
         which = which_of(ask.query)
         after = ask.number("after", 0)
-        counted = self.letters.counted(which)
+        counted = Counted(self.letters.total(which), [], 0) if after else self.letters.counted(which)
         rows, more = self.letters.page(which, after)
         return self._page("dead", ask, which=which, counted=counted, rows=rows, more=more, after=after)
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from engine.runtime import Engine
 
 PER_PAGE = 50
-OLD_S = 3600.0  # an event that waited longer needs attention, unless the batch may take so long
+MUCH = 20  # rejected are too many from one in so many
 RENEWALS_S = 60.0  # how long a look at the stored tokens is remembered
 KINDS = ("paused", "held", "throttled", "waiting", "fine", "none")
 SORTS = ("attention", "name", "waiting", "oldest", "rejected")
@@ -41,8 +41,13 @@ class Row(NamedTuple):
         return (self.lane.connector, self.lane.client)
 
     @property
+    def is_rejecting(self) -> bool:
+        """Were many of the last hour's rejected?"""
+        return self.rejected * MUCH > self.rejected + self.delivered
+
+    @property
     def needs_attention(self) -> bool:
-        return self.kind in ("paused", "held") or self.lane.failures > 0 or self.rejected > 0
+        return self.kind in ("paused", "held") or self.lane.failures > 0 or self.is_rejecting
 
 
 class Why(NamedTuple):

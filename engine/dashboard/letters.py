@@ -26,6 +26,7 @@ PER_PAGE = 50
 MAX_ID = 2**63
 MAX_GROUPS = 25
 COUNTS_S = 5.0  # how long a count is remembered: it reads every letter
+COUNTS_COST = 30  # and this many times as long as it took
 MAX_COUNTS = 50
 FILTERS = ("connector", "client", "action", "code", "key", "reason")
 
@@ -93,15 +94,22 @@ class Letters:
     def counted(self, which: Which) -> Counted:
         key, now = tuple(sorted(which.items())), time.monotonic()
         kept = self._counts.get(key)
-        if kept is None or kept[0] < now - COUNTS_S:
+        if kept is None or kept[0] < now:
             counts = self.engine.store.count_dead("reason", **which)
             groups = [Group(reason, count, words_in(reason)) for reason, count in dead_letters.alike(counts)]
             more = max(len(groups) - MAX_GROUPS, 0)
-            kept = (now, Counted(sum(counts.values()), groups[:MAX_GROUPS], more))
+            done = time.monotonic()
+            until = done + max(COUNTS_S, COUNTS_COST * (done - now))
+            kept = (until, Counted(sum(counts.values()), groups[:MAX_GROUPS], more))
             if len(self._counts) >= MAX_COUNTS:
                 self._counts.clear()
             self._counts[key] = kept
         return kept[1]
+
+    def total(self, which: Which) -> int:
+        """How many there are, without their reasons."""
+        kept = self._counts.get(tuple(sorted(which.items())))
+        return kept[1].total if kept is not None else sum(self.engine.store.count_dead("connector", **which).values())
 
     def forget_counts(self) -> None:
         """After something was done to them."""
