@@ -84,8 +84,10 @@ def local() -> str:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     main = "com.amazonaws.services.dynamodbv2.local.main.ServerRunner"
-    command = ["java", f"-Djava.library.path={LOCAL}", "-Xmx512m", "-cp", f"{LOCAL}/*", main, "-inMemory", "-port"]
-    process = subprocess.Popen([*command, str(port)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    command = ["java", f"-Djava.library.path={LOCAL}", "-Xmx512m", "-cp", f"{LOCAL}/*", main]
+    command += ["-inMemory", "-disableTelemetry", "-port"]
+    quiet = subprocess.DEVNULL
+    process = subprocess.Popen([*command, str(port)], stdout=quiet, stderr=quiet, cwd=LOCAL.parent)
 
     def end() -> None:
         process.terminate()

@@ -15,6 +15,7 @@ import msgspec
 
 from engine.records import Dead, Skipped
 from engine.stores.dynamodb.items import (
+    MAX_ITEM,
     Batch,
     Follower,
     LaneState,
@@ -23,6 +24,7 @@ from engine.stores.dynamodb.items import (
     Row,
     batch_item,
     batch_key,
+    item_size,
     letter_item,
     pack_places,
     part_key,
@@ -36,7 +38,7 @@ from engine.stores.dynamodb.items import (
 )
 from engine.stores.dynamodb.lanes import changed
 from engine.stores.dynamodb.rows import in_batches
-from engine.stores.dynamodb.table import Unmet, conditional
+from engine.stores.dynamodb.table import MOST_IN_TRANSACTION, Unmet, conditional
 from engine.stores.rules import Wait, follow, followers, tried
 
 if TYPE_CHECKING:
@@ -57,6 +59,10 @@ MOST_BYTES = 3_000_000  # of one transaction; DynamoDB takes 4 MB
 
 class Touched(Exception):
     """Someone changed the lane's deliveries since they were read."""
+
+
+class TooMuch(Exception):
+    """It does not fit into one transaction."""
 
 
 class Ends(NamedTuple):
@@ -181,11 +187,16 @@ class Settling:
         change: LaneChange | None,
         dead_ids: dict[int, int],
     ) -> list[Skipped]:
+        places: dict[int, str] = {}
         for _ in self.table.patiently(f"the deliveries of {'/'.join(name)} are changed by others all the time"):
             try:
-                return self._once(name, lease, done, now, change, dead_ids)
+                return self._once(name, lease, done, now, change, dead_ids, places)
             except (Touched, Unmet):
                 self.holdings.drop(name)
+            except TooMuch:
+                first, rest = done[: len(done) // 2], done[len(done) // 2 :]
+                skipped = self._part(name, lease, first, now, None, dead_ids)
+                return skipped + self._part(name, lease, rest, now, change, dead_ids)
         raise AssertionError
 
     def _once(
@@ -196,14 +207,18 @@ class Settling:
         now: float,
         change: LaneChange | None,
         dead_ids: dict[int, int],
+        known: dict[int, str],
     ) -> list[Skipped]:
-        """`dead_ids` of those that were given theirs."""
+        """`dead_ids` of those that were given theirs; `known`: where the deliveries are, as far as that was seen."""
         lane, view = self._looked(name, lease)
-        rows = self._there(name, lease, lane, view, [settled.seq for settled in done])
+        rows = self._there(name, lease, lane, view, [settled.seq for settled in done], known)
+        known |= {row.seq: row.place for row in rows.values()}
         if lease is None and not rows:
             return []
         found = [(rows[each.seq], each) for each in done if each.seq in rows]
         ends = self._ends(name, lease, found, view, now, dead_ids)
+        if len(found) > 1 and not fits(ends.operations):
+            raise TooMuch
         places = [row.place for row in ends.leaving]
 
         def edit(lane_: LaneState) -> LaneState | None:
@@ -257,13 +272,20 @@ class Settling:
             raise Touched
 
     def _there(
-        self, name: Name, lease: Lease | None, lane: LaneState, view: View, seqs: Collection[int]
+        self,
+        name: Name,
+        lease: Lease | None,
+        lane: LaneState,
+        view: View,
+        seqs: Collection[int],
+        places_: Mapping[int, str],
     ) -> dict[int, Row]:
         """As they lie, those that are there and have not ended."""
         if lease is not None:
             known = view.known(seqs)
             missing = [seq for seq in seqs if seq not in known and not self.rows.ended(name, seq)]
-            return known | self.rows.find(name, missing)
+            known |= self.rows.get(name, [places_[seq] for seq in missing if seq in places_])
+            return known | self.rows.find(name, [seq for seq in missing if seq not in places_])
         known_at = [self.places[seq] for seq in seqs if seq in self.places]
         places = [where for of, where in known_at if of == name]
         rows = self.rows.get(name, places)
@@ -451,7 +473,7 @@ class Settling:
 
     def _save(self, name: Name, lease: Lease | None, progress: Progress, seqs: Sequence[int]) -> None:
         lane, view = self._looked(name, lease)
-        there_ = self._there(name, lease, lane, view, seqs)
+        there_ = self._there(name, lease, lane, view, seqs, {})
         rows = [row for row in in_batches(there_.values(), view.batches.values()) if row.action == progress.action]
         if lease is None and not rows:
             return
@@ -498,6 +520,12 @@ class Settling:
 
 class _Of(NamedTuple):
     batches: dict[str, Batch]
+
+
+def fits(operations: Sequence[Item]) -> bool:
+    """Into one transaction, with the lane."""
+    puts = (operation["Put"]["Item"] for operation in operations if "Put" in operation)
+    return len(operations) < MOST_IN_TRANSACTION and sum(map(item_size, puts)) < MOST_BYTES + MAX_ITEM
 
 
 def there(operation: Item, row: Row) -> Item:
