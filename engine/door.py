@@ -25,6 +25,7 @@ from engine.meters import Meters
 from engine.records import Answered
 from engine.spec.units import Rate
 from engine.tagging.script import script
+from engine.writing import Unreachable
 
 if TYPE_CHECKING:
     from engine.asgi import Receive, Scope, Send
@@ -130,6 +131,7 @@ class Door:
         self._coming = self._held = 0  # bytes
         self._walks = Walks(front, pool, limits.direct_workers, telemetry, clock)
         self._puts = Puts(front, telemetry, clock)
+        self._unreachable = Unreachable(telemetry, clock)
         self._pending = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -285,7 +287,7 @@ class Door:
         try:
             stored = await self._puts.put(events, hold_s)
         except StoreUnavailable as error:
-            self._telemetry.event("fault", where="store", connector=connector, error=told(error))
+            self._unreachable.tell(error)
             return answers.busy("the store can't be written; nothing was accepted, send it again a little later")
         finally:
             self._pending -= 1
@@ -480,7 +482,7 @@ _FOR_PAGES: Headers = (  # the same for everybody: any page may have it, and kee
 _PREFLIGHT: Headers = (
     *_ALLOW,
     (b"access-control-allow-methods", b"POST"),
-    (b"access-control-allow-headers", b"content-type, x-connect-key"),
+    (b"access-control-allow-headers", b"content-type, x-connect-key, traceparent"),
     (b"access-control-max-age", b"86400"),
 )
 

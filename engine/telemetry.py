@@ -44,6 +44,7 @@ LEVEL_OF = {
     "alert-over": "info",
     "audit": "info",
     "store-full": "error",
+    "store-unavailable": "error",
     "token-refused": "error",
     "token-failed": "warning",
     "access-refused": "info",

@@ -23,7 +23,7 @@ from engine.settling import Verdicts
 from engine.spec import units
 from engine.walk import Ended, Walk, World
 from engine.withdrawn import Withdrawn, is_said
-from engine.writing import written
+from engine.writing import Unreachable, written
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -87,6 +87,7 @@ class Worker:
         self.held: dict[tuple[str, str, str], float] = {}  # (connector, client, action) -> until
         self.failing: dict[str, float] = {}  # id of a delivery -> when it first failed in what looked like an outage
         self.turns: dict[tuple[str, str], Turn] = {}
+        self.unreachable = Unreachable(world.telemetry, world.clock.now)
         self.gave_way: dict[tuple[str, str], str] = {}  # the action at which a lane's last turn was over
 
     # --- lanes ---
@@ -160,7 +161,7 @@ class Worker:
             try:
                 started = self.start_due(pool)
             except StoreUnavailable as error:
-                self.world.telemetry.event("store-unavailable", why=str(error))
+                self.unreachable.tell(error)
                 started = 0
             if until_empty and not started and not self.running and not self.goes_on(patience_s):
                 return

@@ -16,6 +16,21 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 FIRST_S, LONGEST_S = 0.1, 5.0  # between two tries
 PATIENCE_S = 3600.0
+TOLD_AGAIN_S = 30.0  # a store that is away is looked at ten times a second, and every request says so
+
+
+class Unreachable:
+    """Tells the log that the store can't be reached: at once, where it says something else, and now and then."""
+
+    def __init__(self, telemetry: Telemetry, now: Callable[[], float]) -> None:
+        self._telemetry, self._now = telemetry, now
+        self._told: tuple[str, float] | None = None  # what, and when
+
+    def tell(self, error: StoreUnavailable) -> None:
+        why, now = str(error), self._now()
+        if self._told is None or self._told[0] != why or not 0 <= now - self._told[1] < TOLD_AGAIN_S:
+            self._told = why, now
+            self._telemetry.event("store-unavailable", why=why)
 
 
 def written(

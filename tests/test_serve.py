@@ -545,7 +545,7 @@ def test_a_preflight_allows_the_origins_of_the_client(house: House) -> None:
         "access-control-expose-headers": "retry-after",
         "allow": "POST, OPTIONS",
         "access-control-allow-methods": "POST",
-        "access-control-allow-headers": "content-type, x-connect-key",
+        "access-control-allow-headers": "content-type, x-connect-key, traceparent",
         "access-control-max-age": "86400",
     }
 
@@ -581,6 +581,8 @@ def test_a_store_that_is_away_is_503_and_nothing_is_said_to_be_accepted() -> Non
             "Service Unavailable",
             "the store can't be written; nothing was accepted, send it again a little later",
         )
+        assert house.http.post("/crm", json={"id": "e2"}).status_code == 503
+        assert house.seen.named("store-unavailable") == [{"why": "disk full"}]  # not once for each request
         assert reply.headers["retry-after"] == "1"
         ready = [house.http.get("/readyz"), house.admin.get("/readyz")]
         assert [(each.status_code, each.json()) for each in ready] == [

@@ -778,6 +778,27 @@ def test_what_the_vendor_did_is_written_down_when_there_is_room_again_and_not_as
     assert [str(facts["why"]) for facts in shop.heard.named("store-unavailable")] == ["the disk is full"]
 
 
+class Away(MemoryStore):
+    """Nobody can look what is due."""
+
+    why = "no server answers"
+
+    def due_lanes(self, *, now: float, limit: int = 100) -> list[tuple[str, str]]:
+        del now, limit
+        raise StoreUnavailable(self.why)
+
+
+def test_a_store_that_is_away_is_told_at_once_and_then_every_half_minute_and_where_it_says_something_else() -> None:
+    store = Away()
+    shop = Shop(store=store)
+    for wait_s, why in [(0, "no server answers"), (29, "no server answers"), (2, "no server answers"), (1, "starting")]:
+        shop.clock.sleep(wait_s)
+        store.why = why
+        shop.worker.run(until_empty=True)
+    whys = [facts["why"] for facts in shop.heard.named("store-unavailable")]
+    assert whys == ["no server answers", "no server answers", "starting"]
+
+
 # --- callers who wait ---
 
 DIRECT = """
