@@ -694,6 +694,18 @@ def test_a_table_that_is_not_there_says_how_it_is_made_and_is_made_when_asked(sh
         open_store(dynamodb_server.url(shelf.endpoint, name), tmp_path, name="outra")
 
 
+def test_processes_that_make_one_table_at_the_same_time_all_have_it(shelf: Shelf) -> None:
+    made_: list[DynamoStore] = []
+    threads = [threading.Thread(target=lambda: made_.append(shelf.process())) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert len(made_) == 4
+    put(made_[0], event())
+    assert [sums(store) for store in made_] == [(1, 0, 0, 0, 1)] * 4
+
+
 def made(shelf: Shelf, hash_: str, range_: str | None, *, index: bool = False) -> Any:
     """A table of something else's."""
     client = shelf.process()._table.client

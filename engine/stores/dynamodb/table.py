@@ -117,6 +117,19 @@ class Table:
         return version
 
     def _create(self) -> None:
+        try:
+            self._make()
+        except _Taken:  # another process was started at the same time, and does the rest, too
+            self._await()
+            return
+        self._await()
+        self.call("update_time_to_live", TimeToLiveSpecification={"Enabled": True, "AttributeName": "ttl"})
+
+    def _await(self) -> None:
+        waiter = self.client.get_waiter("table_exists")
+        waiter.wait(TableName=self.name, WaiterConfig={"Delay": 1, "MaxAttempts": 120})
+
+    def _make(self) -> None:
         self.call(
             "create_table",
             BillingMode="PAY_PER_REQUEST",
@@ -130,9 +143,6 @@ class Table:
                 }
             ],
         )
-        waiter = self.client.get_waiter("table_exists")
-        waiter.wait(TableName=self.name, WaiterConfig={"Delay": 1, "MaxAttempts": 120})
-        self.call("update_time_to_live", TimeToLiveSpecification={"Enabled": True, "AttributeName": "ttl"})
 
     def _refuse_shape(self) -> None:
         """StoreUnavailable where the table has other keys, or is in use by something that left no word of ours."""
@@ -151,7 +161,7 @@ class Table:
                 f"{self}: the table has {_said(shape)}; a store has {_said(wanted)},"
                 f" all of type S but for gsk, which is N; {_ANOTHER}"
             )
-        if found.get("ItemCount"):
+        if found.get("ItemCount") and self.get(_META) is None:  # else another process has just begun with it
             raise StoreUnavailable(f"{self}: the table holds {found['ItemCount']} items of something else; {_ANOTHER}")
 
     # Calls
@@ -210,6 +220,8 @@ class Table:
             return Unmet({at: each.get("Item") for at, each in enumerate(reasons) if each["Code"] != "None"})
         if code in ("TransactionConflictException", "TransactionInProgressException"):
             return _Busy()
+        if code == "ResourceInUseException":
+            return _Taken(f"{self}: the table is being made or changed")
         if code == "ResourceNotFoundException":
             return _Missing(f"{self}: there is no such table, or not yet")
         if code == "ValidationException" and ("key element" in message or "schema" in message):
@@ -360,6 +372,10 @@ def version_of(name: str, region: str, *, endpoint: str | None = None) -> int | 
 
 class _Busy(Exception):
     """Another transaction has the item."""
+
+
+class _Taken(StoreUnavailable):
+    """There is such a table already."""
 
 
 class _Missing(StoreUnavailable):
