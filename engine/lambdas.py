@@ -35,6 +35,7 @@ WITHIN = "4h"  # a token that ends sooner is renewed by `refresh_tokens`
 ANSWER_S = 1.0  # for an answer that is on its way
 ALERTS_S = 5.0  # for alerts that are on their way
 OF_ONE_PROCESS = ("memory:", "sqlite:")
+MOST_WORKERS = 256
 
 _kept: dict[bool, Functions] = {}
 
@@ -116,7 +117,7 @@ class Functions:
             self.store,
             via=wiring.checked_via(env.get("CONNECT_VIA"), project),
             reach=wiring.reach(flag("CONNECT_ALLOW_PRIVATE"), project),
-            workers=int(env["CONNECT_WORKERS"]) if env.get("CONNECT_WORKERS") else None,
+            workers=number("CONNECT_WORKERS"),
             log_level=env.get("CONNECT_LOG_LEVEL"),
             reloads=False,
             takes_in=self.takes_in if takes_in else lambda _connector, _client: False,
@@ -308,7 +309,12 @@ class Entrance:
         self.pool = ThreadPoolExecutor(limits.direct_workers, thread_name_prefix="direct")
         self.beside = ThreadPoolExecutor(1, thread_name_prefix="large")
         self.door = Door(
-            engine, limits=limits, pool=self.pool, beside=self.beside, telemetry=telemetry, clock=engine.clock.now,
+            engine,
+            limits=limits,
+            pool=self.pool,
+            beside=self.beside,
+            telemetry=telemetry,
+            clock=engine.clock.now,
             traces=engine.traces,
         )
         self.loop = asyncio.new_event_loop()
@@ -372,7 +378,8 @@ def require(failed: list[Failure], hint: str) -> None:
     if acting := [each for each in failed if each.person]:
         lanes = "; ".join(f"{each.lane}: {each.why}" for each in acting[:10])
         more = f"; and {len(acting) - 10} more" if len(acting) > 10 else ""
-        raise LanesFailed(f"{len(acting)} need a person: {lanes}{more}; {hint}")
+        need = "lane needs" if len(acting) == 1 else "lanes need"
+        raise LanesFailed(f"{len(acting)} {need} a person: {lanes}{more}; {hint}")
 
 
 def names(variable: str) -> list[str]:
@@ -388,6 +395,14 @@ def seconds(name: str, text: Any) -> float:
         return units.duration(text)
     except (units.UnitError, TypeError, AttributeError) as error:
         raise UsageError(f"{name}: {error}") from None
+
+
+def number(name: str) -> int | None:
+    """What an environment variable counts, from 1 on; None where it says nothing."""
+    text = os.environ.get(name, "")
+    if text and not (text.isascii() and text.isdigit() and 1 <= int(text) <= MOST_WORKERS):
+        raise UsageError(f"{name}: a number from 1 to {MOST_WORKERS}, not {text[:20]}")
+    return int(text) if text else None
 
 
 def flag(name: str) -> bool | None:

@@ -524,7 +524,9 @@ def test_a_lane_that_needs_a_person_is_named_at_the_end_and_the_others_are_serve
     for _ in range(2):  # and at every run, for as long as it stands still
         with pytest.raises(LanesFailed) as raised:
             lanes.process({}, Context())
-        assert re.fullmatch(r"1 need a person: crm/abc: paused: HTTP 401.*; see `connect status`", str(raised.value))
+        assert re.fullmatch(
+            r"1 lane needs a person: crm/abc: paused: HTTP 401.*; see `connect status`", str(raised.value)
+        )
     assert crm.ids == ["3"]
     (first, second) = [
         line for line in map(json.loads, capsys.readouterr().err.splitlines()) if line["event"] == "processed"
@@ -613,7 +615,7 @@ def test_a_renewal_that_fails_is_named_at_the_end_without_its_secret(
     three.patch.setenv("ABC_RESPONSYS_PASSWORD", "wr0ng-passw0rd")
     with pytest.raises(LanesFailed) as raised:
         three.new(takes_in=False).refresh_tokens({}, Context())
-    assert str(raised.value).startswith("1 need a person: responsys/client-abc: the log-in was refused")
+    assert str(raised.value).startswith("1 lane needs a person: responsys/client-abc: the log-in was refused")
     said = capsys.readouterr()
     (line,) = [json.loads(line) for line in said.err.splitlines() if '"refreshed"' in line]
     assert (line["renewed"], line["lasting"]) == (["salesforce/client-def"], 0)
@@ -645,6 +647,8 @@ def test_one_engine_serves_all_calls_of_an_environment(shops: Deployed, monkeypa
     [
         ("CONNECT_PROJECT", "/nowhere", "no client in /nowhere/clients; CONNECT_PROJECT names the project's folder"),
         ("CONNECT_MARGIN", "15", "CONNECT_MARGIN: "),
+        ("CONNECT_WORKERS", "many", "CONNECT_WORKERS: a number from 1 to 256, not many"),
+        ("CONNECT_WORKERS", "0", "CONNECT_WORKERS: a number from 1 to 256, not 0"),
         ("CONNECT_ALLOW_PRIVATE", "maybe", "CONNECT_ALLOW_PRIVATE: true or false, not maybe"),
         ("AWS_LAMBDA_FUNCTION_NAME", "f", "sqlite: would be a store of its own for every environment of this function"),
     ],
