@@ -14,6 +14,7 @@ import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager, suppress
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -202,6 +203,23 @@ def test_hosts_that_start_at_once_make_the_tables_once(url: str) -> None:
     assert sql(url, "SELECT program, version FROM schema_version") == [(schema.PROGRAM, schema.VERSION)]
     for store in stores:
         store.close()
+
+
+def test_a_host_that_made_the_tables_after_another_had_looked_is_in_nobodys_way(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sql(url, f"CREATE SCHEMA {address.parsed(url).schema}")
+    look, looks = schema._version, count(1)
+
+    def looked(*of: Any) -> int | None:
+        version = look(*of)
+        if next(looks) == 1:
+            PostgresStore(url).close()
+        return version
+
+    monkeypatch.setattr(schema, "_version", looked)
+    PostgresStore(url).close()
+    assert opening.schema_of(url, Path()) == opening.Schema(schema.VERSION, schema.VERSION)
 
 
 def test_a_newer_schema_is_refused_by_its_number(url: str) -> None:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 PROGRAM = "daxgo-connect"
 _OURS = {"program", "version"}  # the columns of schema_version
 STARTS = 20  # that may get into each other's way
+_JUST_MADE = (psycopg.errors.UniqueViolation, psycopg.errors.DuplicateObject, psycopg.errors.DuplicateTable)
 
 _NUMBERED = "BIGINT PRIMARY KEY DEFAULT nextval('{}')"
 _TEXT = 'TEXT COLLATE "C"'
@@ -146,7 +147,7 @@ def prepare(address: Address) -> bool:
             try:
                 _prepare(connection, address)
                 return _notifies(connection, address)
-            except (*AGAIN, psycopg.errors.UniqueViolation, psycopg.errors.DuplicateObject) as error:
+            except (*AGAIN, *_JUST_MADE) as error:
                 if starts == STARTS:  # two that make the same schema at once
                     raise unavailable(address.shown, error) from error
                 connection.execute(b"ROLLBACK")
