@@ -38,7 +38,7 @@ COMMANDS = {
     "new": ("new", "Write a new connector."),
     "sandbox": ("sandbox", "Simulated CRMs on a port of this machine."),
     "demo": ("demo", "The whole thing on sample traffic."),
-    "deploy": ("deploy", "Write what puts the project into a cloud."),
+    "deploy": ("deploy", "Write the template that puts the project into AWS."),
     "docs": ("docs", "Write the pages of connectors."),
     "tag": ("tag", "Write the tag that sends a shop's events."),
     "schema": ("schema", "Print a JSON Schema, for editors."),
