@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+import threading
 import time
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 
 SERVICE = "daxgo-connect"
 MOST_LINKS = 128  # of one span; what is beyond is linked from its own side only
+PATIENCE_S = 5.0  # for what is left, at the end of a process or an invocation
 AGAIN_S = 60.0  # until it is said again that spans can't be sent
 _SAMPLED = TraceFlags(TraceFlags.SAMPLED)
 _PARENT = re.compile(r"(?!ff)[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(?:-.*)?")
@@ -85,6 +87,7 @@ class Tracer:
         self._resource, self._sampler = provider.resource, provider.sampler
         self._ids = RandomIdGenerator()
         self._processor = BatchSpanProcessor(exporter)
+        self._waits: threading.Thread | None = None
         self._ear = _Ear(failed, clock)
         self._ear.begin()
 
@@ -169,13 +172,20 @@ class Tracer:
             self._stages(batch, lane, walked, settled_at, now)
 
     def flush(self) -> None:
-        """Send what there is, before a process is frozen."""
-        self._processor.force_flush(5_000)
+        """Send what there is, before a process is frozen; no longer than PATIENCE_S, whatever the collector does."""
+        self._within(self._processor.force_flush)
 
     def close(self) -> None:
         """Send what is left; nothing is taken from then on."""
-        self._processor.shutdown()  # type: ignore[no-untyped-call]
+        self._within(self._processor.shutdown)
         self._ear.end()
+
+    def _within(self, work: Callable[[], object]) -> None:
+        """In a thread of its own, for the library keeps to no time-out; one that still waits is waited for once."""
+        if self._waits is None or not self._waits.is_alive():
+            self._waits = threading.Thread(target=work, name="traces", daemon=True)
+            self._waits.start()
+            self._waits.join(PATIENCE_S)
 
     def _stages(
         self, parent: SpanContext, lane: Mapping[str, Any], walked: Walked, settled_at: float, now: float

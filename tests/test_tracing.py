@@ -2,9 +2,11 @@ from __future__ import annotations
 
 import gzip
 import json
+import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -20,7 +22,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 
 from engine.records import Stored
 from engine.sending import Prepared, Reply
-from engine.tracing import Tracer, root_of, sender_of, trace_of
+from engine.tracing import Tracer, otlp, root_of, sender_of, trace_of
 
 SENDER = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
@@ -199,6 +201,20 @@ def test_an_event_that_comes_in_is_the_root_of_its_trace() -> None:
     assert [span.end_time - span.start_time for span in (intake, put)] == [3e9, 2e9]  # type: ignore[operator]
 
 
+def test_an_id_that_comes_again_goes_on_in_its_trace_below_a_root_of_its_own() -> None:
+    traced = Traced()
+    roots = []
+    for _ in range(2):
+        roots.append(root_of("crm", "abc", "e1", traced.shop.clock.now()))
+        traced.shop.post({"id": "e1"})
+        traced.shop.drain()
+        traced.shop.clock.time += 60
+    delivers = [span for span in traced.spans() if span.name == "deliver crm.note"]
+    assert {span.context.trace_id for span in delivers} == {trace_of("crm", "abc", "e1")}
+    assert [span.parent.span_id for span in delivers if span.parent is not None] == roots
+    assert len(set(roots)) == 2
+
+
 def test_the_senders_trace_goes_on_with_a_span_that_is_linked_to_each_event() -> None:
     spans = taken_in(SENDER, number=2)
     [request] = [span for span in spans if span.name == "POST /crm"]
@@ -350,6 +366,28 @@ def test_a_collector_that_refuses_costs_a_line_in_the_log_and_no_event(home: Pat
     lines = [json.loads(line) for line in ended.err.splitlines()]
     assert [line["event"] for line in lines] == ["traces-failed"]
     assert "400" in lines[0]["why"]
+
+
+def test_a_collector_that_never_answers_holds_neither_the_walk_nor_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("engine.tracing.PATIENCE_S", 0.2)
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "2")
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        said: list[str] = []
+        tracer = otlp(said.append)
+        shop = Shop()
+        shop.worker.world = shop.worker.world._replace(traces=tracer)
+        shop.post({"id": "e1"}, {"id": "e2"})
+        began = time.monotonic()
+        shop.drain()
+        tracer.flush()
+        tracer.flush()  # the first still waits: it is not waited for again
+        assert shop.sums() == {"delivered": 2}
+        tracer.close()
+        assert time.monotonic() - began < 1.5
+        for thread in [each for each in threading.enumerate() if each.name == "traces"]:
+            thread.join(10)
+        assert not any("Traceback" in text for text in said)
 
 
 def test_a_word_that_names_no_way_of_traces_is_wrong_use(home: Path) -> None:
