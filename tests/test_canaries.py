@@ -246,6 +246,10 @@ def test_no_secret_is_in_anything_that_was_written(home: Path, vendor: Vendor, c
         "CONNECT_ALERT_SNS": topic,
         "CONNECT_ALERT_WEBHOOKS": f"{vendor.url}/{HOOK}",
         "CONNECT_ALERT_PRIVATE": "1",
+        "CONNECT_ALERT_SECRET": "c4n4ry-of-the-signature",
+        "CONNECT_ALERT_SMTP": "smtp://ana:c4n4ry-of-the-mail@127.0.0.1:1",
+        "CONNECT_ALERT_FROM": "connect@example.com",
+        "CONNECT_ALERT_TO": "ops@example.com",
         "CONNECT_PROXY": "http://user:c4n4ry-of-the-proxy@proxy.example.com:3128",
         "CONNECT_TRACE": "1",
     }
@@ -342,7 +346,7 @@ def test_no_secret_is_in_anything_that_was_written(home: Path, vendor: Vendor, c
     assert files.pop("secrets/key").decode() == IN_A_FILE
     written |= files
     secrets = {*PLANTED.values(), IN_A_FILE, "us21x9", HOOK, CODE, CLOUD, env["CONNECT_KEY"], "c4n4ry-of-the-proxy"}
-    secrets.add(cloud["AWS_SECRET_ACCESS_KEY"])
+    secrets |= {cloud["AWS_SECRET_ACCESS_KEY"], "c4n4ry-of-the-signature", "c4n4ry-of-the-mail"}
     secrets |= {one for one in vendor.secrets if one}
     assert len(vendor.secrets) > 20
     assert leaks(written, secrets) == set()

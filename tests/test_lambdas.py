@@ -564,7 +564,7 @@ def test_alerts_are_out_before_it_returns(shops: Deployed, crm: Vendor) -> None:
     put(shops.new(takes_in=True), "1")
     crm.answer = lambda token: (400 if token else 200, 0.2)
     assert shops.new(takes_in=False).process({}, Context()) == took(lanes=1, rejected=1)
-    assert [text.partition(";")[0] for text in crm.told] == ["crm/abc: 1 rejected: HTTP 400"]
+    assert [text.partition("\n")[0] for text in crm.told] == ["crm/abc: 1 rejected: HTTP 400"]
 
 
 # --- direct ---
