@@ -113,7 +113,13 @@ class Worker:
             return False
         finally:
             del self.turns[connector, client]
-            world.store.release(turn.lease, wake_at=wake_at)
+            written(  # or nobody could have the lane before its lease is over, though the store is back by then
+                lambda: world.store.release(turn.lease, wake_at=wake_at),
+                clock=world.clock,
+                telemetry=world.telemetry,
+                over=lambda: self.stopping.is_set() or self.time_left() <= 0,
+                patience_s=LEASE_S,
+            )
 
     def drain(self) -> int:
         """Run every lane that is due, one after the other, until none is; how many turns settled something."""

@@ -15,7 +15,7 @@ from kinds_of_store import KINDS
 
 from engine.clock import SystemClock, VirtualClock
 from engine.errors import StoreUnavailable
-from engine.records import Answered, LaneChange, Skipped, Told
+from engine.records import Answered, Delivery, LaneChange, Skipped, Told
 from engine.stores.memory import MemoryStore
 from engine.stores.sqlite import SqliteStore
 
@@ -776,6 +776,37 @@ def test_what_the_vendor_did_is_written_down_when_there_is_room_again_and_not_as
     assert shop.sums() == {"delivered": 1}
     assert [request.url.removeprefix("https://api.crm.example/v1") for request in shop.vendor.asked] == paths
     assert [str(facts["why"]) for facts in shop.heard.named("store-unavailable")] == ["the disk is full"]
+
+
+class Cut(MemoryStore):
+    """Away before `until`."""
+
+    clock: Clock
+    until = 0.0
+
+    def read(self, *args: Any, **options: Any) -> list[Delivery]:
+        self.there()
+        return super().read(*args, **options)
+
+    def release(self, *args: Any, **options: Any) -> None:
+        self.there()
+        super().release(*args, **options)
+
+    def there(self) -> None:
+        if self.clock.now() < self.until:
+            raise StoreUnavailable("no server answers")
+
+
+def test_a_lane_that_a_short_outage_of_the_store_broke_is_given_back_after_it_and_not_when_its_lease_is_over() -> None:
+    store = Cut()
+    shop = Shop(store=store)
+    shop.post({"id": "1"})
+    store.clock, store.until = shop.clock, shop.clock.now() + 7
+    with pytest.raises(StoreUnavailable):
+        shop.worker.run_lane("crm", "abc")
+    assert shop.clock.now() < store.until + 5
+    assert shop.new_worker().run_lane("crm", "abc")
+    assert shop.sums() == {"delivered": 1}
 
 
 class Away(MemoryStore):
