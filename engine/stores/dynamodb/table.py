@@ -224,7 +224,7 @@ class Table:
             return _Taken(f"{self}: the table is being made or changed")
         if code == "ResourceNotFoundException":
             return _Missing(f"{self}: there is no such table, or not yet")
-        if code == "ValidationException" and ("key element" in message or "schema" in message):
+        if code == "ValidationException" and ("key" in message.lower() or "schema" in message):
             return _Misfit(f"{self}: the table has other keys than a store; {_ANOTHER}")
         if code in ("UnrecognizedClientException", "InvalidSignatureException", "ExpiredTokenException"):
             return StoreUnavailable(f"{self}: AWS refuses the credentials ({code}); give the process others")
