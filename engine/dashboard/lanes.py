@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from engine.runtime import Engine
 
 PER_PAGE = 50
-MUCH = 20  # rejected are too many from one in so many
+MUCH = 20  # rejected are many from one in so many in an hour
 RENEWALS_S = 60.0  # how long a look at the stored tokens is remembered
-KINDS = ("paused", "held", "throttled", "waiting", "fine", "none")
+KINDS = ("paused", "held", "throttled", "rejecting", "waiting", "fine", "none")
 SORTS = ("attention", "name", "waiting", "oldest", "rejected")
 _URGENCY = {kind: at for at, kind in enumerate(KINDS)}
 
@@ -41,13 +41,8 @@ class Row(NamedTuple):
         return (self.lane.connector, self.lane.client)
 
     @property
-    def is_rejecting(self) -> bool:
-        """Were many of the last hour's rejected?"""
-        return self.rejected * MUCH > self.rejected + self.delivered
-
-    @property
     def needs_attention(self) -> bool:
-        return self.kind in ("paused", "held") or self.lane.failures > 0 or self.is_rejecting
+        return self.kind in ("paused", "held", "rejecting") or self.lane.failures > 0
 
 
 class Why(NamedTuple):
@@ -80,12 +75,11 @@ class Lanes:
         key = (lane.connector, lane.client)
         if lane.reason is not None:
             lane = msgspec.structs.replace(lane, reason=addresses(lane.reason))
-        return Row(
-            lane,
-            kind_of(lane, now, is_held=is_held),
-            self.history.total(key, "rejected"),
-            self.history.total(key, "delivered"),
-        )
+        rejected, delivered = self.history.total(key, "rejected"), self.history.total(key, "delivered")
+        kind = kind_of(lane, now, is_held=is_held)
+        if kind in ("fine", "waiting") and rejected * MUCH > rejected + delivered:
+            kind = "rejecting"
+        return Row(lane, kind, rejected, delivered)
 
     def row(self, connector: str, client: str, now: float) -> Row | None:
         """One of them, or None where neither store nor files know it."""
