@@ -6,8 +6,11 @@ import base64
 import hashlib
 import hmac
 import json
+import socket
 import ssl
+import threading
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -145,6 +148,30 @@ def test_a_webhook_that_hangs_has_an_end(hook: Hook) -> None:
     began = time.monotonic()
     assert tried(webhook(hook, timeout_s=0.2)) == Sent(False, "ReadTimeout")
     assert time.monotonic() - began < 5
+
+
+def test_a_webhook_that_answers_in_drips_has_an_end() -> None:
+    stop = threading.Event()
+
+    def drip(server: socket.socket) -> None:
+        connection, _ = server.accept()
+        with connection, suppress(OSError):
+            connection.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: 1000\r\n\r\n")
+            while not stop.wait(0.05):
+                connection.sendall(b".")
+
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        server.listen()
+        thread = threading.Thread(target=drip, args=(server,))
+        thread.start()
+        url = f"http://127.0.0.1:{server.getsockname()[1]}/"
+        began = time.monotonic()
+        sent = tried(WebhookWay("ops", lambda: url, reach=LOOPBACK, timeout_s=0.5), pauses_s=())
+        took_s = time.monotonic() - began
+        stop.set()
+        thread.join()
+    assert (sent, took_s < 5) == (Sent(False, "ReadTimeout"), True)
 
 
 def test_a_webhook_that_is_down_is_reported_by_the_kind_of_error() -> None:

@@ -151,6 +151,22 @@ def test_a_trouble_is_told_by_one_process_and_its_end_by_whichever_sees_it_also_
     assert office.look(after=CALM_S, desk=office.new_desk()) == [("over", "lane-paused", "abc")]
 
 
+def test_what_another_process_wrote_meanwhile_is_not_lost() -> None:
+    office = Office()
+    other = Ledger()
+    other.begin(office.trouble("other"), office.clock.now())
+
+    class Between(MemoryStore):
+        def lock(self, name: str, **how: Any) -> bool:
+            if self.mark(name) is None:
+                self.write_mark(name, other.written())
+            return super().lock(name, **how)
+
+    book = Book(Between(), office.clock.now)
+    book.change(lambda ledger, now: ledger.begin(office.trouble("ours"), now))
+    assert sorted(client for _, _, client in book.read().entries) == ["other", "ours"]
+
+
 def test_a_way_that_is_down_is_told_when_it_is_up_again_and_the_others_only_once() -> None:
     mail, ops = Paper("mail"), Paper("ops")
     mail.down = OSError("no way")
@@ -245,6 +261,17 @@ def test_in_quiet_hours_only_what_is_urgent_is_told_and_the_rest_comes_as_one_wh
     office.paper.told()
     assert office.look(after=15) == []
     assert office.look(after=CALM_S) == [("over", "oldest", "old")]
+
+
+def test_a_trouble_that_comes_and_goes_while_it_waits_is_one_since_the_first_time() -> None:
+    night = NOON - NOON % DAY
+    office = Office(now=night, quiet="22:00-07:00")
+    old = office.trouble(kind="oldest")
+    office.look(old)
+    office.look(after=15)
+    assert office.look(office.trouble(kind="oldest"), after=15) == []
+    [entry] = Ledger.read(office.store.mark(MARK)).entries.values()
+    assert (entry.trouble.since, entry.gone) == (night, None)
 
 
 @pytest.mark.parametrize(

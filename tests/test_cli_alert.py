@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from alert_receivers import Hook, Mailbox
-from command import ROOT, connect, make_project
+from command import EVENTS, KEYS, ROOT, SECRETS, Running, connect, make_project, post, soon
 from conftest import START
 
 from engine.alerting.book import MARK
@@ -135,6 +137,39 @@ def test_what_stands_is_listed_with_who_was_told_and_what_to_do(home: Path) -> N
     ]
 
 
+def delivered(home: Path) -> dict[str, int]:
+    shown = connect("status", "--json", project=home).json["lanes"]
+    return {lane["client"]: lane["delivered"] for lane in shown}
+
+
+def test_the_walk_goes_on_while_a_webhook_hangs_slack_says_429_and_mail_is_down(home: Path, hook: Hook) -> None:
+    busy = Hook()
+    hook.gate.clear()
+    busy.statuses, busy.headers = [429] * 9, {"retry-after": "60"}
+    (home / "connect.yaml").write_text(
+        "alerts: {to: {slack: {by: slack, at: 'env:SLACK'}, hangs: {by: webhook, at: 'env:HANGS'},"
+        " mail: {by: smtp, at: 'env:SMTP', from: a@example.com, to: [b@example.com]}}}\n"
+    )
+    env = {**SECRETS, **PRIVATE, "SLACK": busy.url, "HANGS": hook.url, "SMTP": "smtp://127.0.0.1:1"}
+    del env["ABC_RESPONSYS_PASSWORD"]
+    with Running("sandbox", "--port", "0", project=home) as sandbox:
+        via = sandbox.lines_until("export XYZ_WRITE_KEY")[1].removeprefix("export CONNECT_VIA=")
+        with Running("serve", "--port", "0", "--via", via, project=home, **env) as serve:
+            port = serve.lines_until("Tokens are")[0].partition("127.0.0.1:")[2].partition("/")[0]
+            for name in ("responsys", "salesforce"):
+                post(f"http://127.0.0.1:{port}/{name}", EVENTS[name], **{"X-Connect-Key": KEYS[name]})
+            soon(lambda: busy.bodies)
+            soon(lambda: delivered(home)["client-def"] == 1)
+            began = time.monotonic()
+            ended = serve.end()
+            took_s = time.monotonic() - began
+    busy.close()
+    assert (ended.code, took_s < 20, hook.bodies, len(busy.bodies)) == (0, True, [], 1)
+    faults = [json.loads(line) for line in ended.err.splitlines() if '"alerts"' in line]
+    assert {(each["target"], each["error"]) for each in faults} >= {("127.0.0.1", "HTTP 429")}
+    assert "s3cr3t" not in ended.err
+
+
 # --- the page ---
 
 
@@ -162,8 +197,6 @@ def test_the_table_of_the_page_is_the_one_of_the_engine() -> None:
 
 
 def test_the_kinds_of_the_schema_are_those_of_the_engine() -> None:
-    import json
-
     schema = json.loads((ROOT / "schemas/project.schema.json").read_text(encoding="utf-8"))["$defs"]["alerts"]
     assert schema["properties"]["urgent"]["items"]["enum"] == sorted(KINDS, key=list(KINDS).index)
     assert {each for kinds in COVERED.values() for each in kinds} | COVERED.keys() <= KINDS.keys()
