@@ -100,6 +100,44 @@ MUTANTS = (
         'return Outcome(OutcomeKind.PAUSE, f"the log-in was refused',
         'return Outcome(OutcomeKind.REJECT, f"the log-in was refused',
     ),
+    # several hosts
+    Mutant(
+        "test_the_lanes_of_a_host_that_is_lost_go_to_another_within_one_lease",
+        "a lease does not end by itself",
+        "engine/stores/postgres/lanes.py",
+        "(until IS NULL OR until <= %b) RETURNING",
+        "(until IS NULL OR until <= %b - 3600) RETURNING",
+        "postgres",
+    ),
+    Mutant(
+        "test_a_host_that_was_cut_off_in_mid_batch_settles_nothing_late_and_goes_on_by_itself",
+        "a lease does not end by itself",
+        "engine/stores/postgres/lanes.py",
+        "(until IS NULL OR until <= %b) RETURNING",
+        "(until IS NULL OR until <= %b - 3600) RETURNING",
+    ),
+    Mutant(
+        "test_clocks_that_differ_by_half_a_minute_cost_no_event_and_send_none_twice",
+        "each host goes by its own clock",
+        "engine/wiring.py",
+        'clock = getattr(store, "clock", None) or SystemClock()',
+        "clock = SystemClock()",
+        "postgres",
+    ),
+    Mutant(
+        "test_a_rate_and_a_concurrency_hold_over_hosts",
+        "each process counts for itself",
+        "engine/limits.py",
+        'name = f"{self.shared_by(',
+        'name = f"{owner.split(chr(47))[0]}{self.shared_by(',
+    ),
+    Mutant(
+        "test_of_three_hosts_whose_token_is_refused_one_logs_in",
+        "nobody waits for the log-in of another",
+        "engine/auth.py",
+        "return wire.store.lock(self.lock(wire), owner=wire.owner, ttl_s=LOCK_TTL_S, now=wire.clock.now())",
+        "return True",
+    ),
     # the CRM's side
     Mutant(
         "test_after_twelve_hours_of_outage_a_backlog_drains_at_the_vendor_s_pace_and_nothing_is_buried",
