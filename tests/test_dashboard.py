@@ -348,7 +348,7 @@ def test_a_stale_form_and_one_of_another_session_say_so_and_do_nothing(house: Ho
 def test_a_page_of_another_origin_can_do_nothing(house: House) -> None:
     fields = house.page("/lane/crm/abc").form("/lane/crm/abc/pause")
     got = house.http.post("/lane/crm/abc/pause", data=fields, headers={"origin": "https://evil.example"})
-    assert got.status_code == 403
+    assert (got.status_code, "or was not from here" in got.text) == (403, True)
     assert house.engine.store.lane("crm", "abc") is None
 
 
@@ -665,7 +665,7 @@ def test_a_letter_is_mended_previewed_and_retried(house: House) -> None:
     assert [body["note"] for body in house.vendor.bodies[asked:]] == ["right"]
     assert "There is no dead letter 1" in house.page("/dead/1", 404).text
     lane = {"connector": "crm", "client": "abc"}
-    audit = [line for line in house.audit() if line["what"] not in ("log in", "dead show", "dead preview")]
+    audit = [line for line in house.audit() if line["what"] not in ("log in", "dead list", "dead show", "dead preview")]
     assert audit == [
         {"what": "dead edit", "id": 1, **lane, "fields": ["note"]},
         {"what": "dead retry", "count": 1, "ids": [1]},

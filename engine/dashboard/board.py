@@ -42,7 +42,6 @@ if TYPE_CHECKING:
 LANES_S = 1.0  # how long a look at all lanes is remembered: many may watch
 OPEN = ("/login",)
 PROBLEMS = {
-    403: "error_read_only",
     404: "error_no_page",
     405: "error_method",
     503: "error_store",
@@ -113,10 +112,13 @@ class Board:
         visit = scope.get("visit")
         if answer.status == 403 and not isinstance(visit, Visit):
             return answer
+        key = PROBLEMS.get(answer.status, "error_fault")
+        if answer.status == 403 and isinstance(visit, Visit):
+            key = "error_stale" if visit.acts else "error_read_only"  # a page of another origin
         html = self._html(
             "trouble.html",
             Ask(scope["path"], {}, {}, {}, visit or NOBODY, words_of(request)),
-            key=PROBLEMS.get(answer.status, "error_fault"),
+            key=key,
             holes={},
             says="",
         )
@@ -201,7 +203,8 @@ class Board:
 
     def dead(self, ask: Ask) -> Response:
         which = which_of(ask.query)
-        after = ask.number("after", 0)
+        after = ask.number("after", 0, letters_.MAX_ID - 1)
+        self._audit(ask).line("dead list", **which)
         counted = Counted(self.letters.total(which), [], 0) if after else self.letters.counted(which)
         rows, more = self.letters.page(which, after)
         return self._page("dead", ask, which=which, counted=counted, rows=rows, more=more, after=after)
@@ -356,7 +359,7 @@ class Board:
         return shown
 
     def _post(self, view: Callable[[Ask], Response]) -> Callable[[Request], Any]:
-        """Only with a form of our own that is fresh, and only from who may act; log-out is for everybody."""
+        """Only with a form of our own that is fresh; that the read token changes nothing is for the guard to see."""
 
         async def done(request: Request) -> Response:
             visit: Visit = request.scope["visit"]
@@ -365,8 +368,6 @@ class Board:
                 ask = ask._replace(form=await form_of(request))
                 if not self.access.is_fresh(visit, ask.form.get("form", "")):
                     raise Trouble(403, "error_stale")
-                if not visit.acts and view != self.log_out:
-                    raise Trouble(403, "error_read_only")
             except Trouble as trouble:
                 return self._trouble(ask, trouble)
             return await run_in_threadpool(self._safely, view, ask)
