@@ -113,6 +113,7 @@ class Engine:
         self.broken: list[str] = []
         self.looked_at = float("-inf")
         self.told: set[str] = set()
+        self.without_keys: set[str] = set()  # clients of which a write key can't be had
         # what a lane was configured with when an action of it paused
         self.held_with: dict[tuple[str, str], str] = {}
         self.served_with: dict[tuple[str, str], tuple[Connector | None, Client | None]] = {}
@@ -214,6 +215,22 @@ class Engine:
         """Write keys as last looked up; one that was never to be had is a text that nobody knows."""
         return [self.ingest_values.get(reference) or f"unavailable-{os.urandom(16).hex()}" for reference in references]
 
+    def tell_of_keys(self, client: str, missing: list[str]) -> None:
+        """Someone hears that senders of this client may be told 401, and that it is over."""
+        alerts = self.worker.world.alerts
+        for why in missing:
+            if (text := f"{client}: {why}") not in self.told:
+                self.told.add(text)
+                self.telemetry.event("finding", text=text)
+        if missing:
+            self.without_keys.add(client)
+            text = f"{client}: a write key can't be had: {missing[0]}; who sends with it may be told 401"
+            alerts.alert("write-key", connector="", client=client, text=text, facts={"missing": str(len(missing))})
+        elif client in self.without_keys:
+            self.without_keys.discard(client)
+            self.told = {text for text in self.told if not text.startswith(f"{client}: ")}
+            alerts.over("write-key", connector="", client=client)
+
     def refresh_keys(self) -> None:
         """
         Ask the sources of all write keys and signing secrets; new values serve from now on. May take its time.
@@ -225,15 +242,15 @@ class Engine:
         for client in list(self.client_specs.values()):
             if not any(self.takes_in(connector, client.client) for connector in client.connectors):
                 continue
+            missing: list[str] = []
             for reference in (*client.ingest.keys, *client.ingest.signatures):
                 try:
                     values[reference] = self.secrets.resolve(reference)
                 except SecretUnavailable as error:
-                    if (text := f"{client.client}: {error}") not in self.told:
-                        self.told.add(text)
-                        self.telemetry.event("finding", text=text)
+                    missing.append(str(error))
                     if reference in self.ingest_values:
                         values[reference] = self.ingest_values[reference]
+            self.tell_of_keys(client.client, missing)
         self.masker.add(*values.values())
         with self.lock:
             if values != self.ingest_values:

@@ -52,6 +52,7 @@ LEVEL_OF = {
     "misconfigured": "debug",
     "traces-failed": "warning",
     "lane-failed": "error",
+    "finding": "warning",
     "fault": "error",
 }
 ALWAYS = ("audit",)  # stands in every log, however little else does

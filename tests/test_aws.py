@@ -349,6 +349,17 @@ def test_write_keys_are_exchanged_without_a_restart_and_the_old_one_serves_meanw
         "and region",
         "abc: file:key: No such file or directory",
     ]
+    gone = "aws-secretsmanager:keys/ingest: ResourceNotFoundException"
+    gone += ": there is none of this name in this account and region"
+    assert shop.told() == [
+        ("write-key", f"abc: a write key can't be had: {gone}; who sends with it may be told 401"),
+    ]
+    key_file.write_text("back")
+    shop.manager.create_secret(Name="keys/ingest", SecretString='{"key": "key-3"}')
+    shop.passed_s[0] = 900.0
+    shop.engine.refresh_keys()
+    assert [shop.post("6", key) for key in ("back", "key-3")] == [202, 202]
+    assert shop.engine.without_keys == set()
     shop.alerts.close()
 
 

@@ -83,6 +83,13 @@ KINDS: dict[str, Kind] = {
         "Look at the log line `lane-failed`; if it comes again, run `connect store check`.",
         False,
     ),
+    "write-key": Kind(
+        "error",
+        True,
+        "a write key or signing secret of a client can't be had from its source; one that was had before serves on",
+        "Put the secret that the text names where its source looks for it; it is asked for again by itself.",
+        False,
+    ),
     "action-gone": Kind(
         "warning",
         False,
