@@ -247,15 +247,16 @@ def test_a_settling_of_many_exceptions_is_several_and_all_are_in(shelf: Shelf) -
     assert len(store.read(lease, "task", limit=99, now=9.0)) == 50
 
 
-def test_a_settling_that_frees_very_much_is_several_too(shelf: Shelf) -> None:
+def test_a_settling_that_frees_very_much_is_several_too(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("engine.stores.dynamodb.settling.MOST_IN_TRANSACTION", 9)
     store = shelf.process()
-    names = [f"note{n}" for n in range(9)]
+    names = [f"note{n}" for n in range(3)]
     drafts = (Draft("task"), *(Draft(name, None, ("task",)) for name in names))
-    put(store, *(Accepted("crm", "abc", f"e{n}", b"{}", 0.0, drafts) for n in range(20)))
+    put(store, *(Accepted("crm", "abc", f"e{n}", b"{}", 0.0, drafts) for n in range(6)))
     lease = leased(store)
-    store.settle(lease, [Settled(1 + 10 * n, "delivered") for n in range(20)], now=1.0)
-    assert sums(store) == (200, 20, 0, 0, 180)
-    assert sum(len(store.read(lease, name, limit=99, now=1.0)) for name in names) == 180
+    store.settle(lease, [Settled(1 + 4 * n, "delivered") for n in range(6)], now=1.0)
+    assert sums(store) == (24, 6, 0, 0, 18)
+    assert sum(len(store.read(lease, name, limit=99, now=1.0)) for name in names) == 18
 
 
 # Others at work
