@@ -40,7 +40,7 @@ def of_one(entry: Entry, state: str, rules: Rules, now: float) -> Message:
     trouble = entry.trouble
     kind, connector, client = trouble.key
     severity = kind_of(kind).severity
-    place = f"{connector}/{client}" if connector else "the store"
+    place = f"{connector}/{client}" if connector else client or "the store"
     link, ended = link_of(rules, connector, client), entry.gone if entry.gone is not None else now
     lasted = lasting(ended - trouble.since)
     fields: dict[str, Any] = {
