@@ -217,11 +217,10 @@ def test_one_who_takes_out_late_what_it_settled_does_no_harm(shelf: Shelf) -> No
     assert [sums(store) for store in (slow, quick)] == [(3, 3, 0, 0, 0)] * 2
 
 
-def test_a_settling_that_is_tried_again_because_its_end_was_not_heard_counts_once(shelf: Shelf) -> None:
+def test_a_lane_that_is_written_again_because_the_answer_was_not_heard_counts_once(shelf: Shelf) -> None:
     """The lane was written and the answer lost; what wrote it tries again, as the library under it does."""
     store = shelf.process()
     put(store, event("e1"), event("e2"))
-    lease = leased(store)
     call = store._table.call
 
     def twice(verb: str, **given: Any) -> dict[str, Any]:
@@ -230,8 +229,11 @@ def test_a_settling_that_is_tried_again_because_its_end_was_not_heard_counts_onc
         return call(verb, **given)
 
     store._table.call = twice  # type: ignore[method-assign]
+    lease = leased(store)
+    assert lease.fence == 1
     store.settle(lease, [Settled(1, "delivered")], now=1.0)
-    assert sums(store) == (2, 1, 0, 0, 1)
+    put(store, msgspec.structs.replace(event("unwanted"), drafts=()))
+    assert sums(store) == (3, 1, 0, 1, 1)
 
 
 def test_a_settling_of_many_exceptions_is_several_and_all_are_in(shelf: Shelf) -> None:
