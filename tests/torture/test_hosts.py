@@ -309,14 +309,15 @@ def test_a_host_that_was_cut_off_in_mid_batch_settles_nothing_late_and_goes_on_b
             break
         network.whole.set()
     began = time.monotonic()
-    two.start()
 
     def to_come() -> set[tuple[str, str]]:
         """The lanes that it holds by what is written down, and in which something waits."""
-        waiting = {(lane["connector"], lane["client"]) for lane in two.lanes() if lane["waiting"]}
+        with closing(opened(url)) as store:
+            waiting = {(lane.connector, lane.client) for lane in store.lanes() if lane.waiting}
         return {name for name, _ in set(held.items()) & set(held_by(url, 0).items())} & waiting
 
     moved = len(to_come())
+    two.start()
     soon("the other took them", LEASE_S + 30 + SLOW_S, lambda: not to_come())
     took_s = time.monotonic() - began
     until_empty(two)
