@@ -110,7 +110,7 @@ def test_what_is_told_says_what_since_when_what_to_do_and_where_and_at_the_end_h
         "Mend what the reason names, run `connect check crm loja abc`, and the lane goes on; "
         "or `connect resume crm loja abc`."
     )
-    link = "https://connect.example.com/lanes/crm/loja%20abc"
+    link = "https://connect.example.com/lane/crm/loja%20abc"
     assert [message.text.split("\n") for message in office.paper.messages] == [
         ["crm/loja abc: HTTP 401", "since 09:00 America/Sao_Paulo", f"what to do: {do}", link],
         ["crm/loja abc: lane-paused is over; it lasted 14 min", "it was: crm/loja abc: HTTP 401", link],

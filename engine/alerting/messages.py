@@ -131,4 +131,4 @@ def link_of(rules: Rules, connector: str, client: str) -> str | None:
         return None
     if not connector:
         return rules.admin_url
-    return f"{rules.admin_url}/lanes/{quote(connector, safe='')}/{quote(client, safe='')}"
+    return f"{rules.admin_url}/lane/{quote(connector, safe='')}/{quote(client, safe='')}"
