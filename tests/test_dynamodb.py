@@ -571,6 +571,23 @@ def test_what_is_put_into_a_lane_that_was_put_to_sleep_elsewhere_is_found_though
     assert worker.due_lanes(now=clock.at) == [("crm", "abc")]
 
 
+@pytest.mark.parametrize("action", ["task", "note"])
+def test_what_comes_after_the_last_look_of_a_holder_that_was_done_is_found_soon(shelf: Shelf, action: str) -> None:
+    """It had read exactly as many as there were, and asked which actions wait, before the next one came."""
+    clock = Clock()
+    worker, door = (shelf.process(clock=clock, monotonic=clock) for _ in range(2))
+    put(door, *(event(f"e{n}") for n in range(64)), now=clock.at)
+    lease = leased(worker, now=clock.at)
+    found = worker.read(lease, "task", limit=64, now=clock.at)
+    worker.settle(lease, [Settled(each.seq, "delivered") for each in found], now=clock.at)
+    assert worker.waiting_actions(lease) == []
+    put(door, Accepted("crm", "abc", "late", b"{}", 0.0, (Draft(action),)), now=clock.at)
+    worker.release(lease, wake_at=None)
+    assert worker.due_lanes(now=clock.at) == []
+    clock.at += 3
+    assert worker.due_lanes(now=clock.at) == [("crm", "abc")]
+
+
 def test_a_put_of_the_same_process_wakes_who_waits_at_once(shelf: Shelf) -> None:
     store = shelf.process()
     waited = threading.Event()

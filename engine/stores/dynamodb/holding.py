@@ -30,6 +30,7 @@ class View:
         self._consistent_until, self._now = consistent_until, now
         self.batches = rows.batches(lane.name, [batch for batch, _ in lane.batches]) if lane.batches else {}
         self.fronts: dict[str, Front] = {}
+        self.asked: set[str] = set()  # the actions that its holder was told of
         self.members: dict[int, Row] = {}  # read with their batch
 
     @property
@@ -118,6 +119,15 @@ class Holdings:
         view = self.held(lease)
         found = view.front(action).due(now, limit, view.batches.values(), consistent=view.consistent)
         return [turn.delivery for turn in found[:limit]]
+
+    def waiting_actions(self, lease: Lease) -> list[str]:
+        name = (lease.connector, lease.client)
+        found = sorted(self.rows.actions(name))
+        with self.gate:
+            view = self.views.get(name)
+        if view is not None and view.fence == lease.fence:
+            view.asked.update(found)
+        return found
 
     def held(self, lease: Lease) -> View:
         """The view of a lease that still holds; else LeaseLost."""

@@ -129,13 +129,14 @@ class Leasing:
         self.holdings.drop(name)
 
     def _known(self, lease: Lease, lane: LaneState) -> bytes:
-        """The last seq of each action that its holder has looked at; of an action that it never looked at, of all."""
+        """
+        The last seq of each action that its holder has looked at. Of one that it knew of and did not look at, for it
+        stands still or is not there any more, that of all; whatever else there is has come meanwhile.
+        """
         view = self.holdings.view(lease, lane)
-        found = {
-            action: front.last if (front := view.fronts.get(action)) is not None and front.ended else None
-            for action in self.rows.actions(lane.name)
-        }
-        seen = {action: self.rows.last(lane.name, action) if last is None else last for action, last in found.items()}
+        seen = {action: front.last for action, front in view.fronts.items()}
+        for action in view.asked - seen.keys():
+            seen[action] = self.rows.last(lane.name, action)
         return msgspec.json.encode(seen)
 
     # What is due

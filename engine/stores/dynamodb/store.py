@@ -251,7 +251,7 @@ class DynamoStore:
         return self._holdings.backlog(lease, action, now=now, cap=cap)
 
     def waiting_actions(self, lease: Lease) -> list[str]:
-        return sorted(self._rows.actions((lease.connector, lease.client)))
+        return self._holdings.waiting_actions(lease)
 
     def read(self, lease: Lease, action: str, *, limit: int, now: float) -> list[Delivery]:
         return self._holdings.read(lease, action, limit=limit, now=now)
