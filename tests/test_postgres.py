@@ -978,3 +978,19 @@ def test_what_waits_in_it_can_be_looked_at_by_a_plan(url: str, store: PostgresSt
 def _lanes(home: Path, url: str) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = connect("status", "--json", "--store", url, project=home).json["lanes"]
     return found
+
+
+def test_a_host_that_stops_between_two_statements_is_idle_to_the_server_and_loses_its_locks(
+    url: str, store: PostgresStore
+) -> None:
+    """Whatever it had sent: were it busy, no timeout of the server's would take the locks away."""
+    store.put([event("e1")], now=0.0).result()
+    states = "SELECT state FROM pg_stat_activity WHERE application_name = 'connect' AND pid = {}"
+
+    def work(db: Db) -> tuple[Any, ...]:
+        pid = db.value("SELECT pg_backend_pid()")
+        db.rows(lanes_of_store.LOCK, [1])
+        return sql(url, states.format(pid))[0]
+
+    assert store._connections.transact(work) == ("idle in transaction",)
+    assert store._connections.once(work) == ("idle",)

@@ -43,6 +43,10 @@ SNAPSHOT = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
 _SETTINGS = (
     "SET statement_timeout = '60s'",
     "SET idle_in_transaction_session_timeout = '30s'",
+    "SET tcp_keepalives_idle = 10",  # a host that vanished keeps no lock for longer, whatever it was doing
+    "SET tcp_keepalives_interval = 5",
+    "SET tcp_keepalives_count = 3",
+    "SET tcp_user_timeout = 30000",
     "SET plan_cache_mode = force_generic_plan",
     *(f"SET enable_{kind} = off" for kind in ("seqscan", "bitmapscan", "sort", "hashjoin", "mergejoin")),
     "SET jit = off",
@@ -50,9 +54,33 @@ _SETTINGS = (
 
 
 class Connection(psycopg.Connection[Row]):
-    """A connection that knows when it was last needed."""
+    """A connection that knows when it was last needed, and whether something was sent that the server may add to."""
 
     used_at = 0.0
+    open_ended: psycopg.Pipeline | None = None
+
+    def end_it(self) -> None:
+        """
+        Say that for now nothing more comes (Sync). Until then the server takes a host that was cut off or stopped for
+        one that is busy, and no timeout of its own takes the host's locks away.
+        """
+        pipeline, self.open_ended = self.open_ended, None
+        if pipeline is not None:
+            pipeline.sync()
+
+
+class _Answer(psycopg.Cursor[Row]):
+    """Nobody waits for an answer to what is open-ended."""
+
+    connection: Connection
+
+    def fetchone(self) -> Row | None:
+        self.connection.end_it()
+        return super().fetchone()
+
+    def fetchall(self) -> list[Row]:
+        self.connection.end_it()
+        return super().fetchall()
 
 
 # Text may hold a NUL, which PostgreSQL's can't.
@@ -93,7 +121,9 @@ class Db:
         self.kept: list[Callable[[], object]] = []  # done once it is committed
 
     def send(self, sql: str, *values: Any) -> psycopg.Cursor[Row]:
-        return self._connection.execute(sql, values, binary=True)
+        cursor = self._connection.execute(sql, values, binary=True)
+        self._connection.open_ended = self._pipeline
+        return cursor
 
     def rows(self, sql: str, *values: Any) -> list[Row]:
         return self.send(sql, *values).fetchall()
@@ -108,7 +138,7 @@ class Db:
     def written(self, sql: str, *values: Any) -> int:
         """How many rows were."""
         cursor = self.send(sql, *values)
-        self._pipeline.sync()
+        self._connection.end_it()
         return cursor.rowcount
 
     def commit(self) -> None:
@@ -116,7 +146,7 @@ class Db:
         if not self.committing:
             self.committing = True
             self.send("COMMIT")
-            self._pipeline.sync()
+            self._connection.end_it()
 
 
 class Connections:
@@ -269,7 +299,7 @@ class Connections:
 def connect(address: Address) -> Connection:
     """A connection of one's own. StoreUnavailable says why there is none."""
     try:
-        connection = Connection.connect(address.url, autocommit=True, prepare_threshold=1)
+        connection = Connection.connect(address.url, autocommit=True, prepare_threshold=1, cursor_factory=_Answer)
     except psycopg.ProgrammingError:  # its text may hold the password
         raise StoreUnavailable(f"{address.shown}: the URL has a parameter that libpq does not know") from None
     except psycopg.Error as error:
@@ -326,6 +356,7 @@ def _is_alive(connection: Connection) -> bool:
 
 def _end(connection: Connection) -> None:
     """Out of whatever transaction it is in; one that can't get out is broken."""
+    connection.open_ended = None
     if not _is_broken(connection) and connection.info.transaction_status != pq.TransactionStatus.IDLE:
         try:
             connection.execute(b"ROLLBACK")
