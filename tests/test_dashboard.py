@@ -554,7 +554,7 @@ def test_the_audit_says_by_which_token_and_from_where(house: House) -> None:
     }
 
 
-def test_what_can_not_be_written_down_is_not_done(house: House) -> None:
+def test_what_the_audit_can_not_take_is_not_done_on_the_page_either(house: House) -> None:
     rejected(house, "x")
     pause = house.page("/lane/crm/abc").form("/lane/crm/abc/pause")
     retry = house.page("/dead/1").form("/dead/1/retry")

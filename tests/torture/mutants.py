@@ -458,8 +458,8 @@ MUTANTS = (
         "test_a_cell_of_csv_stays_one_cell",
         "cells are not quoted",
         "engine/bodies.py",
-        "    writer = csv.writer(out, ",
-        '    writer = csv.writer(out, quoting=csv.QUOTE_NONE, escapechar="\\\\", ',
+        "    writer = csv.writer(lines, ",
+        '    writer = csv.writer(lines, quoting=csv.QUOTE_NONE, escapechar="\\\\", ',
     ),
     Mutant(
         "tests/torture/test_model.py",
