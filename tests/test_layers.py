@@ -41,7 +41,8 @@ LAYERS = (
     # wiring
     "housekeeping", "forgetting", "copying", "runtime", "dead_letters", "login",
     # doors
-    "answers", "asgi", "gateway", "listening", "access", "door", "dashboard", "wiring", "lambdas", "admin", "serve", "demo", "authoring.cassettes", "cli",
+    "answers", "asgi", "gateway", "listening", "access", "door", "dashboard", "wiring", "lambdas", "admin",
+    "serve", "demo", "authoring.cassettes", "cli",
 )  # fmt: skip
 
 

@@ -76,8 +76,8 @@ def _secrets(parts: Parts) -> str:
         "## 2. Put the secrets\n\n"
         "Each is made with a text that says nothing. A command below waits for the JSON: paste it, then Ctrl-D. So no"
         " value stands in a file or in the shell's history. Within five minutes the functions use it; nothing is"
-        " deployed again, and no later deployment changes it. Until all credentials are there, runs fail and alarms say so;"
-        " no event is lost by that. Until the write keys are there, senders are told 401, and what they do not send"
+        " deployed again, and no later deployment changes it. Until all credentials are there, runs fail and alarms say"
+        " so; no event is lost by that. Until the write keys are there, senders are told 401, and what they do not send"
         " again is lost: put them before the tag is published.\n\n"
         f"The key that encrypts stored tokens, once and then never again:\n\n{key}\n\n" + "\n\n".join(blocks)
     )
