@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import SMTP, AuthResult, Envelope, LoginPassword, Session
+from command import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -70,7 +71,7 @@ class Mailbox:
         self.controller = Controller(
             self,
             hostname="127.0.0.1",
-            port=_free_port(),
+            port=free_port(),
             ssl_context=context if secure else None,
             authenticator=self.authenticate if wants else None,
             auth_required=wants and not secure,
@@ -101,9 +102,3 @@ def silent() -> Iterator[int]:
         server.bind(("127.0.0.1", 0))
         server.listen(16)
         yield int(server.getsockname()[1])
-
-
-def _free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])

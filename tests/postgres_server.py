@@ -9,7 +9,6 @@ import os
 import pwd
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -17,6 +16,8 @@ from contextlib import suppress
 from functools import cache
 from itertools import count
 from pathlib import Path
+
+from command import free_port
 
 BIN = "CONNECT_TEST_POSTGRES"  # a folder with initdb and postgres, to be used instead of what is found
 
@@ -68,7 +69,7 @@ class Server:
         self._as = _other_user() if os.geteuid() == 0 else None
         if self._as is not None:
             os.chown(self.folder, self._as.pw_uid, self._as.pw_gid)
-        self.port = _free_port()
+        self.port = free_port()
         self._settings = (*_SMALL, *(() if durable else _QUICK), *settings)
         self._process: subprocess.Popen[bytes] | None = None
         self._numbers = count(1)
@@ -159,13 +160,6 @@ class Server:
 
 def _die_with_parent() -> None:
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGQUIT)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 @cache

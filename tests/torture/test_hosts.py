@@ -388,9 +388,10 @@ def test_clocks_that_differ_by_half_a_minute_cost_no_event_and_send_none_twice(
     assert said == [True, True]
 
 
-def test_a_rate_and_a_concurrency_hold_over_hosts(tmp_path: Path, stack: ExitStack) -> None:
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_rate_and_a_concurrency_hold_over_hosts(tmp_path: Path, stack: ExitStack, kind: str) -> None:
     """With clocks that differ, too."""
-    url, done, clients = store_url("postgres"), threading.Event(), 6
+    url, done, clients = store_url(kind), threading.Event(), 6
     most, per_s, late_s, open_at_once = *sized((40, 4, 1.0), (120, 60, 2.0)), 3
     crm = Crm(ways=3, answer_s=0.1)
     folder = project(tmp_path / "project", "ledger", clients=clients)
@@ -419,7 +420,7 @@ def test_a_rate_and_a_concurrency_hold_over_hosts(tmp_path: Path, stack: ExitSta
     share = [came.total() for came in crm.came]
     figures(
         "test_a_rate_and_a_concurrency_hold_over_hosts",
-        f"PostgreSQL, 3 hosts with clocks 30 s ahead, right, 30 s behind, {clients} clients, limits of {most} in "
+        f"{kind}, 3 hosts with clocks 30 s ahead, right, 30 s behind, {clients} clients, limits of {most} in "
         f"{per_s} s and of {open_at_once} at once: {sum(share)} requests ({', '.join(map(str, share))}), at most "
         f"{busiest} in any {window_s:g} s and {crm.most_open} at once; {number} events, {len(lost)} lost, "
         f"{crm.twice} sent twice",
@@ -429,9 +430,10 @@ def test_a_rate_and_a_concurrency_hold_over_hosts(tmp_path: Path, stack: ExitSta
     assert crm.most_open <= open_at_once
 
 
-def test_of_three_hosts_whose_token_is_refused_one_logs_in(tmp_path: Path, stack: ExitStack) -> None:
+@pytest.mark.parametrize("kind", KINDS)
+def test_of_three_hosts_whose_token_is_refused_one_logs_in(tmp_path: Path, stack: ExitStack, kind: str) -> None:
     """Each of them is answering direct callers of one client when the CRM revokes the token that all of them use."""
-    url, done, times = store_url("postgres"), threading.Event(), sized(2, 20)
+    url, done, times = store_url(kind), threading.Event(), sized(2, 20)
     crm = Crm(ways=3, answer_s=0.1)
     folder = project(tmp_path / "project", "member", clients=1)
     file = folder / "connectors" / "member.yaml"
@@ -461,7 +463,7 @@ def test_of_three_hosts_whose_token_is_refused_one_logs_in(tmp_path: Path, stack
     number, lost = proven(senders, crm, url)
     figures(
         "test_of_three_hosts_whose_token_is_refused_one_logs_in",
-        f"PostgreSQL, 3 hosts that answer direct callers, clocks 30 s apart: {times} times the token was revoked, "
+        f"{kind}, 3 hosts that answer direct callers, clocks 30 s apart: {times} times the token was revoked, "
         f"{crm.asked['token']} log-ins of all hosts with the first; {number} events, {len(lost)} lost, {crm.twice} "
         f"sent twice",
     )
