@@ -186,14 +186,12 @@ def test_lanes_spread_evenly_over_hosts(tmp_path: Path, stack: ExitStack) -> Non
     assert max(share) <= 50, share
 
 
-# Only in `make torture`: with few lanes it takes long at times until the host that is to be lost has one.
-@pytest.mark.skipif(sized(True, False), reason="only in make torture: it may take minutes until that host has a lane")
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_lanes_of_a_host_that_is_lost_go_to_another_within_one_lease(
     tmp_path: Path, stack: ExitStack, kind: str
 ) -> None:
     """`kill -9` while batches of it are at the CRM; to those that are left it was another machine."""
-    url, done, clients = store_url(kind), threading.Event(), 6
+    url, done, clients = store_url(kind), threading.Event(), 24  # more than one host has workers
     kills = sized(1, 3) if kind == "postgres" else 1
     crm = Crm(ways=2, answer_s=0.3)
     folder = project(tmp_path / "project", "ledger", clients=clients)
