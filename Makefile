@@ -60,8 +60,8 @@ format: $(READY) ## put the code into shape
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
 
-bench: $(READY) ## figures: mapping, durable intake, drain
-	@$(BIN)/python -m bench
+bench: $(READY) ## how fast it is beside others: docs/performance.md; make bench ONLY=mapping
+	@$(BIN)/python -m benchmarks $(ONLY) --write docs/performance.md
 
 audit: .cache/audit/bin/pip-audit ## known weaknesses of the locked packages; asks api.osv.dev
 	@.cache/audit/bin/pip-audit --requirement constraints.txt --no-deps --disable-pip --vulnerability-service osv > .cache/audit/said 2>&1; \

@@ -1,8 +1,9 @@
 """
 Stores beside each other in one run: events put and drained by 1, 2 and 4 processes, and what a long backlog costs.
 
-`python -m bench.stores` takes SQLite and a PostgreSQL server of its own, both with fsync. `--url postgresql://…` takes
-one that is there; what is in that schema is used up. `--backlog 10000 1000000` measures draining at these lengths.
+`python -m benchmarks.stores` takes SQLite and a PostgreSQL server of its own, both with fsync. `--url postgresql://…`
+takes one that is there; what is in that schema is used up. `--backlog 10000 1000000` measures draining at these
+lengths.
 """
 
 from __future__ import annotations
@@ -90,7 +91,17 @@ def work(kind: str, url: str, name: str, count: int) -> None:
 
 def together(kind: str, url: str, processes: int, count: int) -> float:
     """Events a second of so many processes."""
-    command = [sys.executable, "-m", "bench.stores", "--work", kind, "--url", url, "--count", str(count // processes)]
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.stores",
+        "--work",
+        kind,
+        "--url",
+        url,
+        "--count",
+        str(count // processes),
+    ]
     running = [
         subprocess.Popen(
             [*command, "--name", f"p{number}-{time.time()}"],

@@ -1,5 +1,5 @@
 """
-Cold and warm times of the functions for AWS Lambda, on this machine: `python -m bench.lambdas`.
+Cold and warm times of the functions for AWS Lambda, on this machine: `python -m benchmarks.lambdas`.
 
 Each cold start is a process of its own. What Lambda adds (its machine, its runtime, the network to AWS) is not in it; a
 function with little memory has a slower processor than this one, so that ratios hold better than figures.

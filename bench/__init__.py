@@ -1,1 +1,0 @@
-"""Figures of this machine: mapping, durable intake, drain. `make bench`."""
