@@ -1,0 +1,165 @@
+"""Every page in a real browser, in light and dark, wide and at 320 px: what axe finds, what the keyboard reaches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.resources import files
+from typing import Any
+
+import pytest
+from test_dashboard import House, opened, rejected
+from test_dashboard_browser import Person, chromium
+
+__all__ = ["chromium", "opened"]  # fixtures
+
+AXE = (files("axe_playwright_python") / "axe.min.js").read_text(encoding="utf-8")
+GRAVE = ("serious", "critical")
+CRM = """
+receive:
+  client: "${ event.client }"
+  id: "${ event.id }"
+  schema:
+    type: object
+    properties:
+      id: {type: string}
+      client: {type: string}
+      email: {type: string, x-personal: true}
+      name: {type: string, x-personal: true}
+      note: {type: string}
+      price: {type: number}
+    required: [id, client]
+replies: {message: "${ response.body.error }"}
+http:
+  limits: {calls: {rate: 5/1m}, day: {budget: 1000, per: day, timezone: America/Sao_Paulo}, open: {concurrency: 4}}
+actions:
+  note:
+    record: {id: "${ event.id }", email: "${ event.email }", note: "${ event.note }"}
+    request: {path: /notes, json: "${ record }"}
+"""
+CLIENTS = {"abc": "{client: abc, connectors: {crm: {}}}", "xyz": "{client: xyz, connectors: {crm: {}}}"}
+LOOKS = {
+    "light": {"color_scheme": "light", "viewport": {"width": 1280, "height": 900}},
+    "dark": {"color_scheme": "dark", "viewport": {"width": 1280, "height": 900}},
+    "small": {"color_scheme": "light", "viewport": {"width": 320, "height": 640}},
+    "small and dark": {"color_scheme": "dark", "viewport": {"width": 320, "height": 640}},
+}
+
+
+@contextmanager
+def busy(opened: Any) -> Iterator[House]:
+    """A house in which each page has something to show: delivered, rejected, waiting, paused."""
+    with opened(crm=CRM, **CLIENTS) as house:
+        house.post({"id": "fine", "email": "bia@example.com"})
+        house.run()
+        rejected(house, "wrong " * 40, "wrong", name="Ana")
+        house.post({"id": "waits"}, client="xyz")
+        house.board.lanes.pause("crm", "xyz", "a move")
+        yield house
+
+
+PATHS = {
+    "overview": "/",
+    "overview without a lane": "/?q=nothing",
+    "lane": "/lane/crm/abc",
+    "paused lane": "/lane/crm/xyz",
+    "dead letters": "/dead",
+    "letter": "/dead/1",
+    "preview": "/dead/1/preview",
+    "trouble": "/lane/crm/nobody",
+}
+
+
+def serious(page: Any) -> list[str]:
+    """What axe calls serious or critical, each with the element it is about."""
+    page.evaluate(AXE)
+    found = page.evaluate("axe.run({resultTypes: ['violations']}).then(found => found.violations)")
+    return [
+        f"{each['id']}: {node['html'][:200]}" for each in found if each["impact"] in GRAVE for node in each["nodes"]
+    ]
+
+
+@pytest.mark.parametrize("look", LOOKS)
+def test_axe_finds_nothing_serious_on_any_page(chromium: Any, opened: Any, look: str) -> None:
+    with busy(opened) as house:
+        person = Person(chromium, house, **LOOKS[look])
+        page = person.page
+        page.goto(f"{person.base}/login")
+        found = {"log-in": serious(page)}
+        person.log_in()
+        for name, path in PATHS.items():
+            page.goto(f"{person.base}{path}")
+            found[name] = serious(page)
+        page.goto(f"{person.base}/dead/1")
+        page.get_by_role("button", name="Edit the whole event").click()
+        found["edit"] = serious(page)
+        page.goto(f"{person.base}/dead/1")
+        page.get_by_role("button", name="Show personal fields").click()
+        found["letter with personal fields"] = serious(page)
+        page.goto(f"{person.base}/dead/1")
+        page.get_by_role("button", name="Retry", exact=True).click()
+        found["job"] = serious(page)
+        assert {name: one for name, one in found.items() if one} == {}
+        assert [each for each in person.complaints if "404" not in each] == []
+        assert person.hosts == {f"127.0.0.1:{house.port}"}
+        person.context.close()
+
+
+def test_axe_and_the_walk_by_keyboard_would_find_what_is_wrong(chromium: Any) -> None:
+    page = chromium.new_page()
+    page.set_content("<html lang=en><title>t</title><main><h1>t</h1><button></button></main>")
+    assert serious(page) == ["button-name: <button></button>"]
+    page.set_content("<a href='#a' tabindex=-1>a</a><a href='#b' style='outline: none'>b</a><a href='#c'>c</a>")
+    assert walked(page) == [
+        'not reached: <a href="#a" tabindex="-1">a</a>',
+        'no focus to be seen: <a href="#b" style="outline: none">b</a>',
+        'no focus to be seen: <a href="#c">c</a>',  # the browser's own is 1 px wide
+    ]
+    page.close()
+
+
+CONTROLS = "a[href], button, input:not([type=hidden]), select, textarea, summary, [tabindex='0']"
+FOCUSED = """() => {
+  const one = document.activeElement, style = getComputedStyle(one), place = one.getBoundingClientRect();
+  const seen = place.right > 0 && place.left < innerWidth && place.bottom > 0 && place.top < innerHeight;
+  return [controls.indexOf(one), style.outlineStyle !== "none" && parseFloat(style.outlineWidth) >= 2 && seen];
+}"""
+
+
+@pytest.mark.parametrize("look", ["light", "small"])
+def test_the_tab_key_reaches_each_control_of_each_page_and_shows_where_it_is(
+    chromium: Any, opened: Any, look: str
+) -> None:
+    with busy(opened) as house:
+        person = Person(chromium, house, **LOOKS[look])
+        page = person.page
+        page.route("**/*part=live*", lambda route: route.abort())  # nothing is exchanged on the way
+        page.goto(f"{person.base}/login")
+        unreached = {"log-in": walked(page)}
+        person.log_in()
+        for name, path in PATHS.items():
+            page.goto(f"{person.base}{path}")
+            unreached[name] = walked(page)
+        assert {name: one for name, one in unreached.items() if one} == {}
+        person.context.close()
+
+
+def walked(page: Any) -> list[str]:
+    """The controls that Tab did not come to, and those that did not show that it had."""
+    page.evaluate("document.activeElement.blur()")
+    names = page.evaluate(
+        f"""() => {{
+          window.controls = [...document.querySelectorAll("{CONTROLS}")].filter(each => each.checkVisibility());
+          return controls.map(each => each.outerHTML.slice(0, 120));
+        }}"""
+    )
+    reached: dict[int, bool] = {}
+    for _ in range(len(names) + 10):
+        page.keyboard.press("Tab")
+        at, shown = page.evaluate(FOCUSED)
+        if at >= 0:
+            reached[at] = shown
+        if len(reached) == len(names):
+            break
+    missing = [f"not reached: {name}" for at, name in enumerate(names) if at not in reached]
+    return [*missing, *(f"no focus to be seen: {names[at]}" for at, shown in reached.items() if not shown)]
