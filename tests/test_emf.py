@@ -263,12 +263,26 @@ def test_the_store_that_is_away_keeps_no_counts_back() -> None:
     assert watched.written() == {("crm", "a"): {"Throttled": 1}}
 
 
-def test_a_stream_that_is_closed_stops_nobody() -> None:
+def test_a_stream_that_is_closed_or_full_stops_nobody_and_what_it_did_not_take_is_not_kept() -> None:
     watched = Watched()
     watched.stream.close()
     watched.event("throttled", **LANE)
     watched.telemetry.flush()
     watched.telemetry.close()
+
+    said: list[int] = []
+
+    class Full(io.StringIO):
+        def write(self, text: str) -> int:
+            said.extend(line["Throttled"] for line in emf(text))
+            raise OSError("no space left on device")
+
+    metrics = EmfMetrics(stream=Full())
+    for _ in range(2):
+        metrics.count("throttled", LANE)
+        metrics.flush()
+    metrics.close()
+    assert said == [1, 1]
 
 
 def test_a_process_that_runs_on_writes_once_in_a_while_and_at_its_end() -> None:

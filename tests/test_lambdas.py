@@ -28,6 +28,7 @@ from engine.gateway import FRAMING
 from engine.lambdas import Functions, LanesFailed
 from engine.spec.compiled import write_compiled
 from engine.spec.project import Project
+from engine.tagging.script import script
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -311,9 +312,34 @@ REQUESTS: dict[str, tuple[str, dict[str, Any]]] = {
     "health": ("/healthz", {"method": "GET"}),
     "readiness": ("/readyz", {"method": "GET"}),
     "the description": ("/openapi.json", {"method": "GET"}),
+    "the tag": ("/tag.js", {"method": "GET"}),
+    "the tag's head": ("/tag.js", {"method": "HEAD"}),
+    "a post to the tag": ("/tag.js", {"body": SENT}),
     "a direct connector": ("/rdstation", {"body": EVENTS["rdstation"], "X_Connect_Key": KEYS["rdstation"]}),
 }
 UNLIKE = re.compile(r'"(ids?)":("[0-9a-f-]{36}"|\["[0-9a-f-]{36}"\])')  # made anew for each
+
+
+@pytest.mark.parametrize("event", [gateway, function_url, rest])
+def test_the_tag_comes_through_each_gateway_as_a_script_for_all_pages(three: Deployed, event: Any) -> None:
+    asked = event("/tag.js", None)
+    if "http" in asked["requestContext"]:
+        asked["requestContext"]["http"]["method"] = "GET"
+    else:
+        asked["httpMethod"] = "GET"
+    answer = three.new(takes_in=True).receive({**asked, "body": None}, Context())
+    assert answer == {
+        "statusCode": 200,
+        "headers": {
+            "cache-control": "public, max-age=3600",
+            "access-control-allow-origin": "*",
+            "cross-origin-resource-policy": "cross-origin",
+            "x-content-type-options": "nosniff",
+            "content-type": "text/javascript; charset=utf-8",
+        },
+        "body": script(),
+        "isBase64Encoded": False,
+    }
 
 
 def test_the_answers_are_those_of_serve(three: Deployed, vendors: str) -> None:

@@ -132,8 +132,8 @@ def typed(shell: Shell, command: str, expected: str) -> str:
     return shown
 
 
-def do(shell: Shell, block: Block) -> None:
-    """What a reader does with a block: type it, write it to a file, change a file."""
+def do(shell: Shell, block: Block) -> int:
+    """What a reader does with a block: type it, write it to a file, change a file; how many commands were compared."""
     word, _, name = block.kind.partition("=")
     file = shell.directory / name
     match (block.language, word):
@@ -142,9 +142,11 @@ def do(shell: Shell, block: Block) -> None:
         case ("console", "background"):
             for command, expected in exchanges(block.text):
                 shell.background(command, expected)
+            return len(list(exchanges(block.text)))
         case ("console", ""):
             for command, expected in exchanges(block.text):
                 assert_alike(shell.here(expected), typed(shell, command, shell.here(expected)))
+            return len(list(exchanges(block.text)))
         case ("yaml", ""):  # only to look at; test_docs.py compiles it
             pass
         case ("diff", "file"):
@@ -153,14 +155,16 @@ def do(shell: Shell, block: Block) -> None:
             file.write_text(block.text, encoding="utf-8")
         case other:
             raise AssertionError(f"{block.id}: nobody knows what to do with {other}")
+    return 0
 
 
 @pytest.mark.parametrize("page", RUN)
 def test_what_a_reader_types_prints_what_the_page_says(page: str, tmp_path: Path) -> None:
     shell = Shell(tmp_path)
+    console = [block for block in blocks(ROOT / page) if (block.language, block.kind != "setup") == ("console", True)]
     try:
-        for block in blocks(ROOT / page):
-            do(shell, block)
+        compared = sum(do(shell, block) for block in blocks(ROOT / page))
+        assert compared == sum(f"\n{block.text}".count("\n$ ") for block in console) > 0
     finally:
         shell.close()
         for log in tmp_path.glob("out-*.err"):
