@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help setup demo test torture mutants authserver dynamodb check format bench clean audit
+.PHONY: help setup demo test torture mutants authserver dynamodb check format bench competitors clean audit
 
 help: ## what there is
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
@@ -60,8 +60,27 @@ format: $(READY) ## put the code into shape
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
 
-bench: $(READY) ## how fast it is beside others: docs/performance.md; make bench ONLY=mapping
+bench: $(READY) competitors ## how fast it is beside others: docs/performance.md; make bench ONLY=mapping
 	@$(BIN)/python -m benchmarks $(ONLY) --write docs/performance.md
+
+competitors: .cache/benchmarks/venv/.ready .cache/benchmarks/node/.ready ## what the benchmarks compare with, in environments of its own
+
+.cache/benchmarks/venv/.ready: benchmarks/competitors.txt
+	@mkdir -p .cache/benchmarks
+	@$(PYTHON) -m venv .cache/benchmarks/venv
+	@echo "setting up .cache/benchmarks/venv: airbyte-cdk, drt-core, huey …"
+	@.cache/benchmarks/venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps \
+	  --requirement benchmarks/competitors.txt > .cache/benchmarks/venv.said 2>&1 \
+	  && rm .cache/benchmarks/venv.said && touch $@ \
+	  || { tail -1 .cache/benchmarks/venv.said; echo "they could not be installed; the benchmarks say so where they miss them"; }
+
+.cache/benchmarks/node/.ready: benchmarks/node/package.json benchmarks/node/package-lock.json
+	@mkdir -p .cache/benchmarks/node
+	@cp benchmarks/node/package.json benchmarks/node/package-lock.json .cache/benchmarks/node
+	@if command -v npm > /dev/null; then \
+	  (cd .cache/benchmarks/node && npm ci --ignore-scripts --no-audit --no-fund --silent > ../node.said 2>&1 && rm ../node.said && touch .ready) \
+	    || echo "the packages for node could not be installed; the benchmarks say so where they miss them"; \
+	else echo "node is not here; the benchmarks say so where they miss it"; fi
 
 audit: .cache/audit/bin/pip-audit ## known weaknesses of the locked packages; asks api.osv.dev
 	@.cache/audit/bin/pip-audit --requirement constraints.txt --no-deps --disable-pip --vulnerability-service osv > .cache/audit/said 2>&1; \
