@@ -12,7 +12,7 @@ ENGINE = Path(__file__).parent.parent / "engine"
 # From the ground to the doors. A name stands for its package too; a module imports only what is listed before it.
 LAYERS = (
     # ground
-    "errors", "records", "ports", "clock", "names", "owners", "people", "writing",
+    "errors", "records", "ports", "clock", "names", "owners", "people", "segments", "writing",
     # the language
     "spec.units", "spec.types", "spec.findings", "functions", "semantics", "emitting", "holes", "jmes", "jinja",
     "expressions",
@@ -39,7 +39,7 @@ LAYERS = (
     # what puts a project into a cloud
     "deploying",
     # wiring
-    "housekeeping", "forgetting", "copying", "runtime", "dead_letters", "login",
+    "housekeeping", "forgetting", "copying", "runtime", "dead_letters", "login", "checking",
     # doors
     "answers", "asgi", "gateway", "listening", "access", "door", "dashboard", "wiring", "lambdas", "admin",
     "serve", "demo", "authoring.cassettes", "cli",

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote
 
 import msgspec
 
 from engine.alerting.kinds import kind_of
 from engine.alerting.ledger import OPEN, PAST
 from engine.alerting.rules import lasting, stamp
+from engine.segments import segment
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -131,4 +131,4 @@ def link_of(rules: Rules, connector: str, client: str) -> str | None:
         return None
     if not connector:
         return rules.admin_url
-    return f"{rules.admin_url}/lane/{quote(connector, safe='')}/{quote(client, safe='')}"
+    return f"{rules.admin_url}/lane/{segment(connector)}/{segment(client)}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -15,22 +15,14 @@ from engine.errors import UsageError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from engine.checking import Checked
     from engine.program import Program
     from engine.provisioning import Thing
-    from engine.records import Outcome
     from engine.runtime import Engine
-    from engine.wire import Wire
 
 
 PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*( [A-Za-z0-9_-]+)*")
 WORDS = ("true", "false", "null", "yes", "no", "on", "off", "y", "n")
-
-
-class Checked(NamedTuple):
-    name: str
-    passed: bool
-    status: int | None
-    text: str
 
 
 @click.command("check")
@@ -75,7 +67,9 @@ def command(
     options.lend_tokens(store, program, store_url, project)
     if provision:
         return provisioned(engine, program, make=make, as_json=as_json)
-    found = checks(program, wire := wire_of(engine, program)) or [log_in(program, wire)]
+    from engine.checking import check
+
+    found = check(engine.worker.world, program)
     passed = all(one.passed for one in found)
     if as_json:
         keys = ("name", "passed", "status", "reason")
@@ -87,57 +81,8 @@ def command(
     return 0 if passed else 1
 
 
-def wire_of(engine: Engine, program: Program) -> Wire:
-    from engine.walk import Walk
-
-    return Walk(engine.worker.world, program, keep_alive=lambda: None).wire
-
-
 def mark(one: Checked) -> str:
     return output.coloured("passed" if one.passed else "failed")
-
-
-def checks(program: Program, wire: Wire) -> list[Checked]:
-    from engine.errors import RecordError
-
-    found = []
-    for name, call in program.checks.items():
-        title = program.connector.checks[name].title or name
-        try:
-            done = call.run(wire, wire.scope, records=1)
-        except RecordError as error:
-            found.append(Checked(title, False, None, str(error)))
-            continue
-        said = f"HTTP {done.reply.status}" if done.reply is not None else "no reply"
-        where = f"{done.trace.method} {done.trace.url}" if done.trace is not None else ""
-        status = done.reply.status if done.reply is not None else None
-        if good(done.verdict.outcome):
-            found.append(Checked(title, True, status, f"{said} to {where}"))
-        else:
-            assert done.verdict.outcome is not None
-            at = f" ({where})" if where else ""
-            found.append(Checked(title, False, status, f"{done.verdict.outcome.reason or said}{at}"))
-    return found
-
-
-def good(outcome: Outcome | None) -> bool:
-    return outcome is None or outcome.kind == "delivered"
-
-
-def log_in(program: Program, wire: Wire) -> Checked:
-    """For a connector without checks: a token, and whether everything is there that goes into a request."""
-    from engine.auth import AuthFailed
-
-    try:
-        token = program.auth.token(wire)
-        program.auth.place(wire, token)
-    except AuthFailed as failed:
-        status = failed.trace.status if failed.trace is not None else None
-        return Checked("log-in", False, status, failed.outcome.reason)
-    if token is None:
-        text = f"all there; {program.connector.name} has no check, so nothing was asked"
-        return Checked("secrets", True, None, text)
-    return Checked("log-in", True, 200, "a token that lives" if program.auth.is_precious else "a new token")
 
 
 def is_paused(store_url: str | None, directory: Path, connector: str, client: str) -> bool:
@@ -158,13 +103,14 @@ SEEN = {"manual": "please see to it"}  # of the states, where the word itself wo
 
 
 def provisioned(engine: Engine, program: Program, *, make: bool, as_json: bool) -> int:
+    from engine.checking import wire_of
     from engine.program import Program
     from engine.provisioning import Provisioning, settings_of
 
     asking = Program(program.connector, program.client, program.binding)  # it may need more secrets than what serves
     provisioning = Provisioning(asking)
     asking.require_sound(f"connectors/{program.connector.name}.yaml")
-    wire = wire_of(engine, asking)
+    wire = wire_of(engine.worker.world, asking)
     wire.fingerprint = engine.credentials(program).fingerprint  # stored tokens are bound to it
     things = provisioning.run(wire, make=make)
     settings = settings_of(things, program.settings)

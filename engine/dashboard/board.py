@@ -26,6 +26,7 @@ from engine.dashboard.texts import LANGUAGES
 from engine.dead_letters import one_event
 from engine.errors import ConnectError, Refused, SpecErrors, UsageError, told
 from engine.program import decode_event
+from engine.segments import name_of, segment
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -344,16 +345,16 @@ class Board:
 
     # --- around all of them ---
 
+    @staticmethod
+    def _asked(request: Request) -> Ask:
+        params = {
+            key: name_of(value) if isinstance(value, str) else value for key, value in request.path_params.items()
+        }
+        return Ask(request.url.path, params, request.query_params, {}, request.scope["visit"], words_of(request))
+
     def _get(self, view: Callable[[Ask], Response]) -> Callable[[Request], Any]:
         async def shown(request: Request) -> Response:
-            ask = Ask(
-                request.url.path,
-                request.path_params,
-                request.query_params,
-                {},
-                request.scope["visit"],
-                words_of(request),
-            )
+            ask = self._asked(request)
             return self._with_language(request, await run_in_threadpool(self._safely, view, ask))
 
         return shown
@@ -362,11 +363,10 @@ class Board:
         """Only with a form of our own that is fresh; that the read token changes nothing is for the guard to see."""
 
         async def done(request: Request) -> Response:
-            visit: Visit = request.scope["visit"]
-            ask = Ask(request.url.path, request.path_params, request.query_params, {}, visit, words_of(request))
+            ask = self._asked(request)
             try:
                 ask = ask._replace(form=await form_of(request))
-                if not self.access.is_fresh(visit, ask.form.get("form", "")):
+                if not self.access.is_fresh(ask.visit, ask.form.get("form", "")):
                     raise Trouble(403, "error_stale")
             except Trouble as trouble:
                 return self._trouble(ask, trouble)
@@ -436,7 +436,7 @@ class Board:
 
 
 def lane_path(row: lanes_.Row) -> str:
-    return f"/lane/{quote(row.lane.connector, safe='')}/{quote(row.lane.client, safe='')}"
+    return f"/lane/{segment(row.lane.connector)}/{segment(row.lane.client)}"
 
 
 def _lane_of(dead: Dead) -> dict[str, str]:
