@@ -10,6 +10,7 @@ import pytest
 from command import EVENTS, PRODUCT, ROOT, connect, environment
 
 from engine import cli
+from engine.cli.commands import connect as group
 from engine.errors import StoreUnavailable, UsageError
 
 SLOW = {"httpx", "jsonschema", "jsonschema_rs", "uvicorn", "prometheus_client", "starlette", "yaml", "jinja2", "rich"}
@@ -24,11 +25,24 @@ def test_the_version_and_the_list_of_commands_import_nothing_heavy(args: list[st
     assert SLOW & {name.split(".")[0] for name in done.stdout.split()} == set()
 
 
+@pytest.mark.parametrize("columns", [80, 100, 200])
+def test_the_list_of_commands_is_what_click_would_print(columns: int, tmp_path: Path) -> None:
+    context = group.make_context("connect", [], resilient_parsing=True, terminal_width=min(columns, 100) - 2)
+    for flag in ("--help", "-h"):
+        assert connect(flag, project=tmp_path, COLUMNS=str(columns)) == (0, f"{context.get_help()}\n", "")
+
+
+def test_in_a_narrow_terminal_the_list_of_commands_is_broken_into_shorter_lines(tmp_path: Path) -> None:
+    listed = connect("--help", project=tmp_path, COLUMNS="60").out
+    assert max(map(len, listed.splitlines())) <= 60
+    assert "Deliver what is due, and end." in listed
+
+
 def test_every_command_is_there_and_says_what_it_is_for(tmp_path: Path) -> None:
     listed = connect("--help", project=tmp_path).out
     for name, (module, says) in cli.COMMANDS.items():
         if (ROOT / "engine" / "cli" / f"{module}.py").exists():
-            command = cli.connect.get_command(click.Context(cli.connect), name)
+            command = group.get_command(click.Context(group), name)
             assert command is not None
             assert command.help
             assert f"  {name} " in listed

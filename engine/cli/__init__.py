@@ -1,21 +1,21 @@
 """
 The command `connect`: a file for each command, none of which is imported before it is asked for.
 
+The list of the commands is printed without click, whose import takes longer than all the rest of it.
 Exit codes: 0 done, 1 findings or failures, 2 wrong use, 3 our fault. A command returns its code, or None for 0.
 """
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import io
 import os
 import sys
-from typing import Any
 
-import click
+TYPE_CHECKING = False  # as a type checker wants it, without importing `typing`
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
-from engine.errors import ConnectError
+ABOUT = "Carry customer events into CRMs that are described in YAML."
 
 # name -> (its module here, what `connect --help` says of it)
 COMMANDS = {
@@ -44,48 +44,8 @@ COMMANDS = {
     "schema": ("schema", "Print a JSON Schema, for editors."),
     "key": ("key", "Print a new key for CONNECT_KEY."),
 }
-
-
-class Commands(click.Group):
-    """Commands that are imported when they run; the list of them needs none."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        del ctx
-        return [name for name, (module, _) in COMMANDS.items() if importlib.util.find_spec(f"{__name__}.{module}")]
-
-    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
-        if name not in self.list_commands(ctx):
-            return None
-        module = importlib.import_module(f"{__name__}.{COMMANDS[name][0]}")
-        command = getattr(module, "command", None) or getattr(module, name)
-        assert isinstance(command, click.Command)
-        return command
-
-    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
-        if args and args[0][:1] != "-" and args[0] not in COMMANDS:
-            from engine.spec.findings import did_you_mean
-
-            hint = did_you_mean(args[0], COMMANDS) or "see connect --help"
-            raise click.UsageError(f"there is no command {args[0]}; {hint}", ctx)
-        return super().resolve_command(ctx, args)
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, COMMANDS[name][1]) for name in self.list_commands(ctx)])
-
-
-def _version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
-    if wanted:
-        from importlib.metadata import version
-
-        click.echo(f"connect {version('daxgo-connect')}")
-        ctx.exit()
-
-
-@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-@click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=_version, help="Show the version.")
-def connect() -> None:
-    """Carry customer events into CRMs that are described in YAML."""
+OPTIONS = {"--version": "Show the version.", "-h, --help": "Show this message and exit."}
+WIDE = 80  # columns; in fewer some lines would have to be broken, and click does that
 
 
 def main(args: list[str] | None = None) -> None:
@@ -98,42 +58,70 @@ def run(args: list[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a terminal that lacks a letter is no reason to fail
+    args = sys.argv[1:] if args is None else args
     try:
-        returned = _called(sys.argv[1:] if args is None else args)
+        if args in (["--help"], ["-h"]) and "_CONNECT_COMPLETE" not in os.environ and columns() >= WIDE:
+            print(overview())
+            returned: object = 0
+        else:
+            from engine.cli.commands import called
+
+            returned = called(args)
         if sys.stdout is not None:
             sys.stdout.flush()
         return returned if isinstance(returned, int) else 0
-    except click.ClickException as error:
-        error.show()
-        return 2
-    except (click.Abort, KeyboardInterrupt):
-        click.echo("\nstopped", err=True)
+    except KeyboardInterrupt:
+        _tell("\nstopped")
         return 130
     except BrokenPipeError:  # the reader, such as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except ConnectError as error:
-        if os.environ.get("CONNECT_TRACE"):
-            raise
-        click.echo(f"connect: {error}", err=True)
-        return error.exit_code
     except Exception as error:
         if os.environ.get("CONNECT_TRACE"):
             raise
+        from engine.errors import ConnectError
+
+        if isinstance(error, ConnectError):
+            _tell(f"connect: {error}")
+            return error.exit_code
         said = " ".join(str(error).split())[:200]
         what = f"{type(error).__name__}: {said}" if said else type(error).__name__
-        click.echo(f"connect: this is our fault: {what} (CONNECT_TRACE=1 shows where)", err=True)
+        _tell(f"connect: this is our fault: {what} (CONNECT_TRACE=1 shows where)")
         return 3
 
 
-def _called(args: list[str]) -> Any:
-    """What the command returns; unlike click's own `main`, it lets every error through to `run`."""
-    if asked := os.environ.get("_CONNECT_COMPLETE"):
-        from click.shell_completion import shell_complete
+def overview() -> str:
+    """What `connect --help` says, letter for letter what click would say in a terminal that is wide enough."""
+    return "\n".join(
+        [
+            "Usage: connect [OPTIONS] COMMAND [ARGS]...",
+            f"\n  {ABOUT}\n\nOptions:",
+            *_columns(list(OPTIONS.items())),
+            "\nCommands:",
+            *_columns([(name, says) for name, (_, says) in COMMANDS.items()]),
+        ]
+    )
 
-        return shell_complete(connect, {}, "connect", "_CONNECT_COMPLETE", asked)
+
+def _columns(rows: Sequence[tuple[str, str]]) -> list[str]:
+    wide = max(len(name) for name, _ in rows)
+    return [f"  {name:<{wide}}  {says}" for name, says in rows]
+
+
+def columns() -> int:
+    """How wide the terminal is, as `shutil.get_terminal_size` says, which takes longer to import."""
     try:
-        with connect.make_context("connect", list(args)) as context:
-            return connect.invoke(context)
-    except click.exceptions.Exit as end:
-        return end.exit_code
+        wide = int(os.environ.get("COLUMNS", ""))
+    except ValueError:
+        wide = 0
+    if wide <= 0:
+        try:
+            wide = os.get_terminal_size(sys.__stdout__.fileno()).columns if sys.__stdout__ is not None else 0
+        except (OSError, ValueError):
+            wide = 0
+    return wide or WIDE
+
+
+def _tell(text: str) -> None:
+    if sys.stderr is not None:
+        print(text, file=sys.stderr)
