@@ -1,8 +1,8 @@
 """
 The packages of others, each with the environment that `make competitors` makes for it under .cache/benchmarks.
 
-They are never installed beside ours: what they pin would decide what we run. A contestant runs there as a process of its
-own (`measuring.Beside([python(), script])`).
+They are never installed beside ours: what they pin would decide what we run. A contestant runs there as a process of
+its own (`measuring.Beside([python(), script])`).
 """
 
 from __future__ import annotations
