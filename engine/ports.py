@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol, Unpack, overload, runtime_check
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
 
+    from engine.personal import Personal
     from engine.records import (
         Accepted,
         Buried,
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
         Walked,
         Which,
     )
+    from engine.walk import Ended
 
 
 class Clock(Protocol):
@@ -245,6 +247,12 @@ class Limits(Protocol):
     def release_slot(self, name: str, *, owner: str) -> None:
         """Give the slot back."""
 
+    def used(self, name: str, *, per_s: float, now: float) -> tuple[int, float | None]:
+        """What `take` would count as used at `now`, and at which `now` the first of it was taken; nothing is taken."""
+
+    def slots_held(self, name: str, *, now: float) -> int:
+        """How many slots are taken."""
+
 
 @runtime_checkable
 class Carrier(Protocol):
@@ -371,6 +379,29 @@ class Traces(Protocol):
 
     def close(self) -> None:
         """Send what is left."""
+
+
+class Trail(Protocol):
+    """What became of each delivery, kept for a time so that people can ask; it never raises, and nobody waits for it."""
+
+    def settled(
+        self,
+        connector: str,
+        client: str,
+        personal: Personal,
+        ended: Sequence[Ended],
+        rows: Sequence[Settled],
+        walked: Walked,
+        *,
+        now: float,
+    ) -> None:
+        """What became of a batch that was written down at `now`; `personal`: what must not be kept of its events."""
+
+    def flush(self, timeout_s: float) -> bool:
+        """Write what there is, before a process is frozen; False where it took too long."""
+
+    def close(self) -> None:
+        """Write what is left."""
 
 
 class Telemetry(Protocol):

@@ -573,6 +573,37 @@ def test_no_window_holds_more_than_its_count(store: Store) -> None:
     assert store.take("others", count=1, per_s=10, now=12.0) == 0.0
 
 
+def test_what_is_used_is_seen_and_looking_takes_nothing(store: Store) -> None:
+    def used(now: float) -> tuple[int, float | None]:
+        return store.used("calls", per_s=10, now=now)
+
+    assert used(0.0) == (0, None)
+    for now, cost in [(1.0, 1), (4.0, 2), (4.0, 3), (7.0, 1)]:
+        assert store.take("calls", count=7, per_s=10, now=now, cost=cost) == 0.0
+    assert [used(now) for now in (7.0, 7.0, 10.9, 11.0, 13.9, 14.0, 17.0)] == [
+        (7, 1.0),
+        (7, 1.0),
+        (7, 1.0),
+        (6, 4.0),
+        (6, 4.0),
+        (1, 7.0),
+        (0, None),
+    ]
+    assert store.take("calls", count=7, per_s=10, now=7.0) == 4.0
+    assert (store.used("others", per_s=10, now=7.0), store.used("calls", per_s=4, now=7.0)) == ((0, None), (6, 4.0))
+    assert store.take("calls", count=7, per_s=10, now=17.5, cost=2) == 0.0
+    assert used(18.0) == (2, 17.5)
+
+
+def test_slots_that_are_held_are_seen_and_looking_holds_none(store: Store) -> None:
+    assert store.slots_held("crm", now=0.0) == 0
+    for owner, now in [("a", 0.0), ("b", 1.0)]:
+        assert store.acquire("crm", slots=3, owner=owner, ttl_s=10, now=now)
+    assert [store.slots_held("crm", now=now) for now in (1.0, 9.9, 10.0, 11.0)] == [2, 2, 1, 0]
+    store.release_slot("crm", owner="b")
+    assert (store.slots_held("crm", now=1.0), store.slots_held("others", now=1.0)) == (1, 0)
+
+
 def test_uses_of_one_moment_leave_together(store: Store) -> None:
     takes = [(0.0, 2), (0.0, 1), (5.0, 1), (5.0, 1), (6.0, 3), (10.0, 3), (10.0, 1), (15.0, 2), (15.0, 1)]
     waits = [store.take("calls", count=5, per_s=10, now=now, cost=cost) for now, cost in takes]

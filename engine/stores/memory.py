@@ -763,6 +763,15 @@ class MemoryStore:
     def release_slot(self, name: str, *, owner: str) -> None:
         self._slots[name].pop(owner, None)
 
+    @_one_at_a_time
+    def used(self, name: str, *, per_s: float, now: float) -> tuple[int, float | None]:
+        uses = [(at, spent) for at, spent in self._uses.get(name, ()) if at + per_s > now]
+        return sum(spent for _, spent in uses), uses[0][0] if uses else None
+
+    @_one_at_a_time
+    def slots_held(self, name: str, *, now: float) -> int:
+        return sum(until > now for until in self._slots.get(name, {}).values())
+
     # From store to store
 
     @_one_at_a_time

@@ -136,6 +136,11 @@ FIRST = (
     "CREATE TABLE dedupe (lane INTEGER NOT NULL, event_id TEXT NOT NULL, until REAL NOT NULL, UNIQUE (lane, event_id))",
     "CREATE INDEX dedupe_until ON dedupe (until)",
 )
+# All since the first use that has not left: the log is in order of time, and `total` a running sum.
+USED = """
+    SELECT (SELECT max(total) FROM limits WHERE name = :name) - (total - cost), at FROM limits
+    WHERE name = :name AND at + :per_s > :now ORDER BY total LIMIT 1
+"""
 WAITS = (
     "ALTER TABLE deliveries ADD COLUMN after TEXT",
     "CREATE INDEX deliveries_after ON deliveries (lane, event_id) WHERE after IS NOT NULL",
@@ -589,6 +594,15 @@ class SqliteStore:
 
     def release_slot(self, name: str, *, owner: str) -> None:
         self._writer.run(lambda db: db.execute("DELETE FROM slots WHERE name = ? AND owner = ?", (name, owner)))
+
+    def used(self, name: str, *, per_s: float, now: float) -> tuple[int, float | None]:
+        with self._readers.reading() as db:
+            found = db.execute(USED, {"name": name, "per_s": per_s, "now": now}).fetchone()
+        return (found[0], found[1]) if found is not None else (0, None)
+
+    def slots_held(self, name: str, *, now: float) -> int:
+        with self._readers.reading() as db:
+            return int(_value(db, "SELECT count(*) FROM slots WHERE name = ? AND until > ?", (name, now)))
 
     # From store to store
 

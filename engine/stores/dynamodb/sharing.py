@@ -156,6 +156,15 @@ class Limits:
                 return True
         raise AssertionError
 
+    def used(self, name: str, *, per_s: float, now: float) -> tuple[int, float | None]:
+        item = self.table.get(_shard_key(name))
+        uses = _decode_uses(unpacked(item["uses"])) if item is not None else []
+        uses = [(at, spent) for at, spent in uses if at + per_s > now]
+        return sum(spent for _, spent in uses), uses[0][0] if uses else None
+
+    def held(self, name: str, *, now: float) -> int:
+        return sum(until > now for until in self._held(_slots_key(name))[1].values())
+
     def release(self, name: str, gone: Callable[[str], bool]) -> None:
         """Give back the slots of these owners."""
         key = _slots_key(name)

@@ -356,6 +356,12 @@ class DynamoStore:
     def release_slot(self, name: str, *, owner: str) -> None:
         self._limits.release(name, lambda holder: holder == owner)
 
+    def used(self, name: str, *, per_s: float, now: float) -> tuple[int, float | None]:
+        return self._limits.used(name, per_s=per_s, now=now)
+
+    def slots_held(self, name: str, *, now: float) -> int:
+        return self._limits.held(name, now=now)
+
 
 def _meta(name: str) -> dict[str, dict[str, str]]:
     return {"pk": {"S": "meta"}, "sk": {"S": name}}

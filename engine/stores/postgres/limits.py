@@ -40,6 +40,11 @@ _MUST_LEAVE = """
 _USE_MORE = "UPDATE uses SET total = total + %b, cost = cost + %b WHERE name = %b AND total = %b"
 _USE = "INSERT INTO uses (name, total, at, cost, until) VALUES (%b, %b, %b, %b, %b)"
 _USED = "UPDATE limits SET total = %b, at = %b, until = %b WHERE name = %b"
+USED = """
+    SELECT (SELECT total FROM limits WHERE name = %b) - (total - cost), at FROM uses
+    WHERE name = %b AND at + %b > %b ORDER BY total LIMIT 1
+"""
+HELD = "SELECT count(*) FROM slots WHERE name = %b AND until > %b"
 _OTHERS = "SELECT count(*) FROM slots WHERE name = %b AND owner <> %b AND until > %b"
 _SLOT = """
     INSERT INTO slots (name, owner, until) VALUES (%b, %b, %b) ON CONFLICT (name, owner) DO UPDATE SET

@@ -344,6 +344,13 @@ class PostgresStore:
     def release_slot(self, name: str, *, owner: str) -> None:
         self._connections.once(lambda db: db.written(limits.RELEASE_SLOT, name, owner))
 
+    def used(self, name: str, *, per_s: float, now: float) -> tuple[int, float | None]:
+        found = self._connections.read(lambda db: db.row(limits.USED, name, name, float(per_s), float(now)))
+        return (found[0], found[1]) if found is not None else (0, None)
+
+    def slots_held(self, name: str, *, now: float) -> int:
+        return int(self._connections.read(lambda db: db.value(limits.HELD, name, float(now))))
+
     # From store to store
 
     def mark(self, name: str) -> str | None:
