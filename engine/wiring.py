@@ -24,15 +24,16 @@ if TYPE_CHECKING:
     from engine.spec.project import Project
     from engine.telemetry import Telemetry as Logging
 
-_PROXY = re.compile(r"https?://([^/@\s]+@)?[^/@:\s]+(:[0-9]+)?/?")
-_MAILBOX = re.compile(r"[^@\s<>,;:\"]+@[A-Za-z0-9.-]+")
-_VIA = re.compile(r"http://(127\.0\.0\.1|localhost|\[::1\])(:[0-9]+)?/?")
+# compiled when they are needed: each command imports this
+_PROXY = r"https?://([^/@\s]+@)?[^/@:\s]+(:[0-9]+)?/?"
+_MAILBOX = r"[^@\s<>,;:\"]+@[A-Za-z0-9.-]+"
+_VIA = r"http://(127\.0\.0\.1|localhost|\[::1\])(:[0-9]+)?/?"
 
 
 def checked_via(given: str | None, project: Project) -> str | None:
     """The address that stands in for all vendors; only one of this machine, for log-ins go there in plain text."""
     found = given or project.settings.via
-    if found is not None and not _VIA.fullmatch(found):
+    if found is not None and not re.fullmatch(_VIA, found):
         raise UsageError(f"--via {found}: only this machine, such as http://127.0.0.1:8090")
     return found
 
@@ -43,7 +44,7 @@ def reach(allowed: bool | None, project: Project) -> Egress:
 
     settings = project.settings
     proxy = os.environ.get("CONNECT_PROXY") or settings.proxy
-    if proxy is not None and not _PROXY.fullmatch(proxy):
+    if proxy is not None and not re.fullmatch(_PROXY, proxy):
         raise UsageError("CONNECT_PROXY: an address such as http://proxy.example.com:3128")
     return Egress(allow_private=settings.allow_private if allowed is None else allowed, proxy=proxy)
 
@@ -249,7 +250,7 @@ def alert_ways(project: Project, reach: Egress, env: Mapping[str, str]) -> list[
         except NotTaken as error:
             raise UsageError(f"CONNECT_ALERT_SMTP: {error.why}") from None
         sender, to = env.get("CONNECT_ALERT_FROM", ""), env.get("CONNECT_ALERT_TO", "").replace(",", " ").split()
-        if not to or not all(_MAILBOX.fullmatch(each) for each in (sender, *to)):
+        if not to or not all(re.fullmatch(_MAILBOX, each) for each in (sender, *to)):
             raise UsageError("CONNECT_ALERT_SMTP: CONNECT_ALERT_FROM and CONNECT_ALERT_TO name addresses, too")
         found.append(MailWay("mail", _given(server), sender=sender, to=to, reach=mails))
     sources = SecretSources(project.directory, os.environ)

@@ -12,12 +12,12 @@ ENGINE = Path(__file__).parent.parent / "engine"
 # From the ground to the doors. A name stands for its package too; a module imports only what is listed before it.
 LAYERS = (
     # ground
-    "errors", "records", "ports", "clock", "names", "owners", "people", "segments", "writing",
+    "errors", "records", "ports", "clock", "ids", "names", "owners", "people", "segments", "writing",
     # the language
     "spec.units", "spec.types", "spec.findings", "functions", "semantics", "emitting", "holes", "jmes", "jinja",
     "expressions",
     # a spec, from its file to its types
-    "spec.located", "spec.presets", "spec.expand", "spec.violations", "spec.load", "spec.project", "spec.compiled",
+    "spec.shipped", "spec.sound", "spec.located", "spec.presets", "spec.expand", "spec.violations", "spec.load", "spec.project", "spec.compiled",
     "spec.fix", "spec.report",
     # the stages
     "mapping", "bodies", "unpacking", "meters", "senders", "intake", "published", "caching", "batching", "limits",

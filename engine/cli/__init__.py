@@ -1,7 +1,6 @@
 """
 The command `connect`: a file for each command, none of which is imported before it is asked for.
 
-The list of the commands is printed without click, whose import takes longer than all the rest of it.
 Exit codes: 0 done, 1 findings or failures, 2 wrong use, 3 our fault. A command returns its code, or None for 0.
 """
 
@@ -11,41 +10,8 @@ import io
 import os
 import sys
 
-TYPE_CHECKING = False  # as a type checker wants it, without importing `typing`
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-ABOUT = "Carry customer events into CRMs that are described in YAML."
-
-# name -> (its module here, what `connect --help` says of it)
-COMMANDS = {
-    "serve": ("serve", "Take events in and deliver them."),
-    "deliver": ("deliver", "Deliver what is due, and end."),
-    "validate": ("validate", "Check connectors, clients and examples."),
-    "test": ("test", "Run the connectors' examples, offline."),
-    "preview": ("preview", "Show the requests that an event would cause."),
-    "plan": ("plan", "Show what a change does to what is sent."),
-    "send": ("send", "Deliver one event now, for real."),
-    "check": ("check", "Can we log in for a client?"),
-    "login": ("login", "Let a person agree once, for a vendor that asks for it."),
-    "status": ("status", "What waits, for whom, and why."),
-    "dead": ("dead", "Events that were rejected: look, mend, retry, discard."),
-    "alert": ("alert", "Who is told of trouble: try it, and see what stands."),
-    "forget": ("forget", "Erase a person from the store."),
-    "pause": ("pause", "Hold a client's deliveries."),
-    "resume": ("resume", "Let a client's deliveries go on."),
-    "store": ("store", "Check the store, bring it up to date, copy it into another."),
-    "new": ("new", "Write a new connector."),
-    "sandbox": ("sandbox", "Simulated CRMs on a port of this machine."),
-    "demo": ("demo", "The whole thing on sample traffic."),
-    "deploy": ("deploy", "Write the template that puts the project into AWS."),
-    "docs": ("docs", "Write the pages of connectors."),
-    "tag": ("tag", "Write the tag that sends a shop's events."),
-    "schema": ("schema", "Print a JSON Schema, for editors."),
-    "key": ("key", "Print a new key for CONNECT_KEY."),
-}
-OPTIONS = {"--version": "Show the version.", "-h, --help": "Show this message and exit."}
-WIDE = 80  # columns; in fewer some lines would have to be broken, and click does that
+from engine.cli.overview import COMMANDS as COMMANDS
+from engine.cli.overview import WIDE, columns, overview
 
 
 def main(args: list[str] | None = None) -> None:
@@ -88,38 +54,6 @@ def run(args: list[str] | None = None) -> int:
         what = f"{type(error).__name__}: {said}" if said else type(error).__name__
         _tell(f"connect: this is our fault: {what} (CONNECT_TRACE=1 shows where)")
         return 3
-
-
-def overview() -> str:
-    """What `connect --help` says, letter for letter what click would say in a terminal that is wide enough."""
-    return "\n".join(
-        [
-            "Usage: connect [OPTIONS] COMMAND [ARGS]...",
-            f"\n  {ABOUT}\n\nOptions:",
-            *_columns(list(OPTIONS.items())),
-            "\nCommands:",
-            *_columns([(name, says) for name, (_, says) in COMMANDS.items()]),
-        ]
-    )
-
-
-def _columns(rows: Sequence[tuple[str, str]]) -> list[str]:
-    wide = max(len(name) for name, _ in rows)
-    return [f"  {name:<{wide}}  {says}" for name, says in rows]
-
-
-def columns() -> int:
-    """How wide the terminal is, as `shutil.get_terminal_size` says, which takes longer to import."""
-    try:
-        wide = int(os.environ.get("COLUMNS", ""))
-    except ValueError:
-        wide = 0
-    if wide <= 0:
-        try:
-            wide = os.get_terminal_size(sys.__stdout__.fileno()).columns if sys.__stdout__ is not None else 0
-        except (OSError, ValueError):
-            wide = 0
-    return wide or WIDE
 
 
 def _tell(text: str) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from engine.cli import ABOUT, COMMANDS, OPTIONS
+from engine.cli.overview import ABOUT, COMMANDS, OPTIONS
 
 
 class Commands(click.Group):

@@ -83,7 +83,7 @@ def pages(
 
 def relative(file: Path, home: Path) -> str:
     """The way from the page to the connector's file; of one that comes with the engine there is none."""
-    from engine.spec.violations import bundled
+    from engine.spec.shipped import bundled
 
     if file.is_relative_to(bundled("connectors")) and not home.resolve().is_relative_to(
         bundled("connectors").parent.resolve()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from engine.spec.violations import bundled
+from engine.spec.shipped import bundled
 
 
 @click.command("schema")

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from engine.cli import options, output
+from engine.cli import options
+from engine.spec.sound import Asked
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -50,6 +51,12 @@ def command(
 
     Without PATH, all of the project. The exit code is 1 if there is an error; warnings count with --strict.
     """
+    asked = None if mend or show or resolve_secrets or no_cache or form != "text" else Asked(directory, paths)
+    if asked is not None and (before := asked.answer()) is not None:
+        click.echo(before)
+        return 0
+    from engine.cli import output
+
     project = options.open_project(directory)
     gc.set_threshold(100_000, 20, 100)  # the process ends soon: little of what it makes is worth looking for
     from engine.spec.check import check, looked_at
@@ -74,6 +81,8 @@ def command(
     files, tty = looked_at(project, paths), output.watched()
     if said := report(found, form, files=files, tty=tty, width=output.width()):
         click.echo(said)
+    if asked is not None and not found:
+        asked.keep(said, _referred(project, paths))
     return 1 if errors_in(found) else 0
 
 
@@ -91,6 +100,14 @@ def _consents(project: Project, paths: tuple[Path, ...]) -> list[Finding]:
         return [finding for finding in lacking(project, store) if finding.file in files]
     finally:
         store.close()
+
+
+def _referred(project: Project, paths: tuple[Path, ...]) -> list[str]:
+    """The files that what is checked refers to."""
+    from engine.spec.check.remembered import referred
+
+    files = {*project.connector_files().values(), *project.client_files().values(), *paths}
+    return [need.partition(":")[2] for file in files for need in referred(file)]
 
 
 def _processors() -> int:

@@ -19,8 +19,8 @@ import msgspec
 from engine.errors import SpecErrors
 from engine.spec.findings import errors_in
 from engine.spec.project import Loaded, Project, Settings
+from engine.spec.shipped import bundled
 from engine.spec.types import Client, Connector
-from engine.spec.violations import bundled
 
 T = TypeVar("T")
 

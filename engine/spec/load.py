@@ -13,8 +13,9 @@ from engine.errors import SpecErrors
 from engine.spec.expand import expand
 from engine.spec.findings import Finding, did_you_mean, errors_in, in_file_order
 from engine.spec.located import Located, read_file
+from engine.spec.shipped import bundled
 from engine.spec.types import Client, Connector
-from engine.spec.violations import bundled, schema_fault, violations
+from engine.spec.violations import schema_fault, violations
 
 T = TypeVar("T")
 

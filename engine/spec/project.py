@@ -14,11 +14,11 @@ import msgspec
 
 from engine.errors import SpecErrors, UsageError
 from engine.spec.findings import Finding, did_you_mean, errors_in, in_file_order
-from engine.spec.types import Client, Connector
-from engine.spec.violations import bundled, violations
+from engine.spec.shipped import bundled
 
 if TYPE_CHECKING:
     from engine.spec.located import Located
+    from engine.spec.types import Client, Connector
 
 T = TypeVar("T")
 
@@ -276,6 +276,8 @@ def _load_client(located: Located) -> tuple[Client | None, list[Finding], Locate
 
 
 def _load_settings(located: Located) -> tuple[Settings | None, list[Finding], Located]:
+    from engine.spec.violations import violations
+
     found = in_file_order([*located.findings, *violations(located, "project")])
     return (None if errors_in(found) else msgspec.convert(located.data, Settings)), found, located
 

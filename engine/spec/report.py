@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 from engine.errors import UsageError
 from engine.spec.fix import Source, edits_for
-from engine.spec.violations import bundled
+from engine.spec.shipped import bundled
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

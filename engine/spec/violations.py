@@ -12,11 +12,11 @@ import re
 from collections.abc import Iterable, Mapping
 from decimal import Decimal
 from functools import cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
 from engine.spec.findings import Finding, alike, close, did_you_mean, nearest_to
+from engine.spec.shipped import bundled as bundled
 
 if TYPE_CHECKING:
     from engine.spec.located import Located
@@ -66,13 +66,6 @@ _BOUNDS = {
     "minProperties": "must have at least {} entries",
     "maxProperties": "must have at most {} entries",
 }
-
-
-def bundled(folder: str) -> Path:
-    """A folder that comes with the engine: in the wheel below `engine/bundled`, in a checkout beside `engine`."""
-    engine = Path(__file__).resolve().parents[1]
-    inside = engine / "bundled" / folder
-    return inside if inside.is_dir() else engine.parent / folder
 
 
 def violations(located: Located, schema: str) -> list[Finding]:

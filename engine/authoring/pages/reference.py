@@ -6,7 +6,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from engine.authoring.pages.markdown import code, flow, table
-from engine.spec.violations import bundled
+from engine.spec.shipped import bundled
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -98,7 +98,7 @@ def files(draft: Draft, client: str) -> dict[str, str]:
 
 def shared_files() -> dict[str, str]:
     """What all of a project needs: the schemas that an editor reads, and what git leaves out."""
-    from engine.spec.violations import bundled
+    from engine.spec.shipped import bundled
 
     names = ("connector.schema.json", "client.schema.json")
     schemas = {f"schemas/{name}": (bundled("schemas") / name).read_text(encoding="utf-8") for name in names}

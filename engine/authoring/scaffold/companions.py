@@ -11,7 +11,7 @@ import msgspec
 from engine.authoring.scaffold.connector import events_of
 from engine.authoring.scaffold.draft import DECIDE, Draft, Tree
 from engine.authoring.scaffold.writing import Inline, Note, Noted, block, plain
-from engine.spec.violations import bundled
+from engine.spec.shipped import bundled
 
 
 def client_text(draft: Draft, client: str) -> str:

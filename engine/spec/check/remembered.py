@@ -10,9 +10,7 @@ import contextlib
 import hashlib
 import os
 import re
-import sys
 import tempfile
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,7 +18,7 @@ import msgspec
 
 from engine.spec.findings import Finding
 from engine.spec.located import MAX_BYTES
-from engine.spec.violations import bundled
+from engine.spec.shipped import bundled, engine
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -137,18 +135,3 @@ def content_of(path: Path) -> str:
 
 def digest(raw: bytes) -> str:
     return hashlib.blake2b(raw, digest_size=16).hexdigest()
-
-
-@cache
-def engine() -> str:
-    """Changes with the engine's own files, with the installed libraries, and with Python."""
-    parts = [sys.version]
-    ours = Path(__file__).parents[2]
-    for folder in (ours, bundled("schemas")):
-        for path in sorted(folder.rglob("*")):
-            if path.suffix in (".py", ".json"):
-                stat = path.stat()
-                parts.append(f"{path} {stat.st_mtime_ns} {stat.st_size}")
-    libraries = Path(msgspec.__file__).parents[1]
-    parts.append(f"{libraries} {libraries.stat().st_mtime_ns}")
-    return digest("\n".join(parts).encode())
