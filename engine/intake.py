@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import re
-import uuid
 from decimal import Decimal, InvalidOperation
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from engine.errors import BadValue, Refused
 from engine.expressions import Compiler
+from engine.ids import random_id
 from engine.mapping import encode_json
 from engine.records import Accepted, Fault, Received
 from engine.semantics import plain
@@ -74,6 +76,45 @@ _DECODER = json.JSONDecoder(
 )
 
 
+_quick_decode = msgspec.json.Decoder(float_hook=Decimal).decode
+_AS_ZEROS = bytes.maketrans(b"0123456789", b"0" * 10)
+_MANY_DIGITS = b"0" * 20  # shorter numbers, before and behind the point, are within MAX_DIGITS together
+
+
+def quick(body: bytes) -> tuple[Any, bytes] | None:
+    """
+    (value, its JSON) as the exact decoder gives it, in a quarter of the time; None where that is not certain.
+
+    It is certain where the value, written again, is the body without its spaces: then no key came twice, nothing was
+    read in another way than it is written, and the decoder was no laxer than the exact one. What is written otherwise
+    (escapes, exponents, a byte order mark) is not wrong for that.
+    """
+    if b"E" in body and (b"E+" in body or b"E-" in body):  # the only exponents that are written again as they came
+        return None
+    if _MANY_DIGITS in body.translate(_AS_ZEROS):
+        return None
+    try:
+        value = _quick_decode(body)
+        written = encode_json(value)
+        if written != body and written != msgspec.json.format(body, indent=-1):
+            return None
+        if b"null" in written:
+            value = _without_nulls(value)
+            written = encode_json(value)
+    except (ValueError, RecursionError):
+        return None
+    return value, written
+
+
+def _without_nulls(value: Any) -> Any:
+    """A null that a key has is absent; one in a list stays."""
+    if isinstance(value, dict):
+        return {key: _without_nulls(child) for key, child in value.items() if child is not None}
+    if isinstance(value, list):
+        return [_without_nulls(child) for child in value]
+    return value
+
+
 def depth(value: Any, limit: int) -> bool:
     """Is it nested no deeper than `limit`?"""
     if isinstance(value, dict):
@@ -85,13 +126,36 @@ def depth(value: Any, limit: int) -> bool:
 
 def parse(body: bytes, content_type: str) -> tuple[list[Any], bool]:
     """(events as posted, was it a list?), or Refused 400 | 413 | 415."""
-    kind = content_type.split(";")[0].strip().lower()
-    if kind not in CONTENT_TYPES and not kind.endswith("+json"):
-        raise Refused(
-            415, "send application/json, or text/plain for beacons", [Fault("content-type", kind[:60] or "missing")]
-        )
+    events, listed, _ = parsed(body, content_type)
+    return events, listed
+
+
+def parsed(body: bytes, content_type: str) -> tuple[list[Any], bool, bytes | None]:
+    """As `parse`, and the JSON of a single event where it was had in passing."""
+    if content_type not in CONTENT_TYPES:
+        kind = content_type.split(";")[0].strip().lower()
+        if kind not in CONTENT_TYPES and not kind.endswith("+json"):
+            raise Refused(
+                415, "send application/json, or text/plain for beacons", [Fault("content-type", kind[:60] or "missing")]
+            )
     if len(body) > MAX_VALUES and body.count(b",") > MAX_VALUES:
         raise Refused(413, "too many values in one request", [Fault("body", f"{MAX_VALUES} is the most")])
+    value, written = quick(body) or (exact(body), None)
+    if body.count(b"{") + body.count(b"[") > MAX_DEPTH and not depth(value, MAX_DEPTH):
+        raise Refused(400, "the body is nested too deeply", [Fault("body", f"deeper than {MAX_DEPTH}")])
+    if not isinstance(value, list):
+        return [value], False, written
+    if len(value) > MAX_EVENTS:
+        raise Refused(
+            413, "too many events in one request", [Fault("body", f"{len(value)} events; {MAX_EVENTS} is the most")]
+        )
+    if not value:
+        raise Refused(400, "no event in the list", [Fault("body", "an empty list")])
+    return value, True, None
+
+
+def exact(body: bytes) -> Any:
+    """What the body says, or Refused 400 with what is wrong and where."""
     try:
         text = body.decode("utf-8-sig")
         value = _DECODER.decode(text)
@@ -110,17 +174,7 @@ def parse(body: bytes, content_type: str) -> tuple[list[Any], bool]:
         ) from None
     except _Duplicate as error:
         raise Refused(400, "the body is not JSON that can be taken", [Fault("body", str(error))]) from None
-    if body.count(b"{") + body.count(b"[") > MAX_DEPTH and not depth(value, MAX_DEPTH):
-        raise Refused(400, "the body is nested too deeply", [Fault("body", f"deeper than {MAX_DEPTH}")])
-    if not isinstance(value, list):
-        return [value], False
-    if len(value) > MAX_EVENTS:
-        raise Refused(
-            413, "too many events in one request", [Fault("body", f"{len(value)} events; {MAX_EVENTS} is the most")]
-        )
-    if not value:
-        raise Refused(400, "no event in the list", [Fault("body", "an empty list")])
-    return value, True
+    return value
 
 
 class Receiver:
@@ -139,7 +193,7 @@ class Receiver:
         origins: Mapping[str, Collection[str]] | None = None,
         meters: Mapping[str, Meter] | None = None,
         max_event_bytes: int | None = None,
-        new_id: Callable[[], str] = lambda: str(uuid.uuid4()),
+        new_id: Callable[[], str] = random_id,
     ) -> None:
         """
         `clients`: the value that `receive.client` yields -> the active client it stands for; `program`: client -> what
@@ -193,7 +247,7 @@ class Receiver:
             holder = self.senders.holder(key, signature, body, now)
             if holder is not None:
                 self.pace(holder, waits)
-            events, listed = parse(body, content_type)
+            events, listed, written = parsed(body, content_type)
         except Refused as refused:
             wait_s = max(waits.values(), default=0.0)
             return Received(0, [], list(refused.faults), refused.status, refused.title, self.direct, wait_s=wait_s)
@@ -202,7 +256,7 @@ class Receiver:
         status, title = 422, "the event can't be accepted"
         for index, event in enumerate(events):
             try:
-                accepted.append((index, self.accept(event, holder, now, origin, waits)))
+                accepted.append((index, self.accept(event, holder, now, origin, waits, written)))
             except Refused as refused:
                 if not faults or refused.status in (401, 403, 429):
                     status, title = refused.status, refused.title
@@ -236,9 +290,15 @@ class Receiver:
             )
 
     def accept(
-        self, event: Any, holder: str | None, now: float, origin: str = "", waits: dict[str, float] | None = None
+        self,
+        event: Any,
+        holder: str | None,
+        now: float,
+        origin: str = "",
+        waits: dict[str, float] | None = None,
+        written: bytes | None = None,
     ) -> Accepted:
-        """One event, or Refused with its faults."""
+        """One event, or Refused with its faults; `written`: its JSON, where that is at hand."""
         if not isinstance(event, dict):
             raise Refused(400, "an event is a JSON object", [Fault("body", "not an object")])
         scope = {"event": event, "received_at": Decimal(repr(now))}
@@ -261,7 +321,7 @@ class Receiver:
             connector=self.connector.name,
             client=program.client.client,
             event_id=event_id,
-            body=encode_json(event),
+            body=encode_json(event) if written is None else written,
             received_at=now,
             drafts=drafts,
             dedupe_s=self.dedupe_s if named else 0,

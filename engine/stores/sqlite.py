@@ -30,6 +30,7 @@ from urllib.parse import quote
 import msgspec
 
 from engine.errors import LeaseLost, StoreUnavailable, TokenUnreadable
+from engine.ids import random_id
 from engine.people import Subject
 from engine.records import (
     Buried,
@@ -326,19 +327,6 @@ class _Connection(sqlite3.Connection):
         self.unswept = 0  # event ids remembered since expired ones were last cleaned
 
 
-class _RandomIds:
-    """UUIDs of version 4; randomness is had for many at once, for each asking lets go of the interpreter."""
-
-    def __init__(self) -> None:
-        self._random = b""
-
-    def __call__(self) -> str:
-        self._random = self._random[16:] or os.urandom(16 * 64)
-        digits = self._random[:16].hex()
-        variant = "89ab"[int(digits[16], 16) & 3]
-        return f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-{variant}{digits[17:20]}-{digits[20:]}"
-
-
 class SqliteStore:
     """
     A Store in the SQLite file at `path`, made if it is not there; `path` + ".writer" is the lock of its writers.
@@ -357,7 +345,7 @@ class SqliteStore:
         read_only: bool = False,
     ) -> None:
         self._path = os.fspath(path)
-        self._new_id = new_id or _RandomIds()
+        self._new_id = new_id or random_id
         self._cipher = cipher
         self._writer = _NoWriter(self._path) if read_only else _Writer(self._path, busy_s)
         self._readers = _Readers(self._path, busy_s)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import queue
 import threading
 from concurrent.futures import Future
@@ -14,6 +13,7 @@ import msgspec
 import psycopg
 
 from engine.errors import StoreUnavailable, TokenUnreadable
+from engine.ids import random_id
 from engine.people import Subject
 from engine.records import Held, Stored, TokenRow
 from engine.stores.postgres import carrying, erasing, limits, reading, settling
@@ -77,19 +77,6 @@ class Cipher(Protocol):
         """What was encrypted; raises if it was by another key."""
 
 
-class _RandomIds:
-    """UUIDs of version 4; randomness is had for many at once, for each asking lets go of the interpreter."""
-
-    def __init__(self) -> None:
-        self._random = b""
-
-    def __call__(self) -> str:
-        self._random = self._random[16:] or os.urandom(16 * 64)
-        digits = self._random[:16].hex()
-        variant = "89ab"[int(digits[16], 16) & 3]
-        return f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-{variant}{digits[17:20]}-{digits[20:]}"
-
-
 class _NotNow(Exception):
     """What was found is told, and the transaction taken back."""
 
@@ -103,7 +90,7 @@ class PostgresStore:
 
     def __init__(self, url: str, *, new_id: Callable[[], str] | None = None, cipher: Cipher | None = None) -> None:
         self._address = address = parsed(url)
-        self._new_id = new_id or _RandomIds()
+        self._new_id = new_id or random_id
         self._cipher = cipher
         self._notify = f'NOTIFY "{address.channel}"' if prepare(address) else None
         self._connections = Connections(address)
