@@ -22,7 +22,7 @@ from engine.semantics import plain
 from engine.spec import units
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from engine.expressions import Compiler, Path
     from engine.ports import Limits
@@ -60,6 +60,25 @@ class Bound(NamedTuple):
     most: int
     per_s: float
     period: Period | None = None  # of a budget
+
+
+class Usage(NamedTuple):
+    """How much of one limit is used at a moment; `most` None: the settings give none, as `says` tells."""
+
+    at: str  # where it stands in the files, such as http.limits.calls
+    kind: str  # rate | concurrency | budget
+    of: str  # who counts together: client | credentials | host
+    most: int | None
+    per: str = ""  # of a rate its time, such as 1m; of a budget hour, day or month
+    used: int | None = None  # None where it is not known
+    free_at: float | None = None  # when there is room again, where there is none now; of a budget its next period
+    says: str = ""
+    active: bool = True  # its `when` holds
+    apart: bool = False  # each value of its `by` is counted by itself
+
+    @property
+    def is_full(self) -> bool:
+        return self.most is not None and self.used is not None and self.used >= self.most
 
 
 class Gate:
@@ -148,6 +167,42 @@ class Gate:
         if of == "credentials":
             return f"{connector}#{credentials}"
         return connector if of == "host" else self.lane
+
+    def usages(
+        self, store: Limits, scope: Mapping[str, Any], *, now: float, credentials: Callable[[], str | None]
+    ) -> list[Usage]:
+        """
+        How much of each limit is used; nothing is taken.
+
+        `credentials` is asked where a limit counts by them; None: they can't be had.
+        """
+        return [self.usage(limit, store, scope, now, credentials) for limit in self.limits]
+
+    def usage(
+        self, limit: _Limit, store: Limits, scope: Mapping[str, Any], now: float, credentials: Callable[[], str | None]
+    ) -> Usage:
+        spec = limit.spec
+        kind = "rate" if spec.rate is not None else "concurrency" if spec.budget is None else "budget"
+        found = Usage(limit.at, kind, spec.of, None, apart=limit.by is not None)
+        try:
+            found = found._replace(active=bool(limit.when(scope)))
+            bound = limit.bound(scope, now)
+        except BadValue as error:
+            return found._replace(says=str(error))
+        per = str(limit.rate(scope)).partition("/")[2] if kind == "rate" else spec.per if kind == "budget" else ""
+        found = found._replace(most=bound.most, per=per, free_at=bound.period.ends if bound.period else None)
+        fingerprint = credentials() if spec.of == "credentials" else ""
+        if found.apart or fingerprint is None:
+            return found
+        name = f"{self.shared_by(spec.of, fingerprint)}:{limit.name_for(scope)}"
+        if bound.per_s == 0:
+            return found._replace(used=store.slots_held(name, now=now))
+        if bound.period is not None:
+            used, _ = store.used(f"{name}@{bound.period.begins:.0f}", per_s=bound.per_s, now=bound.period.begins)
+            return found._replace(used=used)
+        used, first_at = store.used(name, per_s=bound.per_s, now=now)
+        is_full = used >= bound.most and first_at is not None
+        return found._replace(used=used, free_at=first_at + bound.per_s if is_full and first_at is not None else None)
 
     @staticmethod
     def leave(store: Limits, slots: list[str], owner: str) -> None:

@@ -237,6 +237,7 @@ class Program:
     ) -> None:
         self.connector, self.client, self.binding = connector, client, binding
         self.compiler = compiler or Compiler()
+        self.gates: list[Gate] = []  # of each request, for those who look at what is used of its limits
         self.hosts = Hosts(connector.hosts)
         self.cache = Cache()
         self.personal = Personal(connector.receive.schema)
@@ -345,6 +346,7 @@ class Program:
             gate.add(self.compiler, spec.limits, names, (*place, "limits"), owner=action)
             gate.add(self.compiler, request.limits, names, (*at, "limits"), owner=f"{action}.{step}")
             gate.costs(self.compiler, request.cost, names, at)
+            self.gates.append(gate)
             requester = self.requester(request, names, at, drop or spec.drop or self.connector.drop)
             judge.can_renew = auth.can_renew
             return Call(requester, judge, auth, gate, action=action, step=step)

@@ -31,6 +31,7 @@ receive:
     required: [id, client]
 replies: {message: "${ response.body.error }"}
 http:
+  base_url: https://api.crm.example/v1
   limits: {calls: {rate: 5/1m}, day: {budget: 1000, per: day, timezone: America/Sao_Paulo}, open: {concurrency: 4}}
 actions:
   note:

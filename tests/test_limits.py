@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
 from datetime import datetime
 from itertools import pairwise
 from pathlib import Path
@@ -12,11 +13,12 @@ import pytest
 from conftest import START, Shop, Vendor, program_from, reply
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from kinds_of_store import KINDS
 
 from engine.clock import VirtualClock
 from engine.errors import BadValue
 from engine.expressions import Compiler
-from engine.limits import Gate, Period, period_of
+from engine.limits import Gate, Period, Usage, period_of
 from engine.names import ROW
 from engine.records import Outcome, OutcomeKind
 from engine.spec.located import read
@@ -538,3 +540,80 @@ auth:
 def test_a_limit_reads_settings_only() -> None:
     with pytest.raises(Exception, match="event does not exist here"):
         program_from("http: {base_url: https://api.crm.example, limits: {a: {rate: '${ event.rate }'}}}")
+
+
+# --- what is used ---
+
+
+@pytest.fixture(params=sorted(KINDS))
+def any_store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Any]:
+    store = KINDS[request.param](tmp_path)
+    yield store
+    store.close()
+
+
+def test_how_much_of_each_limit_is_used_is_seen_and_seeing_it_uses_nothing(any_store: Any) -> None:
+    made = gate(
+        """
+        calls: {rate: 3/10s}
+        daily: {budget: 30, timezone: America/Sao_Paulo}
+        open: {concurrency: 2}
+        shared: {rate: 5/1m, of: credentials}
+        everywhere: {rate: 9/1m, of: host}
+        """,
+        cost="${ fields.cost }",
+    )
+
+    def seen(now: float) -> list[Usage]:
+        return made.usages(any_store, {}, now=now, credentials=lambda: "f")
+
+    now = datetime(2026, 1, 28, 22, 0, tzinfo=ZoneInfo("America/Sao_Paulo")).timestamp()
+    midnight = now + 7200
+    nothing = [
+        Usage("http.limits.calls", "rate", "client", 3, "10s", 0),
+        Usage("http.limits.daily", "budget", "client", 30, "day", 0, midnight),
+        Usage("http.limits.open", "concurrency", "client", 2, "", 0),
+        Usage("http.limits.shared", "rate", "credentials", 5, "1m", 0),
+        Usage("http.limits.everywhere", "rate", "host", 9, "1m", 0),
+    ]
+    assert [seen(now), seen(now)] == [nothing, nothing]
+    one, two = Client(made, any_store, "one", "f"), Client(made, any_store, "two", "f")
+    slots = one.enters(now, fields={"cost": 12})
+    assert isinstance(two.enters(now + 4, fields={"cost": 18}), list)
+    other = Client(gate("{shared: {rate: 5/1m, of: credentials}}", "crm/xyz"), any_store, "three", "f")
+    assert other.enters(now + 4) == []
+    assert isinstance(slots, list)
+    Gate.leave(any_store, slots, "one")
+    assert seen(now + 5) == [
+        nothing[0]._replace(used=2),
+        nothing[1]._replace(used=30),
+        nothing[2]._replace(used=1),
+        nothing[3]._replace(used=3),
+        nothing[4]._replace(used=2),
+    ]
+    assert [each.is_full for each in seen(now + 5)] == [False, True, False, False, False]
+    Gate.leave(any_store, two.enters(now + 6, fields={"cost": 0}), "two")  # type: ignore[arg-type]
+    assert seen(now + 6)[0] == Usage("http.limits.calls", "rate", "client", 3, "10s", 3, now + 10)
+    assert one.enters(now + 6, fields={"cost": 0}) == used_up("3/10s", 4.0)
+    assert seen(midnight)[:2] == [nothing[0], nothing[1]._replace(free_at=midnight + 86_400)]
+
+
+def test_a_limit_that_counts_by_a_value_or_is_not_known_says_what_it_allows_and_no_number() -> None:
+    text = """
+    lead: {rate: 1/24h, by: '${ fields.email }'}
+    shared: {rate: 5/1m, of: credentials}
+    plan: {rate: '${ settings.rate }', when: '${ settings.plan }'}
+    """
+    found = gate(text).usages(MemoryStore(), {"settings": {"rate": "often"}}, now=0.0, credentials=lambda: None)
+    assert found == [
+        Usage("http.limits.lead", "rate", "client", 1, "24h", apart=True),
+        Usage("http.limits.shared", "rate", "credentials", 5, "1m"),
+        Usage(
+            "http.limits.plan",
+            "rate",
+            "client",
+            None,
+            says="http.limits.plan: 'often' is not a rate; write it as 120/1m or 10/1s",
+            active=False,
+        ),
+    ]

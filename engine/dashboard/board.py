@@ -181,7 +181,7 @@ class Board:
             ask,
             row=row,
             why=self.lanes.why(row, self.clock()),
-            limits=self.lanes.limits(*row.key),
+            limits=self.lanes.limits(*row.key, self.engine.clock.now()),
             did=ask.text("did"),
         )
 

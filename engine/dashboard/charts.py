@@ -63,6 +63,17 @@ def lines(label: str, *series: Line, width: int = WIDE, height: int = HIGH) -> M
     return _svg(label, "lines", width, height, parts)
 
 
+def share(label: str, part: int, whole: int, *, width: int = WIDTH, height: int = 10) -> Markup:
+    """A bar that is filled so far."""
+    filled = _short(min(part / whole, 1) * width) if whole else "0"
+    name = "full" if part >= whole else "used"
+    parts = [
+        f'<path class="whole" d="M0 0h{width}v{height}H0z"/>',
+        f'<path class="{name}" d="M0 0h{filled}v{height}H0z"/>',
+    ]
+    return _svg(label, "share", width, height, parts)
+
+
 def summed(values: Sequence[float | None], slots: int) -> list[float]:
     """So many numbers out of more, each the sum of neighbours."""
     size = -(-len(values) // slots)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
-from engine.errors import SpecErrors, TokenUnreadable, UsageError
+from engine.errors import SecretUnavailable, SpecErrors, TokenUnreadable, UsageError
 from engine.personal import addresses
 from engine.records import Lane, LaneChange
 from engine.runtime import BY_HAND
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from engine.dashboard.history import History
+    from engine.limits import Usage
     from engine.program import Program
     from engine.runtime import Engine
 
@@ -156,22 +157,34 @@ class Lanes:
             return [Why("why_batch", {"wait": longest})]
         return [Why("why_turn", {})]
 
-    def limits(self, connector: str, client: str) -> list[tuple[str, str, str]]:
-        """What the files allow: (whose it is, kind, value); a value that is computed is shown as it is written."""
+    def limits(self, connector: str, client: str, now: float) -> list[Usage]:
+        """What the files allow this client, and how much of it is used now; looking uses nothing."""
         program = self.program(connector, client)
         if program is None:
             return []
-        found = [("http", limit) for limit in program.connector.http.limits.values()]
-        found += [(f"auth {program.auth.name}", limit) for limit in program.auth.spec.limits.values()]
-        found += [(client, limit) for limit in program.binding.limits.values()]
-        for name, spec in program.action_specs.items():
-            found += [(name, limit) for limit in spec.limits.values()]
-        shown = []
-        for owner, limit in found:
-            for kind in ("rate", "concurrency", "budget"):
-                if (value := getattr(limit, kind)) is not None:
-                    shown.append((owner, f"per_{limit.per}" if kind == "budget" else kind, str(value)))
-        return shown
+        kept: list[str | None] = []
+
+        def credentials() -> str | None:
+            if not kept:
+                try:
+                    kept.append(self.engine.credentials(program).fingerprint)
+                except SecretUnavailable:
+                    kept.append(None)
+            return kept[0]
+
+        limits = {limit.at: (gate, limit) for gate in program.gates for limit in gate.limits}
+        scope = self._scope(program)
+        store = self.engine.store
+        return [gate.usage(limit, store, scope, now, credentials) for gate, limit in limits.values()]
+
+    def _scope(self, program: Program) -> dict[str, Any]:
+        """What a limit may read."""
+        if not program.derive:
+            return program.scope
+        try:
+            return {**program.scope, "derived": program.derived(self.engine.credentials(program).values)}
+        except SecretUnavailable:
+            return program.scope
 
     # --- done to one ---
 

@@ -127,6 +127,7 @@ class Renderer:
             "static": lambda name: f"/static/{name}?v={marks[name]}",
             "bars": charts.bars,
             "lines": charts.lines,
+            "share": charts.share,
             "Line": charts.Line,
             "stack_max": charts.highest,
         }

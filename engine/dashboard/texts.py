@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from engine.dashboard.texts_catalogue import CATALOGUE
+
 LANGUAGES = {"en": "English", "pt": "Português"}
 TAGS = {"en": "en", "pt": "pt-BR"}
 
@@ -191,12 +193,32 @@ TEXTS: dict[str, tuple[str, str]] = {
     "took": ("Took", "Duração"),
     "no_answer": ("none", "nenhum"),
     "limits": ("Limits", "Limites"),
-    "limits_none": ("The files name none.", "Os arquivos não definem nenhum."),
+    "limits_caption": (
+        "What this client's requests may ask for, and how much of it is used now; over all processes",
+        "O que as requisições deste cliente podem pedir, e quanto já foi usado; somando todos os processos",
+    ),
     "limit_of": ("Of", "De"),
     "limit_is": ("Limit", "Limite"),
-    "limit_rate": ("{value} requests", "{value} requisições"),
+    "limit_rate": ("{value} requests in {per}", "{value} requisições em {per}"),
     "limit_concurrency": ("{value} at the same time", "{value} ao mesmo tempo"),
     "limit_budget": ("{value} per {per}", "{value} por {per}"),
+    "limit_none": ("The settings give none.", "As configurações não definem nenhum."),
+    "limit_for_client": ("of this client", "deste cliente"),
+    "limit_for_credentials": (
+        "of all clients with the same credentials",
+        "de todos os clientes com as mesmas credenciais",
+    ),
+    "limit_for_host": ("of all clients of the connector", "de todos os clientes do conector"),
+    "limit_used": ("Used now", "Em uso agora"),
+    "limit_share": ("{used} of {most}", "{used} de {most}"),
+    "limit_apart": ("Each value is counted by itself.", "Cada valor é contado à parte."),
+    "limit_unknown": ("Its secrets can't be read.", "Os segredos não podem ser lidos."),
+    "limit_off": ("Not in force for this client.", "Não se aplica a este cliente."),
+    "limit_free": ("Free again", "Livre de novo"),
+    "limit_now": ("There is room now.", "Há espaço agora."),
+    "limit_in": ("At {when}, in {time}", "Às {when}, em {time}"),
+    "limit_anew": ("Counted anew at {when}, in {time}", "Recomeça em {when}, daqui a {time}"),
+    "limit_with_answer": ("With the next answer", "Com a próxima resposta"),
     "per_hour": ("hour", "hora"),
     "per_day": ("day", "dia"),
     "per_month": ("month", "mês"),
@@ -314,6 +336,8 @@ TEXTS: dict[str, tuple[str, str]] = {
     "job_discarded": ("Discarded", "Descartados"),
     "job_progress": ("Progress", "Progresso"),
 }
+
+TEXTS |= CATALOGUE
 
 
 class Words:
