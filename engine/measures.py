@@ -58,7 +58,7 @@ FAMILIES: dict[str, Family] = {
     "connect_deliveries": Family("count", (*LANE, "action", "outcome"), "Deliveries settled"),
     "connect_retries": Family("count", (*LANE, "action"), "Deliveries put back for another try"),
     "connect_exchanges": Family("count", (*LANE, "status_class"), "HTTP exchanges with vendors"),
-    "connect_exchange_seconds": Family("seconds", ("connector", "action"), "How long vendors took to answer"),
+    "connect_exchange_seconds": Family("seconds", (*LANE, "action"), "How long vendors took to answer"),
     "connect_token_renewals": Family("count", (*LANE, "result"), "Log-ins and renewals"),
     "connect_auth_errors": Family("count", LANE, "Log-ins, tokens and keys that a vendor refused"),
     "connect_api_limit_errors": Family("count", LANE, "Times a vendor said that too much was asked of it"),
@@ -68,6 +68,7 @@ FAMILIES: dict[str, Family] = {
     "connect_lane_waiting": Family("gauge", LANE, "Deliveries that wait"),
     "connect_lane_paused": Family("gauge", LANE, "1 while a person must act"),
     "connect_oldest_seconds": Family("gauge", LANE, "Age of the oldest waiting delivery"),
+    "connect_dead_letters": Family("gauge", LANE, "Dead letters that are there, as counted in the last minutes"),
     "connect_store_up": Family("gauge", (), "1 while the store can be read"),
 }
 
@@ -154,6 +155,14 @@ def samples(name: str, facts: Mapping[str, object]) -> list[Sample]:
         case "fault":
             return [Sample("connect_faults", {"where": text_of(facts, "where")}, 1)]
     return []
+
+
+def dead_letters(counts: Mapping[tuple[str, str], int]) -> list[Sample]:
+    """How many dead letters each lane has."""
+    return [
+        Sample("connect_dead_letters", {"connector": connector, "client": client}, count)
+        for (connector, client), count in counts.items()
+    ]
 
 
 def states(lane: Lane, now: float) -> list[Sample]:

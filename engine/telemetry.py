@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 import msgspec
 
 from engine.errors import ConnectError, told
-from engine.measures import FAMILIES, MAX_VALUES, Bounds, samples, states
+from engine.measures import FAMILIES, MAX_VALUES, Bounds, dead_letters, samples, states
 from engine.personal import addresses
 
 if TYPE_CHECKING:
@@ -51,6 +51,7 @@ LEVEL_OF = {
     "api-limit": "info",
     "misconfigured": "debug",
     "traces-failed": "warning",
+    "trail-failed": "warning",
     "lane-failed": "error",
     "finding": "warning",
     "fault": "error",
@@ -61,6 +62,7 @@ SECONDS = (0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 
 Mask = Callable[[str], str]
 Lanes = Callable[[], Iterable["Lane"]]
+DeadCounts = Callable[[Iterable["Lane"]], Mapping[tuple[str, str], int]]
 Hear = Callable[[str, dict[str, object]], None]
 
 
@@ -154,11 +156,11 @@ class Telemetry:
         """The metrics as Prometheus reads them; the media type is METRICS_TYPE."""
         return self._metrics.text() if self._metrics is not None else b""
 
-    def watch(self, lanes: Lanes) -> None:
-        """Where the state of the lanes comes from when metrics are read."""
+    def watch(self, lanes: Lanes, dead_counts: DeadCounts | None = None) -> None:
+        """Where the state of the lanes comes from when metrics are read, and how many dead letters they have."""
         self._lanes = lanes
         if self._metrics is not None:
-            self._metrics.lanes = lanes
+            self._metrics.lanes, self._metrics.dead_counts = lanes, dead_counts
 
     def flush(self, *, lanes: bool = True) -> None:
         """Write what was counted for CloudWatch: at the end of an invocation, or once a minute. `lanes`: ask them."""
@@ -200,6 +202,7 @@ class Metrics:
         from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector
 
         self.lanes, self.clock = lanes, clock
+        self.dead_counts: DeadCounts | None = None
         self.registry: CollectorRegistry = CollectorRegistry(auto_describe=False)
         self._bounds = Bounds(MAX_VALUES)
         self._counters: dict[str, Counter] = {}
@@ -249,12 +252,13 @@ class LaneMetrics:
         }
         try:
             lanes = list(self._metrics.lanes()) if self._metrics.lanes is not None else []
+            dead = self._metrics.dead_counts(lanes) if self._metrics.dead_counts is not None else {}
             gauges["connect_store_up"].add_metric([], 1)
         except ConnectError:
-            lanes = []
+            lanes, dead = [], {}
             gauges["connect_store_up"].add_metric([], 0)
         now = self._metrics.clock()
-        for sample in (sample for lane in lanes for sample in states(lane, now)):
+        for sample in (*(sample for lane in lanes for sample in states(lane, now)), *dead_letters(dead)):
             labels = [sample.labels[label] for label in FAMILIES[sample.family].labels]
             gauges[sample.family].add_metric(labels, sample.amount)
         return list(gauges.values())

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from engine.sending import Masker
     from engine.spec.project import Project
     from engine.telemetry import Telemetry as Logging
+    from engine.trail.recording import Recorder
 
 # compiled when they are needed: each command imports this
 _PROXY = r"https?://([^/@\s]+@)?[^/@:\s]+(:[0-9]+)?/?"
@@ -111,6 +112,7 @@ def make_engine(
 ) -> tuple[Engine, Logging, Alerts]:
     """An engine that logs to stderr, counts, and alerts as the environment says."""
     from engine.clock import SystemClock
+    from engine.counts import DeadCounts
     from engine.runtime import Engine
     from engine.telemetry import Telemetry
 
@@ -138,9 +140,10 @@ def make_engine(
         takes_in=takes_in,
         max_store=max_store,
         traces=traces,
+        trail=make_trail(project, store, clock, telemetry),
     )
     masking.masker = engine.masker
-    telemetry.watch(engine.lanes)
+    telemetry.watch(engine.lanes, DeadCounts(engine.store))
     return engine, telemetry, alerts
 
 
@@ -162,6 +165,13 @@ def make_traces(failed: Callable[[str], None]) -> Traces | None:
     from engine.tracing import otlp
 
     return otlp(failed)
+
+
+def make_trail(project: Project, store: Store, clock: Clock, telemetry: Telemetry) -> Recorder | None:
+    """What became of each event, as `trail` of `connect.yaml` says."""
+    from engine.trail.opening import open_trail
+
+    return open_trail(store, project.settings.trail, own_settings(project), now=clock.now, telemetry=telemetry)
 
 
 def make_emf(mask: Masking) -> EmfMetrics:
@@ -223,6 +233,8 @@ def alert_ways(project: Project, reach: Egress, env: Mapping[str, str]) -> list[
     Of CONNECT_ALERT_WEBHOOKS (addresses, apart by blanks or commas), CONNECT_ALERT_SNS and CONNECT_ALERT_SMTP, and
     those of `connect.yaml`. UsageError for what can't be one.
     """
+    if not project.settings.alerts.to and not any(env.get(f"CONNECT_ALERT_{by}") for by in ("WEBHOOKS", "SNS", "SMTP")):
+        return []
     from engine.alerting.mail import MailWay, server_of
     from engine.alerting.topic import SnsWay
     from engine.alerting.ways import PRIVATE_ALERTS, NotTaken

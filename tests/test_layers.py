@@ -27,7 +27,8 @@ LAYERS = (
     # the walk
     "journal", "walk", "reporting", "withdrawn", "settling", "direct", "worker",
     # adapters
-    "aws", "measures", "emf", "telemetry", "tracing", "audit", "alerts", "secrets", "stores", "capacity", "alerting",
+    "aws", "measures", "emf", "telemetry", "tracing", "audit", "alerts", "secrets", "stores", "trail", "capacity",
+    "alerting", "counts",
     # what runs a spec without its vendor
     "sandbox", "authoring.examples", "authoring.explaining", "authoring.curl", "authoring.preview",
     "authoring.differences", "authoring.planning", "authoring.versions", "authoring.pages", "spec.check",

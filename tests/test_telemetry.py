@@ -5,11 +5,15 @@ import json
 import re
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 
+from engine.clock import VirtualClock
+from engine.counts import DeadCounts
 from engine.errors import StoreUnavailable
-from engine.records import Lane
+from engine.records import Accepted, Draft, Lane, Settled
+from engine.stores.memory import MemoryStore
 from engine.telemetry import NullTelemetry, Telemetry
 
 
@@ -133,8 +137,8 @@ def test_what_the_walk_says_is_counted() -> None:
         f'connect_exchanges_total{{{labels},status_class="2xx"}}': 2,
         f'connect_exchanges_total{{{labels},status_class="5xx"}}': 1,
         f'connect_exchanges_total{{{labels},status_class="none"}}': 1,
-        'connect_exchange_seconds_count{action="lead",connector="crm"}': 4,
-        'connect_exchange_seconds_sum{action="lead",connector="crm"}': 31.5,
+        f'connect_exchange_seconds_count{{action="lead",{labels}}}': 4,
+        f'connect_exchange_seconds_sum{{action="lead",{labels}}}': 31.5,
         f'connect_token_renewals_total{{{labels},result="renewed"}}': 1,
         f'connect_token_renewals_total{{{labels},result="refused"}}': 1,
         f'connect_token_renewals_total{{{labels},result="failed"}}': 1,
@@ -164,6 +168,54 @@ def test_lanes_are_read_when_they_are_asked_for() -> None:
         'connect_oldest_seconds{client="b",connector="crm"}': 0,
         "connect_store_up": 1,
     }
+
+
+def test_dead_letters_are_told_by_lane_and_counted_seldom() -> None:
+    class Counting(MemoryStore):
+        asked = 0
+
+        def count_dead(self, by: str, **which: Any) -> dict[str, int]:
+            self.asked += 1
+            clock.sleep(takes_s)
+            return super().count_dead(by, **which)
+
+    store, clock, takes_s = Counting(), VirtualClock(1_000), 0.5
+    counts = DeadCounts(store, clock.now)
+    telemetry = Telemetry(mask=unmasked, stream=io.StringIO())
+    telemetry.watch(store.lanes, counts)
+    put_dead(store, "a", "a", "b")
+    put_dead(store, "c")
+    store.discard([4], reason="a test", now=0)
+
+    def told() -> dict[str, float]:
+        return {name: value for name, value in samples(telemetry).items() if "dead" in name}
+
+    first = {
+        'connect_dead_letters{client="a",connector="crm"}': 2,
+        'connect_dead_letters{client="b",connector="crm"}': 1,
+        'connect_dead_letters{client="c",connector="crm"}': 0,
+    }
+    assert told() == first
+    store.requeue([1], now=0)
+    clock.sleep(59.9)
+    assert (told(), store.asked) == (first, 1)
+    clock.sleep(0.1)
+    takes_s = 10.0
+    assert (told(), store.asked) == ({**first, 'connect_dead_letters{client="a",connector="crm"}': 1}, 2)
+    clock.sleep(299)  # a count that takes long is made seldom
+    assert (told()['connect_dead_letters{client="b",connector="crm"}'], store.asked) == (1, 2)
+    clock.sleep(1)
+    assert (told()['connect_dead_letters{client="b",connector="crm"}'], store.asked) == (1, 3)
+
+
+def put_dead(store: MemoryStore, *clients: str) -> None:
+    for client in clients:
+        store.put([Accepted("crm", client, "e", b"{}", 0.0, (Draft("task"),))], now=0)
+        lease = store.lease("crm", client, owner="w", ttl_s=60, now=0)
+        assert lease is not None
+        [one] = store.read(lease, "task", limit=1, now=0)
+        store.settle(lease, [Settled(one.seq, "rejected", reason="no")], now=0)
+        store.release(lease, wake_at=None)
 
 
 def test_metrics_can_be_read_while_the_store_is_away() -> None:

@@ -52,7 +52,7 @@ def gauge(metric: str, how: str = "max") -> str:
 
 
 def latency(quantile: str, by: str) -> str:
-    grouped = f"sum by ({by}) (rate(connect_exchange_seconds_bucket{{{CONNECTOR}}}[$__rate_interval]))"
+    grouped = f"sum by ({by}) (rate(connect_exchange_seconds_bucket{{{LANE}}}[$__rate_interval]))"
     return f"histogram_quantile({quantile}, {grouped})"
 
 
@@ -152,6 +152,8 @@ ROWS: dict[str, tuple[Panel, ...]] = {
             "short",
             ((rate("connect_deliveries_total", "connector, client", REJECTED), BY_LANE),),
         ),
+        Panel("Dead letters", "short", ((f"max by (connector, client) (connect_dead_letters{{{LANE}}})", BY_LANE),)),
+        Panel("The CRM's answer: p95", "s", ((latency("0.95", "connector, client, le"), BY_LANE),)),
         Panel("Waiting", "short", ((f"max by (connector, client) (connect_lane_waiting{{{LANE}}})", BY_LANE),)),
         Panel("Oldest event", "s", ((f"max by (connector, client) (connect_oldest_seconds{{{LANE}}})", BY_LANE),)),
         Panel("Paused", "short", ((f"max by (connector, client) (connect_lane_paused{{{LANE}}})", BY_LANE),)),
