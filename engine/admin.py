@@ -41,6 +41,9 @@ class Pages(Protocol):
     def is_open(self, scope: Scope) -> bool:
         """May this be fetched by somebody who has not logged in? The log-in itself, and what is nobody's secret."""
 
+    def only_looks(self, scope: Scope) -> bool:
+        """Does a POST there change nothing, so that the read token may do it?"""
+
     def dressed(self, scope: Scope, answer: Answer) -> Answer:
         """A problem as a page where a browser asked, else as it is."""
 
@@ -51,6 +54,9 @@ class NoPages:
     routes: Sequence[BaseRoute] = ()
 
     def is_open(self, _: Scope) -> bool:
+        return False
+
+    def only_looks(self, _: Scope) -> bool:
         return False
 
     def dressed(self, _: Scope, answer: Answer) -> Answer:
@@ -133,7 +139,7 @@ def admin_app(
             if isinstance(visit, Answer):
                 return visit
             scope["visit"] = visit
-            acts = changes and visit.role is Role.READ and scope["path"] != "/logout"
+            acts = changes and visit.role is Role.READ and scope["path"] != "/logout" and not shown.only_looks(scope)
             refusal = answers.problem(403, detail="the read token changes nothing") if acts else None
         headers: dict[bytes, bytes] = dict(scope["headers"])
         origin = headers.get(b"origin", b"").decode("latin-1")

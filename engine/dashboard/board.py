@@ -18,6 +18,7 @@ from engine.audit import Audit
 from engine.dashboard import lanes as lanes_
 from engine.dashboard import letters as letters_
 from engine.dashboard.asking import LANGUAGE_COOKIE, Ask, Trouble, form_of, words_of
+from engine.dashboard.catalogue_pages import CataloguePages, Frame, client_path, connector_path
 from engine.dashboard.jobs import Jobs
 from engine.dashboard.lanes import Lanes
 from engine.dashboard.letters import Counted, Letters, which_of
@@ -67,6 +68,8 @@ class Board:
         self.renderer = Renderer()
         self.lanes, self.letters = Lanes(engine, history), Letters(engine)
         self.jobs = Jobs(engine.store, engine.clock.now, new_id)
+        frame = Frame(self._get, self._post, self._page, self._back, self._audit, self.rows)
+        self.catalogue = CataloguePages(engine, frame, new_id)
         self._rows: tuple[float, list[lanes_.Row]] = (float("-inf"), [])
         self._rows_lock = threading.Lock()
 
@@ -94,11 +97,15 @@ class Board:
             Route("/login", self._login, methods=["GET", "POST"]),
             Route("/logout", self._post(self.log_out), methods=["POST"]),
             Route("/static/{name}", self._static),
+            *self.catalogue.routes,
         ]
 
     def is_open(self, scope: Scope) -> bool:
         path = scope["path"]
         return path in OPEN or (path.startswith("/static/") and scope["method"] in ("GET", "HEAD"))
+
+    def only_looks(self, scope: Scope) -> bool:
+        return self.catalogue.only_looks(scope)
 
     def dressed(self, scope: Scope, answer: Answer) -> Answer:
         """A problem as a page, for a browser; who has not logged in is sent to the log-in."""
@@ -414,6 +421,8 @@ class Board:
             history=self.history,
             lanes=self.lanes,
             lane_path=lane_path,
+            connector_path=connector_path,
+            client_path=client_path,
             n=lambda value: number(value, language),
             percent=lambda part, whole: percent(part, whole, language),
             since=moment(self.history.since, form="%Y-%m-%d %H:%M"),
