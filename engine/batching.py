@@ -41,11 +41,32 @@ class Unit(msgspec.Struct, frozen=True):
     deliveries: tuple[Delivery, ...]
     scope: dict[str, Any]
     group: Any = None
+    encoded: bytes = b""  # the record as it goes into a body of JSON; empty where it is not encoded yet
 
     @property
     def keys(self) -> set[str]:
         """Those in which deliveries keep their order."""
         return {each.key for each in self.deliveries if each.key is not None}
+
+
+class Encoded(msgspec.Struct, frozen=True):
+    """The records of a batch as JSON, so that a body with the very same list in it is not encoded a second time."""
+
+    records: list[Any]
+    raw: bytes
+    levels: int  # at most so many, with that of the list
+
+
+ENCODED = "#encoded"  # beside the names of a scope: no name is called so
+
+
+def encoded(units_: Sequence[Unit], records: list[Any]) -> Encoded | None:
+    """None where some of them have not been encoded."""
+    parts = [unit.encoded for unit in units_]
+    if b"" in parts:
+        return None
+    levels = 1 + max(part.count(b"{") + part.count(b"[") for part in parts)
+    return Encoded(records, b"[%b]" % b",".join(parts), levels)
 
 
 class Batcher:
@@ -83,21 +104,21 @@ class Batcher:
         return self.records * (5 if self.fold_by is not None or (self.spec is not None and self.spec.group_by) else 1)
 
     def ready(self, delivery: Delivery, scope: dict[str, Any], record: Any) -> Ready:
-        """BadValue if what it is folded, ordered or grouped by can't be read."""
-        whole = {**scope, "record": record}
+        """The record joins the `scope`. BadValue if what it is folded, ordered or grouped by can't be read."""
+        scope["record"] = record
         return Ready(
             delivery,
             scope,
             record,
-            fold=(stable(self.fold_by, whole) or None) if self.fold_by is not None else None,
-            order=sortable(self.fold_order(whole)) if self.fold_order is not None else (0, 0),
-            group=self.group_by(whole),
+            fold=(stable(self.fold_by, scope) or None) if self.fold_by is not None else None,
+            order=sortable(self.fold_order(scope)) if self.fold_order is not None else (0, 0),
+            group=self.group_by(scope),
         )
 
     def units(self, ready: Sequence[Ready]) -> list[Unit]:
         """Folded, in the order in which each person was first seen; what has no person stays by itself."""
         if self.fold_by is None:
-            return [Unit(one.record, (one.delivery,), {**one.scope, "record": one.record}, one.group) for one in ready]
+            return [Unit(one.record, (one.delivery,), one.scope, one.group, self.encoded(one.record)) for one in ready]
         groups: dict[Any, list[Ready]] = {}
         for position, one in enumerate(ready):
             groups.setdefault(position if one.fold is None else one.fold, []).append(one)
@@ -113,14 +134,18 @@ class Batcher:
                 record = merge_deep(record, one.record)
             with suppress(BadValue):
                 by = self.group_by({**last.scope, "record": record})
-        return Unit(record, tuple(one.delivery for one in group), {**last.scope, "record": record}, by)
+        scope = {**last.scope, "record": record}
+        return Unit(record, tuple(one.delivery for one in group), scope, by, self.encoded(record))
+
+    def encoded(self, record: Any) -> bytes:
+        if record is None:
+            return b""
+        raw = encode_json(record)
+        return ascii_only(raw) if self.ascii else raw
 
     def size(self, record: Any) -> int:
         """Bytes of a record in the body, with its comma."""
-        if record is None:
-            return 0
-        encoded = encode_json(record)
-        return len(ascii_only(encoded) if self.ascii else encoded) + 1
+        return len(self.encoded(record)) + 1 if record is not None else 0
 
     def cut(self, units_: Sequence[Unit]) -> list[tuple[Any, list[Unit]]]:
         """
@@ -128,17 +153,19 @@ class Batcher:
 
         The envelope is not known here: a request whose whole body is above the bytes is halved before it is sent.
         """
-        groups: dict[str, tuple[Any, list[Unit]]] = {}
+        groups: dict[Any, tuple[Any, list[Unit]]] = {}
         for unit in units_:
-            shape = sorted(unit.record) if self.rows and isinstance(unit.record, dict) else []
-            key = encode_json([unit.group, shape]).decode()
+            key: Any = unit.group
+            if self.rows or not (key is None or key.__class__ is str):
+                shape = sorted(unit.record) if self.rows and isinstance(unit.record, dict) else []
+                key = encode_json([unit.group, shape])
             groups.setdefault(key, (unit.group, []))[1].append(unit)
         batches: list[tuple[Any, list[Unit]]] = []
         for value, members in groups.values():
             current: list[Unit] = []
             used = 0
             for unit in members:
-                size = self.size(unit.record)
+                size = len(unit.encoded) + 1 if unit.encoded else self.size(unit.record)
                 if current and (len(current) >= self.records or used + size > self.bytes):
                     batches.append((value, current))
                     current, used = [], 0

@@ -41,14 +41,24 @@ class Call:
         self.requester, self.judge, self.auth, self.gate = requester, judge, auth, gate
         self.action, self.step = action, step
 
-    def run(self, wire: Wire, scope: Mapping[str, Any], *, records: int, failures: int = 0) -> Exchanged:
+    def run(
+        self,
+        wire: Wire,
+        scope: Mapping[str, Any],
+        *,
+        records: int,
+        failures: int = 0,
+        prepared: Prepared | None = None,
+    ) -> Exchanged:
         """
         Limits, token, request, reply, verdict; a refused token buys one new token and one repeat.
+
+        What was just `prepared` for this scope goes out as it is, the first time.
 
         Where all would stand still for a refusal, and the secrets are others at their source by now, it is tried with
         those first. BadValue and EgressRefused pass through: the request can't be built from this scope.
         """
-        done = self.carried_out(wire, scope, records=records, failures=failures)
+        done = self.carried_out(wire, scope, records=records, failures=failures, prepared=prepared)
         outcome = done.verdict.outcome
         if outcome is None or outcome.kind is not OutcomeKind.PAUSE or not wire.outdated():
             return done
@@ -58,7 +68,9 @@ class Call:
         )
         return done._replace(verdict=Verdict(again))
 
-    def carried_out(self, wire: Wire, scope: Mapping[str, Any], *, records: int, failures: int) -> Exchanged:
+    def carried_out(
+        self, wire: Wire, scope: Mapping[str, Any], *, records: int, failures: int, prepared: Prepared | None
+    ) -> Exchanged:
         stale: float | None = None
         for last in (False, True):
             try:
@@ -72,7 +84,8 @@ class Call:
                 reason = f"auth: {wire.fault('auth', error)}"
                 return Exchanged(Verdict(Outcome(OutcomeKind.PAUSE, reason, private=True)), None, None)
             try:
-                prepared = self.requester.prepare(scope, base_url, placed)
+                if prepared is None or last:
+                    prepared = self.requester.prepare(scope, base_url, placed)
             except AuthFailed as failed:  # a key that signs can't be used
                 return Exchanged(Verdict(failed.outcome), None, failed.trace)
             reply = self.send(wire, prepared, scope)

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from engine.exchange import Call
     from engine.expressions import Compiler, Path
+    from engine.sending import Prepared
     from engine.wire import Wire
 
 MAX_PAGES = 1_000
@@ -94,14 +95,16 @@ class Source:
     def inside(self, scope: dict[str, Any]) -> dict[str, Any]:
         return {**scope, "args": (self.args(scope) or {}) if self.args is not None else {}}
 
-    def ask(self, wire: Wire, scope: dict[str, Any], keys: list[str], failures: int) -> dict[str, list[Any]]:
+    def ask(
+        self, wire: Wire, scope: dict[str, Any], keys: list[str], failures: int, prepared: Prepared | None = None
+    ) -> dict[str, list[Any]]:
         """
-        One request for these keys and the pages that follow: key -> rows.
+        One request for these keys, which may be `prepared`, and the pages that follow: key -> rows.
 
         Raises Stopped; BadValue and EgressRefused if the request can't be built.
         """
         inside = self.inside(scope)
-        done = self.call.run(wire, inside, records=len(keys), failures=failures)
+        done = self.call.run(wire, inside, records=len(keys), failures=failures, prepared=prepared)
         found: dict[str, list[Any]] = {}
         for _ in range(MAX_PAGES):
             outcome = done.verdict.outcome
@@ -354,11 +357,14 @@ class Lookup:
             half = len(part) // 2
             named = {"batch": {"keys": part, "size": len(part)}} if several else {"key": part[0]}
             scope = {**scope_of(part), **named}
-            if half and source.chunk_bytes is not None and self.bytes_of(wire, source, scope) > source.chunk_bytes:
-                parts[:0] = [part[:half], part[half:]]
-                continue
+            prepared: Prepared | None = None
+            if half and source.chunk_bytes is not None:
+                prepared = self.prepared(wire, source, scope)
+                if prepared is not None and len(prepared.url) > source.chunk_bytes:
+                    parts[:0] = [part[:half], part[half:]]
+                    continue
             try:
-                rows = source.ask(wire, scope, part, failures)
+                rows = source.ask(wire, scope, part, failures, prepared)
             except (BadValue, EgressRefused) as error:
                 if half:
                     parts[:0] = [part[:half], part[half:]]
@@ -381,15 +387,15 @@ class Lookup:
             self.take(wire, part, rows, known, made=isinstance(source, Creation))
 
     @staticmethod
-    def bytes_of(wire: Wire, source: Source, scope: dict[str, Any]) -> int:
-        """How long the encoded URL would be."""
+    def prepared(wire: Wire, source: Source, scope: dict[str, Any]) -> Prepared | None:
+        """The request, to see how long its encoded URL is."""
         try:
             inside = source.inside(scope)
             row = source.call.auth.token(wire)
             base, placed = source.call.auth.place(wire, row)
-            return len(source.call.requester.prepare(inside, base, placed).url)
+            return source.call.requester.prepare(inside, base, placed)
         except ConnectError:
-            return 0  # the request itself will say what is wrong
+            return None  # the request itself will say what is wrong
 
     def take(
         self, wire: Wire, keys: list[str], rows: dict[str, list[Any]], known: dict[str, Found], *, made: bool

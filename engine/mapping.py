@@ -31,6 +31,8 @@ _OUTSIDE = re.compile(r"[^\x00-\x7f]")
 
 def ascii_only(raw: bytes) -> bytes:
     """The same JSON with every character beyond ASCII as `\\uXXXX`."""
+    if raw.isascii():
+        return raw
 
     def escape(match: re.Match[str]) -> str:
         units_ = match[0].encode("utf-16-be")
@@ -208,9 +210,10 @@ class Tree:
         Most records are such, and a look at all their parts would take a third as long as making them.
         """
         code = f"plain_null({code})"
+        known = "known=scope.get('#encoded')"
         if self.em.metered or self.leaves > FEW:
-            return f"weighed({code})"
-        return f"weighed({code}) if deep else {code}" if self.deepens else code
+            return f"weighed({code}, {known})"
+        return f"weighed({code}, {known}) if deep else {code}" if self.deepens else code
 
     def object(self, node: dict[str, Any]) -> str:
         directive = next((key for key in node if key.startswith("$") and not key.startswith("$$")), None)

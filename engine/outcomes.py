@@ -363,9 +363,9 @@ class ResultsRule:
     def judge(self, scope: Mapping[str, Any], reply: Reply, fine: bool | None) -> Outcome:
         if fine is None:
             fine = self.ok(scope) if self.ok is not None else self.spec.match != "test" or None
-        code, message = quietly(self.code, scope), quietly(self.message, scope)
         if fine:
             return DELIVERED
+        code, message = quietly(self.code, scope), quietly(self.message, scope)
         for rule in self.rules:
             if rule.holds(scope, reply, code, message):
                 return rule.outcome(scope, reply, code, message)

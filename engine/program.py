@@ -82,6 +82,14 @@ class Check:
         return None
 
 
+def failed(checks: Sequence[Check], scope: dict[str, Any], record: Any) -> str | None:
+    """Why the first of them that does not hold fails."""
+    for check in checks:
+        if why := check.fails(scope, record):
+            return why
+    return None
+
+
 class Action:
     """One compiled action."""
 
@@ -162,7 +170,7 @@ class Action:
             try:
                 scope = program.row_scope(decode_event(delivery.body), delivery.received_at, wire.scope)
                 scope["delivery"] = {"id": delivery.id, "attempt": delivery.attempts + 1}
-                reason = next((why for check in self.early if (why := check.fails(scope, None))), None)
+                reason = failed(self.early, scope, None)
             except (BadValue, msgspec.DecodeError) as error:
                 reason = str(error)
             except Exception as error:  # whatever one event does to us, its lane goes on
@@ -170,7 +178,8 @@ class Action:
             if reason is not None:
                 done.append(Done(delivery, Outcome(OutcomeKind.REJECT, reason, "invalid", private=ours)))
             else:
-                rows.append((delivery, {**scope, "lookups": {}}))
+                scope["lookups"] = {}
+                rows.append((delivery, scope))
         for name, lookup in self.lookups.items():
             if not rows:
                 break
@@ -193,9 +202,7 @@ class Action:
                 scope["vars"] = (self.vars(scope) or {}) if self.vars is not None else {}
                 record = self.record(scope)
                 one = self.batcher.ready(delivery, scope, record)
-                reason = next(
-                    (why for check in self.late if (why := check.fails({**scope, "record": record}, record))), None
-                )
+                reason = failed(self.late, scope, record)
             except BadValue as error:
                 reason = str(error)
             except Exception as error:

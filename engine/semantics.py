@@ -100,13 +100,17 @@ def written(work: Work, value: Any) -> Any:
 DEEP = (dict, list)
 
 
-def weighed(value: Any, work: Work | None = None) -> Any:
+def weighed(value: Any, work: Work | None = None, known: Any = None) -> Any:
     """
     The value, if it is of a size that can be written down; TooMuch where the same list or object is in it so often that
     it would be larger, which costs nothing until then. `work` pays for the look.
+
+    Of the records of a batch that have been written down (`known`, an Encoded) the size is at most that of their bytes,
+    and they are not looked through again where that is little enough.
     """
     level = [value] if value.__class__ in DEEP else []
     levels = nodes = characters = 0
+    written_down = known.records if known is not None else level  # nothing is the list that was just made
     while level:
         below: list[Any] = []
         for each in level:
@@ -115,6 +119,11 @@ def weighed(value: Any, work: Work | None = None) -> Any:
                 if child.__class__ is str:
                     characters += len(child)
                 elif child.__class__ in DEEP:
+                    if child is written_down and levels + 1 + known.levels <= MAX_LEVELS:
+                        size = len(known.raw)
+                        if nodes + size <= MAX_NODES and characters + size <= MAX_WEIGHT:
+                            nodes, characters = nodes + size, characters + size
+                            continue
                     below.append(child)
             if nodes > MAX_NODES or characters > MAX_WEIGHT:
                 raise TooMuch(f"a value with more than {MAX_NODES:,} parts or {MAX_WEIGHT:,} characters")

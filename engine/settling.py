@@ -38,8 +38,14 @@ class Verdicts:
         actions: dict[str, float] = {}
         for one in ended:
             outcome, delivery = one.outcome, one.delivery
+            if outcome.kind is OutcomeKind.DELIVERED:
+                if self.failing:
+                    self.failing.pop(delivery.id, None)
+                rows.append(Settled(delivery.seq, "delivered"))
+                continue
             batch = one.progress.batch if one.progress is not None else None
-            kind, wait = outcome.kind, outcome.wait_s
+            kind: OutcomeKind = outcome.kind
+            wait = outcome.wait_s
             attempts = delivery.attempts
             # What is kept of a reason is shown in logs, alerts and lists; of the event only `dead show --reveal` tells.
             why = self.program.personal.text(outcome.reason, delivery.body)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from engine.batching import ENCODED, encoded
 from engine.emitting import Problem, dotted
 from engine.errors import BadValue, ConnectError, EgressRefused, TooMuch
 from engine.mapping import compile_tree, encode_json
@@ -450,7 +451,8 @@ class Steps:
         batch = {"records": records, "size": len(records)}
         if group is not None:
             batch["group"] = group
-        return {**wire.scope, "batch": batch, "delivery": delivery, **saved}
+        known = encoded([member.unit for member in live], records)
+        return {**wire.scope, "batch": batch, "delivery": delivery, **saved, ENCODED: known}
 
     def told(self, live: list[Member], progress: Progress) -> dict[str, Any]:
         """What the steps saved; of one that ran for each record a list, in the order of the records."""

@@ -1,0 +1,215 @@
+"""
+From the store to the CRM and back: read, look up, map, batch, send over HTTP on loopback, read the answer, settle.
+
+The store is a file with fsync at each commit; limits, masks, and checks of hosts and addresses are on, as in `serve`.
+The CRM is `benchmarks/crm.py` in a process of its own. Batches are of 200. CPU time is that of the whole process, with
+the thread that writes; one core carries what is shown as events a second. Where the CRM takes 100 ms it is wall clock.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+import httpx
+
+from benchmarks import by_hand
+from benchmarks.crm import crm
+from benchmarks.measuring import CPU, Comparison, Contestant, Took, alternate, at_least, compare, measured, version
+from benchmarks.templates import Loop
+from engine.alerts import LogAlerts
+from engine.clock import SystemClock
+from engine.program import Program
+from engine.records import Accepted, Draft
+from engine.sending import HttpTransport, Masker
+from engine.spec import types
+from engine.spec.project import Project
+from engine.stores.sqlite import SqliteStore
+from engine.telemetry import NullTelemetry
+from engine.walk import Credentials, World
+from engine.worker import Worker
+
+TITLE = "Drain"
+BATCH = 200
+ACTIONS = {"responsys": "trigger_event", "salesforce": "create_task"}
+SETTINGS = {
+    "responsys": {"list": "CONTACTS_LIST", "rate": "10000000/1m"},
+    "salesforce": {"domain": "acme.my.salesforce.com", "daily_calls": "100000000/24h"},
+}
+EVENT = {
+    "email": "user@example.com",
+    "eventType": "product_view",
+    "product": {
+        "id": "PROD-12345",
+        "name": "Smartphone XYZ",
+        "price": 1299.90,
+        "image": "https://example.com/image.jpg",
+        "url": "https://example.com/product/xyz",
+    },
+    "timestamp": "2026-01-28T10:30:45.123Z",
+    "sessionId": "abc123-session",
+    "clientId": "bench",
+    "tid": "bench",
+}
+_CONNECTORS: dict[str, types.Connector] = {}
+
+
+def body_of(number: int) -> bytes:
+    return json.dumps({**EVENT, "email": f"person{number}@example.com"}).encode()
+
+
+def connector_of(name: str) -> types.Connector:
+    if not _CONNECTORS:
+        _CONNECTORS.update(Project(Path(__file__).parents[1]).all()[0])
+    return _CONNECTORS[name]
+
+
+def accepted(connector: str, client: str, number: int) -> Accepted:
+    email, now = f"person{number}@example.com", time.time() - 3600
+    return Accepted(connector, client, f"{client}-{number}", body_of(number), now, (Draft(ACTIONS[connector], email),))
+
+
+def filled(file: Path, connector: str, lanes: int, each: int) -> SqliteStore:
+    """A store in which that much waits, due for an hour."""
+    store = SqliteStore(file)
+    for lane in range(lanes):
+        for at in range(0, each, 1000):
+            events = [accepted(connector, f"client-{lane}", number) for number in range(at, min(at + 1000, each))]
+            store.put(events, now=time.time() - 3600).result()
+    return store
+
+
+class Engine:
+    """Connectors and clients with a store and a CRM, wired as `serve` wires them, in this process."""
+
+    def __init__(self, store: SqliteStore, connector: str, base: str, *, workers: int = 4) -> None:
+        found, sandbox = connector_of(connector), connector_of(connector).sandbox
+        secrets = dict(sandbox.secrets) if sandbox else {}
+        actions = {ACTIONS[connector]: {"batch": {"records": BATCH}}}
+        binding = types.Binding(settings=SETTINGS[connector], actions=actions)
+        programs: dict[str, Program] = {}
+
+        def program(_: str, client: str) -> Program:
+            if client not in programs:
+                bound = types.Client(client=client, connectors={connector: binding})
+                programs[client] = Program(found, bound, binding)
+            return programs[client]
+
+        self.store, self.program = store, program
+        self.transport = HttpTransport(via=base)
+        telemetry, masker = NullTelemetry(), Masker(secrets.values())
+        self.world = World(
+            store=store,
+            transport=self.transport,
+            clock=SystemClock(),
+            telemetry=telemetry,
+            alerts=LogAlerts(telemetry),
+            program=program,
+            credentials=lambda _: Credentials(secrets, "bench"),
+            masker=lambda _: masker,
+        )
+        self.worker = Worker(self.world, workers=workers)
+        for lane in store.lanes():
+            program(connector, lane.client)  # compiled before the clock runs
+
+    def delivered(self) -> int:
+        return sum(lane.delivered for lane in self.store.lanes())
+
+    def close(self) -> None:
+        self.transport.close()
+        self.store.close()
+
+
+@contextmanager
+def scratch() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(
+        prefix="drain-", dir=Path.cwd() / ".cache" if Path(".cache").is_dir() else None
+    ) as name:
+        yield Path(name)
+
+
+def timed(work: Callable[[], int], clock: Callable[[], float]) -> Took:
+    began = clock()
+    count = work()
+    return Took(count, clock() - began)
+
+
+def ours(folder: Path, connector: str, base: str, count: int, clock: Callable[[], float] = time.process_time) -> Took:
+    """One lane, from full to empty."""
+    template = folder / f"{connector}-{count}.db"
+    if not template.exists():
+        filled(template, connector, 1, count).close()
+    file = folder / "ours.db"
+    shutil.copy(template, file)
+    engine = Engine(SqliteStore(file), connector, base)
+    before = engine.delivered()
+
+    def drained() -> int:
+        engine.worker.drain()
+        return engine.delivered() - before
+
+    took = timed(drained, clock)
+    engine.close()
+    file.unlink()
+    assert took.count == count, f"{took.count} of {count} delivered"
+    return took
+
+
+def table(folder: Path, count: int) -> Path:
+    """That many events in the table of those who write it by hand."""
+    template = folder / f"hand-{count}.db"
+    if not template.exists():
+        db = by_hand.opened(str(template))
+        by_hand.put(db, [body_of(number) for number in range(count)])
+        db.close()
+    file = folder / "hand.db"
+    shutil.copy(template, file)
+    return file
+
+
+def looped(folder: Path, connector: str, base: str, count: int) -> Took:
+    db = by_hand.opened(str(table(folder, count)))
+    with httpx.Client(timeout=30) as client:
+        loop = Loop(client, base)
+        took = timed(lambda: getattr(loop, connector)(db), time.process_time)
+    db.close()
+    assert took.count == count
+    return took
+
+
+def written_by_hand(folder: Path, base: str, count: int) -> Took:
+    db = by_hand.opened(str(table(folder, count)))
+    with httpx.Client(timeout=30) as client:
+        took = timed(lambda: by_hand.drained(db, client, base), time.process_time)
+    db.close()
+    assert took.count == count
+    return took
+
+
+def at_once(quick: bool) -> Iterator[Comparison]:
+    count = 2_000 if quick else 10_000
+    with scratch() as folder, crm() as base:
+        for name, title in (("responsys", "Responsys"), ("salesforce", "Salesforce")):
+            contestants: dict[str, Contestant] = {
+                "ours": partial(ours, folder, name, base, count),
+                "templates": partial(looped, folder, name, base, count),
+            }
+            if name == "responsys":
+                contestants["by hand"] = partial(written_by_hand, folder, base, count)
+            figures = alternate(contestants, clock=CPU)
+            what = f"{title}, the CRM answers at once"
+            rates = figures.values("ours", "events/s")
+            yield measured(f"{what}: one core", rates, "events/s", goal=at_least(10_000), how="5 rounds, CPU time")
+            yield compare(what, figures, "ours", "templates", f"a loop with {version('jinja2')}", goal=at_least(2.5))
+            if name == "responsys":
+                yield compare(what, figures, "ours", "by hand", "written by hand")
+
+
+def measure(quick: bool) -> Iterator[Comparison]:
+    yield from at_once(quick)
