@@ -164,7 +164,8 @@ class Direct:
         self.lane = (program.connector.name, program.client.client)
         self.batch: str | None = None  # where it goes on from, if it got half way
         self.skipped: list[Skipped] = []  # what waited for it
-        self.journal: Journal | None = None  # of its walk, where there are traces
+        self.journal: Journal | None = None  # of its walk, where somebody follows it
+        self.last: Ended | None = None  # what its last try came to
 
     def answer(self) -> tuple[int, str, str]:
         """(status, outcome, reason)."""
@@ -201,7 +202,7 @@ class Direct:
     def tries(self, walk: Walk, action: Action) -> tuple[int, str, str]:
         clock = self.world.clock
         for tried in range(1, self.spec.tries + 1):
-            one = next(iter(walk.fresh(action, [self.delivery], None)))[0]
+            one = self.last = next(iter(walk.fresh(action, [self.delivery], None)))[0]
             self.batch = one.progress.batch if one.progress is not None else None
             if one.outcome.kind is not OutcomeKind.RETRY or self.batch is not None:
                 return self.end(one.outcome, one.trace)
@@ -296,11 +297,15 @@ class Direct:
         row = msgspec.structs.replace(row, reason=self.kept(row.reason))
         now = self.world.clock.now()
         self.skipped = self.world.store.settle(None, [row], now=now)
-        if self.world.traces is not None:
+        ended = self.last or Ended(self.delivery, Outcome(OutcomeKind.DELIVERED), None, None)
+        if self.world.is_followed:
             walked = self.journal.take() if self.journal is not None else Walked(now)
             ended_at = self.world.clock.now()
-            self.world.traces.settled(*self.lane, [self.delivery], [row], walked, settled_at=now, now=ended_at)
-        ended = Ended(self.delivery, Outcome(OutcomeKind.DELIVERED), None, None)
+            if self.world.traces is not None:
+                self.world.traces.settled(*self.lane, [self.delivery], [row], walked, settled_at=now, now=ended_at)
+            if self.world.trail is not None:
+                personal = self.program.personal
+                self.world.trail.settled(*self.lane, personal, [ended], [row], walked, now=ended_at)
         self.reporter.settled(self.program, [ended], [row], None)
         self.reporter.followed(self.program, self.skipped)
 

@@ -1,4 +1,4 @@
-"""What a walk did, with times, kept beside the telemetry until it is settled; only where somebody wants traces."""
+"""What a walk did, with times, kept beside the telemetry until it is settled; only where somebody wants to know."""
 
 from __future__ import annotations
 
@@ -7,14 +7,21 @@ from typing import TYPE_CHECKING
 from engine.records import Sent, Walked
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from engine.ports import Clock, Telemetry
+    from engine.records import Trace
+
+MOST_SHOWN = 3  # exchanges of a batch that are kept whole; of the others only how they ended
 
 
 class Journal:
     """The telemetry of one walk: passes everything on, and keeps what was sent."""
 
-    def __init__(self, telemetry: Telemetry, clock: Clock) -> None:
-        self._telemetry, self._clock = telemetry, clock
+    def __init__(self, telemetry: Telemetry, clock: Clock, *, shows: bool = False) -> None:
+        """`shows`: what was sent and what came back is wanted, too."""
+        self._telemetry, self._clock, self._shows = telemetry, clock, shows
+        self._shown: Callable[[], Trace] | None = None  # of the exchange that is told next
         self._began = clock.now()
         self._looked_up_at: float | None = None
         self._mapped_at: float | None = None
@@ -34,8 +41,15 @@ class Journal:
             status=status if isinstance(status, int) else 0,
             began=now - (seconds if isinstance(seconds, int | float) else 0.0),
             ended=now,
+            shown=self._shown if len(self._sent) < MOST_SHOWN else None,
         )
+        self._shown = None
         self._sent.append(sent)
+
+    def said(self, shown: Callable[[], Trace]) -> None:
+        """What the exchange that is told next can be shown as."""
+        if self._shows:
+            self._shown = shown
 
     def begin(self) -> None:
         """A window of deliveries, or a half-done batch, is taken up."""

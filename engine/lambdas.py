@@ -33,6 +33,7 @@ MARGIN = "15s"  # before the end of `process`: no batch begins
 PATIENCE = "60s"  # how long `process` waits for a lane that it has run to come due again
 WITHIN = "4h"  # a token that ends sooner is renewed by `refresh_tokens`
 ANSWER_S = 1.0  # for an answer that is on its way
+TRAIL_S = 2.0  # for what became of events to be written; else it is, at the next invocation
 ALERTS_S = 5.0  # for alerts that are on their way
 OF_ONE_PROCESS = ("memory:", "sqlite:")
 MOST_WORKERS = 256
@@ -150,6 +151,8 @@ class Functions:
             yield left_s
         finally:
             wiring.flush_alerts(self.alerts, max(0.0, min(ALERTS_S, worker.time_left() - ANSWER_S)))
+            if self.engine.trail is not None:
+                self.engine.trail.flush(TRAIL_S)
             self.telemetry.flush(lanes=lanes)
 
     # --- receive ---

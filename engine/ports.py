@@ -141,8 +141,8 @@ class Buffer(Protocol):
     def held(self, *, now: float) -> dict[tuple[str, str], int]:
         """The lanes that are leased now, each with its fence."""
 
-    def dead(self, *, limit: int = 100, after: int = 0, **which: Unpack[Which]) -> list[Dead]:
-        """Dead letters by id, those with id > `after`."""
+    def dead(self, *, limit: int = 100, after: int = 0, newest: bool = False, **which: Unpack[Which]) -> list[Dead]:
+        """Dead letters by id, those with id > `after`; `newest` first: those with id < `after` (0: all)."""
 
     def count_dead(self, by: str, **which: Unpack[Which]) -> dict[str, int]:
         """How many there are of each `reason`, `code`, `client`, `connector` or `action`."""
@@ -382,7 +382,7 @@ class Traces(Protocol):
 
 
 class Trail(Protocol):
-    """What became of each delivery, kept for a time so that people can ask; it never raises, and nobody waits for it."""
+    """What became of each delivery, kept for a time so that people can ask; no method but `flush` waits or raises."""
 
     def settled(
         self,

@@ -7,6 +7,7 @@ Times are unix seconds (float), durations are seconds. Everything is frozen; a s
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from enum import StrEnum
 from typing import Any, TypedDict
 
@@ -159,6 +160,7 @@ class Sent(msgspec.Struct, frozen=True):
     status: int  # 0: no reply
     began: float
     ended: float
+    shown: Callable[[], Trace] | None = None  # it whole, secrets masked when it is asked for; never of a log-in
 
 
 class Walked(msgspec.Struct, frozen=True):

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from engine.sending import Transport
     from engine.spec.project import Project
     from engine.spec.types import Binding, Client, Connector
+    from engine.trail.recording import Recorder
 
 LOOK_AGAIN_S = 2.0
 CLOCKS_APART_S = 2.0  # of this machine and the store, before it is said
@@ -81,6 +82,7 @@ class Engine:
         takes_in: Callable[[str, str], bool] = lambda _connector, _client: True,
         max_store: int | None = None,
         traces: Traces | None = None,
+        trail: Recorder | None = None,
     ) -> None:
         """
         `reloads` False: files are read once, and changes need a new start. `takes_in`: which lanes have a door here;
@@ -89,6 +91,7 @@ class Engine:
         self.project, self.store, self.reloads, self.takes_in = project, store, reloads, takes_in
         self.clock: Clock = clock or getattr(store, "clock", None) or SystemClock()  # one for all hosts of a store
         self.telemetry, self.traces = telemetry or NullTelemetry(), traces
+        self.trail = trail
         self.masker = Masker()
         self.reach = reach
         self.masker.add(*password_in(reach.proxy))
@@ -131,6 +134,7 @@ class Engine:
                 masker=lambda _: self.masker,
                 outdated=self.outdated,
                 traces=traces,
+                trail=trail,
             ),
             workers=workers,
         )
@@ -548,6 +552,8 @@ class Engine:
 
     def close(self) -> None:
         """Finish what is queued; let go of store and connections."""
+        if self.trail is not None:
+            self.trail.close()
         self.store.close()
         if isinstance(transport := self.worker.world.transport, HttpTransport):
             transport.close()

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from decimal import Decimal
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, TextIO
 
 import msgspec
@@ -17,7 +18,7 @@ from engine.measures import FAMILIES, MAX_VALUES, Bounds, dead_letters, samples,
 from engine.personal import addresses
 
 if TYPE_CHECKING:
-    from prometheus_client import CollectorRegistry
+    from prometheus_client import CollectorRegistry, Counter, Histogram
     from prometheus_client.core import Metric
 
     from engine.emf import EmfMetrics
@@ -199,33 +200,40 @@ class Metrics:
     """The metrics for Prometheus, with labels that stay bounded whatever is passed in."""
 
     def __init__(self, lanes: Lanes | None, clock: Callable[[], float]) -> None:
-        from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector
-
         self.lanes, self.clock = lanes, clock
         self.dead_counts: DeadCounts | None = None
-        self.registry: CollectorRegistry = CollectorRegistry(auto_describe=False)
         self._bounds = Bounds(MAX_VALUES)
-        self._counters: dict[str, Counter] = {}
-        self._seconds: dict[str, Histogram] = {}
+
+    @cached_property
+    def _made(self) -> tuple[CollectorRegistry, dict[str, Counter], dict[str, Histogram]]:
+        """When the first is counted, or they are read, and not at the start, of whose time the library takes a part."""
+        from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector
+
+        registry = CollectorRegistry(auto_describe=False)
+        counters, seconds = {}, {}
         for name, family in FAMILIES.items():
             match family.kind:
                 case "count":
-                    self._counters[name] = Counter(name, family.meaning, family.labels, registry=self.registry)
+                    counters[name] = Counter(name, family.meaning, family.labels, registry=registry)
                 case "seconds":
-                    self._seconds[name] = Histogram(
-                        name, family.meaning, family.labels, registry=self.registry, buckets=SECONDS
-                    )
-        self.registry.register(LaneMetrics(self))
-        ProcessCollector(registry=self.registry)
+                    seconds[name] = Histogram(name, family.meaning, family.labels, registry=registry, buckets=SECONDS)
+        registry.register(LaneMetrics(self))
+        ProcessCollector(registry=registry)
+        return registry, counters, seconds
+
+    @property
+    def registry(self) -> CollectorRegistry:
+        return self._made[0]
 
     def count(self, name: str, facts: Mapping[str, object]) -> None:
         """What an event adds; names that none counts are passed over."""
         for sample in samples(name, facts):
+            _, counters, seconds = self._made
             labels = [self._bounds.value(label, sample.labels[label]) for label in FAMILIES[sample.family].labels]
-            if sample.family in self._counters:
-                self._counters[sample.family].labels(*labels).inc(sample.amount)
+            if sample.family in counters:
+                counters[sample.family].labels(*labels).inc(sample.amount)
             else:
-                self._seconds[sample.family].labels(*labels).observe(sample.amount)
+                seconds[sample.family].labels(*labels).observe(sample.amount)
 
     def text(self) -> bytes:
         from prometheus_client import generate_latest

@@ -24,7 +24,7 @@ from engine.writing import PATIENCE_S, written
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence, Set
 
-    from engine.ports import Alerts, Clock, Store, Telemetry, Traces
+    from engine.ports import Alerts, Clock, Store, Telemetry, Traces, Trail
     from engine.program import Action, Program
     from engine.sending import Masker, Transport
 
@@ -56,6 +56,12 @@ class World(NamedTuple):
     new_batch: Callable[[], str] = lambda: uuid.uuid4().hex
     outdated: Callable[[Program, str], bool] = lambda _program, _fingerprint: False  # have its secrets been exchanged?
     traces: Traces | None = None
+    trail: Trail | None = None
+
+    @property
+    def is_followed(self) -> bool:
+        """Does anybody want to know what a walk did, and when?"""
+        return self.traces is not None or self.trail is not None
 
 
 class Ended(NamedTuple):
@@ -86,7 +92,8 @@ class Walk:
         program.cache.keep_for(credentials.fingerprint)
         derived = program.derived(credentials.values)
         world.masker(program).add(*(plain(value) for value in derived.values() if not isinstance(value, bool)))
-        self.journal = Journal(world.telemetry, world.clock) if world.traces is not None else None
+        shows = world.trail is not None
+        self.journal = Journal(world.telemetry, world.clock, shows=shows) if world.is_followed else None
         self.wire = Wire(
             connector=program.connector.name,
             client=program.client.client,
@@ -99,6 +106,7 @@ class Walk:
             masker=world.masker(program),
             telemetry=self.journal or world.telemetry,
             looked_up=self.journal.looked_up if self.journal is not None else lambda: None,
+            said=self.journal.said if self.journal is not None else None,
             owner=new_owner(),
             keep_alive=keep_alive,
             over=over,

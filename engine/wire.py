@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from engine.ports import Clock, Store, Telemetry
-    from engine.records import Outcome
+    from engine.records import Outcome, Trace
     from engine.sending import Masker, Transport
 
 REASON, CODE = 500, 100  # characters
@@ -49,6 +49,7 @@ class Wire:
         nonce: Callable[[], str] = new_nonce,
         outdated: Callable[[], bool] = lambda: False,
         looked_up: Callable[[], None] = lambda: None,
+        said: Callable[[Callable[[], Trace]], None] | None = None,
     ) -> None:
         self.connector, self.client, self.scope = connector, client, scope
         self.secrets, self.fingerprint = secrets, fingerprint
@@ -57,6 +58,7 @@ class Wire:
         self.nonce = nonce
         self.outdated = outdated  # asked where a vendor refused: are our secrets others now, at their source?
         self.looked_up = looked_up  # told when the look-ups of a window have been made
+        self.said = said  # told how to show each exchange but those of log-ins, before the telemetry hears of it
         self.over = over  # is it time to let others send, or the end of the process?
 
     def shown(self, outcome: Outcome | None) -> Outcome | None:
@@ -78,6 +80,8 @@ class Wire:
             raise
         except Exception as error:  # of a library: as an outage the lane waits, and nothing is lost
             reply = NoReply(f"no reply: {self.fault('exchange', error)}", sent=True)
+        if self.said is not None and prepared.purpose != "auth":
+            self.said(lambda: self.trace(prepared, reply))
         self.telemetry.event(
             "exchange",
             connector=self.connector,
@@ -90,6 +94,11 @@ class Wire:
             seconds=round(self.clock.now() - began, 6),
         )
         return reply.unpacked(prepared.decode) if isinstance(reply, Reply) else reply
+
+    def trace(self, prepared: Prepared, reply: Reply | NoReply) -> Trace:
+        """One exchange as it may be shown, secrets masked."""
+        inside = reply.unpacked(prepared.decode) if isinstance(reply, Reply) else None
+        return self.masker.trace(prepared, inside)
 
     def refused(self, outcome: Outcome | None, reply: Reply | NoReply, *, action: str) -> None:
         """Counts what a vendor says of us and not of a record: who we are is refused, or how much we ask of it."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from engine.records import LaneChange, Outcome, OutcomeKind, Settled
+from engine.records import LaneChange, Outcome, OutcomeKind, Settled, Walked
 from engine.walk import Ended
 
 if TYPE_CHECKING:
@@ -67,6 +67,9 @@ class Withdrawn:
         ended = [Ended(each, Outcome(OutcomeKind.REJECT, reason, CODE), None, None) for each in over]
         rows = [Settled(each.seq, "rejected", attempts=each.attempts, reason=reason, code=CODE) for each in over]
         skipped = self.world.store.settle(lease, rows, now=now, change=change)
+        if self.world.trail is not None:
+            lane = (lease.connector, lease.client)
+            self.world.trail.settled(*lane, program.personal, ended, rows, Walked(now), now=now)
         self.reporter.settled(program, ended, rows, None)
         self.reporter.followed(program, skipped)
 

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from engine.journal import Journal
     from engine.program import Program
+    from engine.records import Walked
     from engine.spec import types
 
 LEASE_S = 30.0  # a heartbeat renews it; a lane whose holder died on another machine is free after that long
@@ -262,7 +263,7 @@ class Turn:
         self.needs_s = 0.0  # that must be left of the process's time for another batch
         self.not_before: float | None = None  # inf: until a person acts
         self.renewing = threading.Lock()
-        self.journal: Journal | None = None  # of its walk, where there are traces
+        self.journal: Journal | None = None  # of its walk, where somebody follows it
         self.moved_at = time.monotonic()  # when it began, or last settled something
 
     def stands(self) -> bool:
@@ -428,16 +429,8 @@ class Turn:
             over=lambda: self.worker.stopping.is_set() or self.worker.time_left() <= 0,
         )
         self.settled = True
-        if self.world.traces is not None and self.journal is not None:
-            self.world.traces.settled(
-                self.lease.connector,
-                self.lease.client,
-                [one.delivery for one in ended],
-                rows,
-                self.journal.take(),
-                settled_at=now,
-                now=self.world.clock.now(),
-            )
+        if self.journal is not None:
+            self.follow(program, ended, rows, self.journal.take(), now)
         self.worker.tally.settled(rows, skipped)
         if held_keys is not None:
             pairs = zip(ended, rows, strict=True)
@@ -455,6 +448,14 @@ class Turn:
             reason = program.personal.text(paused.outcome.reason, paused.delivery.body)
             self.worker.reporter.paused(self.lease.connector, self.lease.client, reason, ", ".join(actions))
         return change is None or not (change.pause or change.not_before is not None)
+
+    def follow(self, program: Program, ended: list[Ended], rows: list[Settled], walked: Walked, now: float) -> None:
+        lane, ended_at = (self.lease.connector, self.lease.client), self.world.clock.now()
+        if self.world.traces is not None:
+            deliveries = [one.delivery for one in ended]
+            self.world.traces.settled(*lane, deliveries, rows, walked, settled_at=now, now=ended_at)
+        if self.world.trail is not None:
+            self.world.trail.settled(*lane, program.personal, ended, rows, walked, now=ended_at)
 
     def write_down(self, rows: list[Settled], now: float, change: LaneChange | None) -> list[Skipped]:
         self.keep_alive()

@@ -31,6 +31,14 @@ class DeadSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     keep: str | None = None
 
 
+class TrailSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`trail` of `connect.yaml`."""
+
+    active: bool = True
+    keep: str = "7d"
+    max: str = "1GB"
+
+
 class AlertWay(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One of `alerts.to`; `at` is a reference, or an SNS topic."""
 
@@ -82,6 +90,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     log_level: str = "info"
     metrics: str = "prometheus"  # prometheus | emf | both
     dead: DeadSettings = DeadSettings()
+    trail: TrailSettings = TrailSettings()
     alerts: AlertSettings = AlertSettings()
     admin_url: str | None = None
     audit: str = "connect.audit.log"
@@ -122,6 +131,14 @@ class Project:
         """What a file says, as it was read and checked before: until it changes."""
         self._kept[path] = (_version(path), Loaded(path, value, (), None))
 
+    @property
+    def has_kept(self) -> bool:
+        return bool(self._kept)
+
+    def is_current(self) -> bool:
+        """Has no file changed since it was read?"""
+        return all(version == _version(path) for path, (version, _) in list(self._kept.items()))
+
     def text(self, path: Path) -> str:
         """Raises OSError, also for what is no regular file, or UnicodeDecodeError."""
         text = self.texts.get(path.resolve()) if self.texts else None
@@ -160,6 +177,10 @@ class Project:
             names.append(called)
         raise UsageError(_no_such("client", name, [each for each in names if each]))
 
+    def client_names(self) -> list[str]:
+        """Of all files, also of those that can't be used."""
+        return [name for path in self.client_files().values() if (name := _name_in(self.loaded_client(path)))]
+
     def all(self) -> tuple[dict[str, Connector], dict[str, Client], list[Finding]]:
         """All that can be used, by name, and the findings of all files."""
         connectors, clients, findings = {}, {}, list(self.settings_errors)
@@ -190,14 +211,14 @@ class Project:
     @property
     def settings(self) -> Settings:
         """Raises SpecErrors where `connect.yaml` can't be used; without the file, the defaults."""
-        loaded = self._loaded_settings()
+        loaded = self.loaded_settings()
         if loaded.value is None:
             raise SpecErrors(loaded.findings)
         return loaded.value
 
     @property
     def settings_errors(self) -> tuple[Finding, ...]:
-        return self._loaded_settings().findings
+        return self.loaded_settings().findings
 
     # one file with its findings and places
 
@@ -216,7 +237,7 @@ class Project:
         connectors = [self.loaded_connector_at(path) for path in self.connector_files().values()]
         return [*connectors, *(self.loaded_client(path) for path in self.client_files().values())]
 
-    def _loaded_settings(self) -> Loaded[Settings]:
+    def loaded_settings(self) -> Loaded[Settings]:
         path = self.directory / "connect.yaml"
         if not path.exists():
             return Loaded(path, Settings(), (), None)

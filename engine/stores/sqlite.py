@@ -137,6 +137,7 @@ FIRST = (
     "CREATE TABLE dedupe (lane INTEGER NOT NULL, event_id TEXT NOT NULL, until REAL NOT NULL, UNIQUE (lane, event_id))",
     "CREATE INDEX dedupe_until ON dedupe (until)",
 )
+LAST = 2**63 - 1  # no id is beyond it
 # All since the first use that has not left: the log is in order of time, and `total` a running sum.
 USED = """
     SELECT (SELECT max(total) FROM limits WHERE name = :name) - (total - cost), at FROM limits
@@ -361,9 +362,14 @@ class SqliteStore:
         return self._writer.submit(_Put(events, now, now + hold_s, self._new_id))
 
     @property
+    def path(self) -> Path:
+        """Its file."""
+        return Path(self._path).absolute()
+
+    @property
     def folder(self) -> Path:
         """Where its file lies."""
-        return Path(self._path).absolute().parent
+        return self.path.parent
 
     def used_bytes(self) -> int:
         """What events take up of the file, without what has become free inside of it."""
@@ -461,11 +467,12 @@ class SqliteStore:
             rows = db.execute("SELECT connector, client, fence FROM lanes WHERE until > ?", (now,))
             return {(connector, client): fence for connector, client, fence in rows}
 
-    def dead(self, *, limit: int = 100, after: int = 0, **which: Unpack[Which]) -> list[Dead]:
+    def dead(self, *, limit: int = 100, after: int = 0, newest: bool = False, **which: Unpack[Which]) -> list[Dead]:
         where, values = _which(which)
+        compared, order = ("<", " DESC") if newest else (">", "")
+        sql = f"{_DEAD} WHERE dead.id {compared} ?{where} ORDER BY dead.id{order} LIMIT ?"
         with self._readers.reading() as db:
-            rows = db.execute(f"{_DEAD} WHERE dead.id > ?{where} ORDER BY dead.id LIMIT ?", (after, *values, limit))
-            return [_dead(row) for row in rows]
+            return [_dead(row) for row in db.execute(sql, (after or (LAST if newest else 0), *values, limit))]
 
     def count_dead(self, by: str, **which: Unpack[Which]) -> dict[str, int]:
         column = _COUNTED[by]

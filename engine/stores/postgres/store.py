@@ -55,6 +55,7 @@ if TYPE_CHECKING:
         Skipped,
         Which,
     )
+    from engine.stores.postgres.address import Address
     from engine.stores.postgres.connections import Db
 
 T = TypeVar("T")
@@ -102,6 +103,11 @@ class PostgresStore:
         self._settler = settling.Settler(self._wake)
         self._reviver = dead_letters.Reviver(self._numbers, self._wake)
         self._writer = _Writer(address.shown, self._connections, Accepter(self._numbers, self._wake))
+
+    @property
+    def address(self) -> Address:
+        """Where its tables are."""
+        return self._address
 
     def _wake(self, db: Db) -> None:
         """A lane is due earlier than anybody knew: those who wait are told with the commit."""
@@ -225,8 +231,8 @@ class PostgresStore:
         rows = self._connections.read(lambda db: db.rows(held, now))
         return {(connector, client): fence for connector, client, fence in rows}
 
-    def dead(self, *, limit: int = 100, after: int = 0, **which: Unpack[Which]) -> list[Dead]:
-        return self._connections.read(lambda db: dead_letters.found(db, which, after=after, limit=limit))
+    def dead(self, *, limit: int = 100, after: int = 0, newest: bool = False, **which: Unpack[Which]) -> list[Dead]:
+        return self._connections.read(lambda db: dead_letters.found(db, which, after=after, limit=limit, newest=newest))
 
     def count_dead(self, by: str, **which: Unpack[Which]) -> dict[str, int]:
         return self._connections.read(lambda db: dead_letters.counted(db, by, which))

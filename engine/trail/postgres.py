@@ -1,0 +1,321 @@
+"""A trail in the tables of a PostgreSQL store's schema, so that any host knows what each of them did."""
+
+from __future__ import annotations
+
+import secrets
+import threading
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import psycopg
+
+from engine.people import Subject
+from engine.records import Trace
+from engine.stores.postgres.connections import Connections, connect
+from engine.stores.postgres.faults import unavailable
+from engine.trail.entries import Attempt, Followed, Found, Missing, Query, Stages, State
+from engine.trail.sqlite import GONE_S, MOST_LANES, MOST_LOOKED_AT, PART, without
+
+if TYPE_CHECKING:
+    from engine.stores.postgres.address import Address
+    from engine.stores.postgres.connections import Db
+
+_TEXT = 'TEXT COLLATE "C"'
+_TIME = "DOUBLE PRECISION"
+SCHEMA = (
+    f"""
+    CREATE TABLE IF NOT EXISTS trail_attempts (
+        first BIGINT PRIMARY KEY, last BIGINT NOT NULL, connector {_TEXT} NOT NULL, client {_TEXT} NOT NULL,
+        action {_TEXT} NOT NULL, at {_TIME} NOT NULL, outcome {_TEXT} NOT NULL, reason {_TEXT} NOT NULL,
+        code {_TEXT} NOT NULL, tries BIGINT NOT NULL, stages BYTEA NOT NULL, trace BYTEA)
+    """,
+    "CREATE INDEX IF NOT EXISTS trail_attempts_at ON trail_attempts (at, first)",
+    "CREATE INDEX IF NOT EXISTS trail_attempts_outcome ON trail_attempts (outcome, at, first)",
+    "CREATE INDEX IF NOT EXISTS trail_attempts_lane ON trail_attempts (connector, client, at, first)",
+    "CREATE INDEX IF NOT EXISTS trail_attempts_both ON trail_attempts (connector, client, outcome, at, first)",
+    f"""
+    CREATE TABLE IF NOT EXISTS trail_passed (
+        place BIGINT PRIMARY KEY, event_id {_TEXT} NOT NULL, received_at {_TIME} NOT NULL, person BIGINT, other BIGINT)
+    """,
+    "CREATE INDEX IF NOT EXISTS trail_passed_event ON trail_passed (event_id, place)",
+    "CREATE INDEX IF NOT EXISTS trail_passed_person ON trail_passed (person, place) WHERE person IS NOT NULL",
+    "CREATE INDEX IF NOT EXISTS trail_passed_other ON trail_passed (other, place) WHERE other IS NOT NULL",
+    f"""
+    CREATE TABLE IF NOT EXISTS trail_lanes (
+        connector {_TEXT} NOT NULL, client {_TEXT} NOT NULL, PRIMARY KEY (connector, client))
+    """,
+    f"CREATE TABLE IF NOT EXISTS trail_missing (at {_TIME} NOT NULL, count BIGINT NOT NULL)",
+    f"CREATE TABLE IF NOT EXISTS trail_gone (person BIGINT NOT NULL, client {_TEXT}, at {_TIME} NOT NULL)",
+    "CREATE TABLE IF NOT EXISTS trail_facts (only BIGINT PRIMARY KEY, salt BYTEA NOT NULL, next BIGINT NOT NULL)",
+)
+TABLES = (*("trail_attempts", "trail_passed", "trail_lanes", "trail_missing", "trail_gone", "trail_facts"),)
+FOUND = "p.place, p.event_id, a.connector, a.client, a.action, a.at, a.outcome, a.reason, a.code, p.received_at"
+OF = (
+    "JOIN LATERAL (SELECT * FROM trail_attempts WHERE first <= p.place ORDER BY first DESC LIMIT 1) a "
+    "ON a.last >= p.place"
+)
+_CONNECTIONS = 3
+
+_encode = msgspec.json.Encoder().encode
+_stages = msgspec.json.Decoder(Stages).decode
+_trace = msgspec.json.Decoder(Trace).decode
+
+
+class PostgresKeeper:
+    """In the schema of the store; its tables are made with the first that is written or asked."""
+
+    def __init__(self, address: Address) -> None:
+        self._address = address
+        self._connections = Connections(address._replace(connections=_CONNECTIONS))
+        self._gate, self._there = threading.Lock(), False
+
+    def salt(self) -> bytes:
+        self._make()
+
+        def made(db: Db) -> bytes:
+            db.written(
+                "INSERT INTO trail_facts VALUES (1, %s, 1) ON CONFLICT (only) DO NOTHING", secrets.token_bytes(32)
+            )
+            return bytes(db.value("SELECT salt FROM trail_facts"))
+
+        return self._connections.transact(made)
+
+    def write(self, attempts: list[Attempt], missing: list[Missing]) -> None:
+        self.salt()
+        count = sum(len(each.passed) for each in attempts)
+
+        def written(db: Db) -> None:
+            # Whoever takes numbers holds the row until it has committed: places rise in the order of what is read.
+            place = db.value("UPDATE trail_facts SET next = next + %s RETURNING next", count) - count
+            first = place
+            columns: list[list[Any]] = [[] for _ in range(12)]
+            passed: list[list[Any]] = [[] for _ in range(5)]
+            for each in attempts:
+                begin = place
+                for event_id, received_at, person, other in each.passed:
+                    for column, value in zip(
+                        passed, (place, _whole(event_id), received_at, person, other), strict=True
+                    ):
+                        column.append(value)
+                    place += 1
+                trace = None if each.trace is None else _encode(each.trace)
+                row = (begin, place - 1, each.connector, each.client, each.action, each.at, each.outcome)
+                told = (each.reason, each.code, each.tries, each.stages, trace)
+                for column, value in zip(columns, (*row, *told), strict=True):
+                    column.append(value)
+            for connector, client in sorted({(each.connector, each.client) for each in attempts}):
+                db.send("INSERT INTO trail_lanes VALUES (%s, %s) ON CONFLICT DO NOTHING", connector, client)
+            kinds = ("bigint", "bigint", *["text"] * 3, "float8", *["text"] * 3, "bigint", "bytea", "bytea")
+            marks = ", ".join(f"%s::{kind}[]" for kind in kinds)
+            db.send(f"INSERT INTO trail_attempts SELECT * FROM unnest({marks})", *columns)
+            marks = ", ".join(f"%s::{kind}[]" for kind in ("bigint", "text", "float8", "bigint", "bigint"))
+            db.send(f"INSERT INTO trail_passed SELECT * FROM unnest({marks})", *passed)
+            for each_missing in missing:
+                db.send("INSERT INTO trail_missing VALUES (%s, %s)", *each_missing)
+            for person, client, at in db.rows("SELECT person, client, at FROM trail_gone"):
+                db.send(
+                    "DELETE FROM trail_passed p WHERE (person = %s OR other = %s) AND place >= %s AND received_at <= %s"
+                    " AND (%s::text IS NULL OR EXISTS (SELECT 1 FROM trail_attempts a WHERE a.first <= p.place"
+                    " AND a.last >= p.place AND a.first >= %s AND a.client = %s))",
+                    *(person, person, first, at, client, first, client),
+                )
+
+        self._connections.transact(written)
+
+    def forget(self, people: list[int], text: str, *, client: str | None, now: float, dry: bool) -> int:
+        self._make()
+        subject = Subject(text)
+
+        def found(db: Db) -> tuple[set[int], list[tuple[str, bytes | None, int]]]:
+            theirs = f"(%s::text IS NULL OR EXISTS (SELECT 1 FROM trail_passed q {OF.replace('p.', 'q.')}" + (
+                " WHERE q.place = p.place AND a.client = %s))"
+            )
+            places = {
+                place
+                for person in people
+                for column in ("person", "other")
+                for (place,) in db.rows(
+                    f"SELECT place FROM trail_passed p WHERE {column} = %s AND {theirs}", person, client, client
+                )
+            }
+            named = f"SELECT place, event_id FROM trail_passed p WHERE strpos(lower(event_id), %s) > 0 AND {theirs}"
+            for place, event_id in db.rows(named, subject.wanted.lower(), client, client):
+                if subject.named_in(event_id):
+                    places.add(place)
+            changed = []
+            for first, reason, trace in db.rows("SELECT first, reason, trace FROM trail_attempts"):
+                if subject.named_in(reason) or (trace is not None and subject.named_in(bytes(trace))):
+                    kept = None if trace is None else _encode(without(_trace(bytes(trace)), subject))
+                    changed.append((subject.taken_out(reason), kept, first))
+            return places, changed
+
+        places, changed = self._connections.read(found)
+        if dry:
+            return len(places)
+
+        def erased(db: Db) -> None:
+            db.send("DELETE FROM trail_passed WHERE place = ANY(%s::bigint[])", sorted(places))
+            for person in people:
+                db.send("INSERT INTO trail_gone VALUES (%s, %s, %s)", person, client, now)
+            for each in changed:
+                db.send("UPDATE trail_attempts SET reason = %s, trace = %s WHERE first = %s", *each)
+
+        self._connections.transact(erased)
+        return len(places)
+
+    def expire(self, *, before: float, now: float, max_bytes: int) -> bool:
+        """By age; how large a database may be is its own to say."""
+        del max_bytes
+        self._make()
+
+        def removed(db: Db) -> bool:
+            db.send("DELETE FROM trail_gone WHERE at < %s", max(before, now - GONE_S))
+            db.send("DELETE FROM trail_missing WHERE at < %s", before)
+            left = PART
+            over = "SELECT first, last FROM trail_attempts WHERE at < %s ORDER BY at LIMIT %s"
+            for first, last in db.rows(over, before, PART):
+                db.send("DELETE FROM trail_passed WHERE place BETWEEN %s AND %s", first, last)
+                db.send("DELETE FROM trail_attempts WHERE first = %s", first)
+                left -= last - first + 1
+                if left <= 0:
+                    break
+            return left <= 0
+
+        return self._connections.transact(removed)
+
+    def find(self, query: Query, limit: int) -> list[Found]:
+        self._make()
+        if query.event_id is not None or query.people is not None:
+            return self._connections.read(lambda db: _by_event(db, query, limit))
+        return self._connections.read(lambda db: _by_time(db, query, limit))
+
+    def of_event(self, event_id: str, limit: int) -> list[Followed]:
+        self._make()
+        sql = (
+            f"SELECT {FOUND}, a.tries, a.last - a.first + 1, a.stages, a.trace FROM trail_passed p {OF} "
+            "WHERE p.event_id = %s ORDER BY p.place DESC LIMIT %s"
+        )
+        rows = self._connections.read(lambda db: db.rows(sql, _whole(event_id), limit))
+        return [
+            Followed(
+                Found(*row[:10]),
+                *(row[10], row[11], _stages(bytes(row[12]))),
+                None if row[13] is None else _trace(bytes(row[13])),
+            )
+            for row in reversed(rows)
+        ]
+
+    def state(self) -> State:
+        self._make()
+
+        def asked(db: Db) -> State:
+            since = db.value("SELECT at FROM trail_attempts ORDER BY at LIMIT 1")
+            return State(since, int(db.value("SELECT sum(count) FROM trail_missing") or 0))
+
+        return self._connections.read(asked)
+
+    def close(self) -> None:
+        self._connections.close()
+
+    def _make(self) -> None:
+        with self._gate:
+            if self._there:
+                return
+            connection = connect(self._address)
+            try:
+                connection.execute(b"BEGIN")
+                connection.execute(b"SELECT 1 FROM schema_version FOR UPDATE")  # whoever makes them, too, waits here
+                for statement in SCHEMA:
+                    connection.execute(statement.encode())
+                connection.execute(b"COMMIT")
+            except psycopg.Error as error:
+                raise unavailable(self._address.shown, error) from error
+            finally:
+                connection.close()
+            self._there = True
+
+
+def _whole(text: str) -> str:
+    return text.encode(errors="replace").decode()
+
+
+def _by_event(db: Db, query: Query, limit: int) -> list[Found]:
+    """By id or person: of MOST_LOOKED_AT at most the rest is looked at one by one, the newest where it is no prefix."""
+    below = query.before.place if query.before is not None else 2**62
+    wanted: list[tuple[str, tuple[Any, ...]]] = []
+    if query.event_id is not None:
+        given = _whole(query.event_id)
+        if query.prefix:
+            wanted.append(("event_id >= %s AND event_id < %s", (given, f"{given}\U0010ffff")))
+        else:
+            wanted.append(("event_id = %s", (given,)))
+    for person in query.people or ():
+        wanted += [("person = %s", (person,)), ("other = %s", (person,))]
+    places: list[int] = []
+    for where, values in wanted:
+        order = "" if query.prefix else "ORDER BY place DESC"
+        sql = f"SELECT place FROM trail_passed WHERE {where} AND place < %s {order} LIMIT {MOST_LOOKED_AT}"
+        places += [place for (place,) in db.rows(sql, *values, below)]
+    filters, given_values = "", list[Any]()
+    for name, value in (
+        *(("a.at >= %s", query.since), ("a.at < %s", query.until)),
+        *(("a.connector = %s", query.connector), ("a.client = %s", query.client)),
+        ("a.outcome = ANY(%s::text[])", None if query.outcomes is None else list(query.outcomes)),
+    ):
+        if value is not None:
+            filters += f" AND {name}"
+            given_values.append(value)
+    sql = (
+        f"SELECT {FOUND} FROM unnest(%s::bigint[]) w(place) JOIN trail_passed p USING (place) {OF} "
+        f"WHERE true{filters} ORDER BY p.place DESC LIMIT %s"
+    )
+    return [Found(*row) for row in db.rows(sql, sorted(set(places)), *given_values, limit)]
+
+
+def _by_time(db: Db, query: Query, limit: int) -> list[Found]:
+    """The newest of each lane and outcome that is meant, by an index, put together."""
+    lanes: list[tuple[str, str] | None] = [None]
+    if query.connector is not None and query.client is not None:
+        lanes = [(query.connector, query.client)]
+    elif query.connector is not None or query.client is not None:
+        column, value = ("connector", query.connector) if query.connector is not None else ("client", query.client)
+        sql = f"SELECT connector, client FROM trail_lanes WHERE {column} = %s LIMIT {MOST_LANES}"
+        lanes = [(connector, client) for connector, client in db.rows(sql, value)]
+    found: list[tuple[float, int, int]] = []
+    for lane in lanes:
+        for outcome in [None] if query.outcomes is None else query.outcomes:
+            found += _attempts(db, query, lane, outcome, limit)
+    found.sort(reverse=True)
+    rows: list[Found] = []
+    for at, first, last in found:
+        if query.before is not None and at == query.before.at:
+            last = min(last, query.before.place - 1)
+        sql = (
+            f"SELECT {FOUND} FROM trail_passed p JOIN trail_attempts a ON a.first = %s "
+            "WHERE p.place BETWEEN %s AND %s ORDER BY p.place DESC LIMIT %s"
+        )
+        rows += [Found(*row) for row in db.rows(sql, first, first, last, limit - len(rows))]
+        if len(rows) >= limit:
+            break
+    return rows
+
+
+def _attempts(
+    db: Db, query: Query, lane: tuple[str, str] | None, outcome: str | None, limit: int
+) -> list[tuple[float, int, int]]:
+    where, values = ["true"], list[Any]()
+    connector, client = lane if lane is not None else (None, None)
+    for name, value in (
+        *(("connector = %s", connector), ("client = %s", client), ("outcome = %s", outcome)),
+        *(("at >= %s", query.since), ("at < %s", query.until)),
+    ):
+        if value is not None:
+            where.append(name)
+            values.append(value)
+    if query.before is not None:
+        where.append("(at, first) < (%s, %s)")
+        values += [query.before.at, query.before.place]
+    sql = (
+        f"SELECT at, first, last FROM trail_attempts WHERE {' AND '.join(where)} ORDER BY at DESC, first DESC LIMIT %s"
+    )
+    return [(at, first, last) for at, first, last in db.rows(sql, *values, limit)]

@@ -1,0 +1,493 @@
+"""
+A trail in a SQLite file of its own, or in memory: a short row for each delivery, the rest once for a batch.
+
+Deliveries that were settled together have numbers in a row, so that nothing points from one table to the other. Names
+and people are put into their indexes many at once and in order: one by one, each would cost a page. Losing the file
+loses nobody's event; it may lose its last second with the power, and a damaged one is begun anew.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import sqlite3
+import threading
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+import msgspec
+
+from engine.errors import StoreUnavailable
+from engine.people import Subject
+from engine.records import Trace
+from engine.trail.entries import Attempt, Followed, Found, Query, Stages, State
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    from engine.trail.entries import Missing
+
+VERSION = 1
+MEMORY = ":memory:"
+BUSY_S = 10.0
+ROWS = 200  # in one statement
+PART = 20_000  # deliveries that are removed in one transaction
+LATER = 50_000  # deliveries that are not in the indexes yet: looked through by each search
+GONE_S = 600.0  # for so long what is written late of somebody who was erased is looked for
+MOST_LANES = 2_000
+MOST_LOOKED_AT = 1_000
+SCHEMA = (
+    """
+    CREATE TABLE attempts (
+        first INTEGER PRIMARY KEY, last INTEGER NOT NULL, lane INTEGER NOT NULL, action TEXT NOT NULL, at REAL NOT NULL,
+        outcome TEXT NOT NULL, reason TEXT NOT NULL, code TEXT NOT NULL, tries INTEGER NOT NULL, stages BLOB NOT NULL,
+        trace BLOB)
+    """,
+    "CREATE INDEX attempts_at ON attempts (at, first)",
+    "CREATE INDEX attempts_outcome ON attempts (outcome, at, first)",
+    "CREATE INDEX attempts_lane ON attempts (lane, at, first)",
+    "CREATE INDEX attempts_lane_outcome ON attempts (lane, outcome, at, first)",
+    # The numbers of an attempt's deliveries are first to last. Those above `indexed` are in neither of the indexes yet.
+    """
+    CREATE TABLE passed (
+        place INTEGER PRIMARY KEY, event_id TEXT NOT NULL, received_at REAL NOT NULL, person INTEGER, other INTEGER)
+    """,
+    "CREATE TABLE names (event_id TEXT NOT NULL, place INTEGER NOT NULL, PRIMARY KEY (event_id, place)) WITHOUT ROWID",
+    "CREATE TABLE people (person INTEGER NOT NULL, place INTEGER NOT NULL, PRIMARY KEY (person, place)) WITHOUT ROWID",
+    "CREATE TABLE indexed (place INTEGER NOT NULL)",
+    "INSERT INTO indexed VALUES (0)",
+    "CREATE TABLE lanes (id INTEGER PRIMARY KEY, connector TEXT NOT NULL, client TEXT NOT NULL, "
+    "UNIQUE (connector, client))",
+    "CREATE TABLE missing (at REAL NOT NULL, count INTEGER NOT NULL)",
+    "CREATE TABLE gone (person INTEGER NOT NULL, client TEXT, at REAL NOT NULL)",
+    "CREATE TABLE facts (name TEXT PRIMARY KEY, value BLOB NOT NULL)",
+)
+FOUND = (
+    "p.place, p.event_id, l.connector, l.client, a.action, a.at, a.outcome, a.reason, a.code, p.received_at"  # a Found
+)
+OF = "first = (SELECT first FROM attempts WHERE first <= p.place ORDER BY first DESC LIMIT 1) AND a.last >= p.place"
+
+_encode = msgspec.json.Encoder().encode
+_stages = msgspec.json.Decoder(Stages).decode
+_trace = msgspec.json.Decoder(Trace).decode
+
+
+class SqliteKeeper:
+    """In the file at `path`, made if it is not there, or in memory for MEMORY."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self._path = os.fspath(path)
+        self._gate = threading.RLock()  # of the connection that writes
+        self._reads = self._gate if self._path == MEMORY else threading.RLock()  # of the other one
+        self._db: sqlite3.Connection | None = None
+        self._read: sqlite3.Connection | None = None
+        self._file: tuple[int, int] | None = None  # that is open; somebody may have put another in its place
+        self._closed = False
+
+    # --- written ---
+
+    def salt(self) -> bytes:
+        with self._writing() as db:
+            db.execute("INSERT OR IGNORE INTO facts VALUES ('salt', ?)", (secrets.token_bytes(32),))
+            return bytes(db.execute("SELECT value FROM facts WHERE name = 'salt'").fetchone()[0])
+
+    def write(self, attempts: list[Attempt], missing: list[Missing]) -> None:
+        with self._writing() as db:
+            place = db.execute("SELECT max(last) FROM attempts").fetchone()[0] or 0
+            first = place + 1
+            lanes: dict[tuple[str, str], int] = {}
+            rows: list[Any] = []  # of `passed`, one after the other
+            made = []
+            for each in attempts:
+                key = (each.connector, each.client)
+                if key not in lanes:
+                    lanes[key] = _lane(db, *key)
+                begin = place + 1
+                for one in each.passed:
+                    place += 1
+                    rows += (place, *one)
+                trace = None if each.trace is None else _encode(each.trace)
+                told = (each.action, each.at, each.outcome, each.reason, each.code, each.tries, each.stages, trace)
+                made.append((begin, place, lanes[key], *told))
+            db.executemany("INSERT INTO attempts VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", made)
+            for at in range(0, len(rows), 5 * ROWS):
+                part = rows[at : at + 5 * ROWS]
+                values = ", ".join(["(?, ?, ?, ?, ?)"] * (len(part) // 5))
+                try:
+                    db.execute(f"INSERT INTO passed VALUES {values}", part)
+                except UnicodeEncodeError:  # half of a character
+                    whole = [_whole(each) if isinstance(each, str) else each for each in part]
+                    db.execute(f"INSERT INTO passed VALUES {values}", whole)
+            db.executemany("INSERT INTO missing VALUES (?, ?)", missing)
+            for person, client, at in db.execute("SELECT person, client, at FROM gone").fetchall():
+                late = (
+                    "SELECT place FROM passed p WHERE place >= :first AND (person = :person OR other = :person) "
+                    f"AND received_at <= :at AND {_OF_CLIENT}"
+                )
+                given = {"person": person, "first": first, "at": at, "client": client}
+                _take_out(db, [place for (place,) in db.execute(late, given)])
+            if place - _indexed(db) >= LATER:
+                _index(db)
+
+    def forget(self, people: list[int], text: str, *, client: str | None, now: float, dry: bool) -> int:
+        subject = Subject(text)
+        with self._reading() as db:
+            places = set[int]()
+            for person in people:
+                for part in (
+                    "SELECT place FROM people p WHERE person = :person",
+                    "SELECT place FROM passed p WHERE place > :indexed AND (person = :person OR other = :person)",
+                ):
+                    given = {"person": person, "client": client, "indexed": _indexed(db)}
+                    places |= {place for (place,) in db.execute(f"{part} AND {_OF_CLIENT}", given)}
+            named = f"SELECT place, event_id FROM passed p WHERE instr(lower(event_id), :text) AND {_OF_CLIENT}"
+            found = db.execute(named, {"text": subject.wanted.lower(), "client": client})
+            places |= {place for place, event_id in found if subject.named_in(event_id)}
+            changed = []
+            for first, reason, trace in db.execute("SELECT first, reason, trace FROM attempts"):
+                if subject.named_in(reason) or (trace is not None and subject.named_in(trace)):
+                    kept = None if trace is None else _encode(without(_trace(trace), subject))
+                    changed.append((subject.taken_out(reason), kept, first))
+        if dry:
+            return len(places)
+        with self._writing(secure=True) as db:
+            _take_out(db, sorted(places))
+            db.executemany("INSERT INTO gone VALUES (?, ?, ?)", [(person, client, now) for person in people])
+            db.executemany("UPDATE attempts SET reason = ?, trace = ? WHERE first = ?", changed)
+        return len(places)
+
+    def expire(self, *, before: float, now: float, max_bytes: int) -> bool:
+        with self._writing() as db:
+            db.execute("DELETE FROM gone WHERE at < ?", (max(before, now - GONE_S),))
+            db.execute("DELETE FROM missing WHERE at < ?", (before,))
+            size = _used(db)
+            return _remove(db, "at < ?", (before,)) or (size > max_bytes and _remove(db, "1", ()))
+
+    def close(self) -> None:
+        with self._reads, self._gate:
+            self._closed = True
+            self._let_go()
+
+    # --- read ---
+
+    def find(self, query: Query, limit: int) -> list[Found]:
+        with self._reading() as db:
+            lanes = _lanes(db, query)
+            if query.event_id is not None or query.people is not None:
+                return _by_event(db, query, lanes, limit)
+            return _by_time(db, query, lanes, limit)
+
+    def of_event(self, event_id: str, limit: int) -> list[Followed]:
+        with self._reading() as db:
+            places = _places(db, Query(event_id=event_id), limit)
+            rows = db.execute(
+                f"SELECT {FOUND}, a.tries, a.last - a.first + 1, a.stages, a.trace FROM passed p "
+                f"JOIN attempts a ON a.{OF} JOIN lanes l ON l.id = a.lane "
+                "WHERE p.place IN (SELECT value FROM json_each(?)) ORDER BY p.place",
+                (_encode(places).decode(),),
+            ).fetchall()
+        return [
+            Followed(
+                *(Found(*row[:10]), row[10], row[11], _stages(row[12])),
+                None if row[13] is None else _trace(row[13]),
+            )
+            for row in rows
+        ]
+
+    def state(self) -> State:
+        with self._reading() as db:
+            since = db.execute("SELECT at FROM attempts ORDER BY at LIMIT 1").fetchone()
+            missing = db.execute("SELECT sum(count) FROM missing").fetchone()
+            return State(since[0] if since else None, missing[0] or 0)
+
+    # --- connections ---
+
+    @contextmanager
+    def _writing(self, *, secure: bool = False) -> Iterator[sqlite3.Connection]:
+        """`secure`: what is deleted can't be read in the file any more, either."""
+        with self._gate:
+            try:
+                db = self._opened()
+                db.execute(f"PRAGMA secure_delete = {'ON' if secure else 'OFF'}")
+                db.execute("BEGIN IMMEDIATE")
+                yield db
+                db.execute("COMMIT")
+                if secure:
+                    db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            except sqlite3.Error as error:
+                self._failed(error)
+                raise StoreUnavailable(f"{self._path}: {error}") from error
+            finally:
+                if self._db is not None and self._db.in_transaction:
+                    with suppress(sqlite3.Error):
+                        self._db.execute("ROLLBACK")
+
+    @contextmanager
+    def _reading(self) -> Iterator[sqlite3.Connection]:
+        """Beside the writer; in memory there is only one connection."""
+        with self._reads:
+            try:
+                yield self._reader()
+            except sqlite3.Error as error:
+                self._failed(error)
+                raise StoreUnavailable(f"{self._path}: {error}") from error
+
+    def _reader(self) -> sqlite3.Connection:
+        if self._path == MEMORY:
+            return self._opened()
+        if self._read is None or self._file != _identity(self._path):
+            with self._gate:
+                self._opened()
+            self._read = _connect(self._path)
+            self._read.execute("PRAGMA query_only = ON")
+        return self._read
+
+    def _opened(self) -> sqlite3.Connection:
+        if self._closed:
+            raise StoreUnavailable(f"{self._path}: the trail is closed")
+        if self._db is not None and (self._path == MEMORY or self._file == _identity(self._path)):
+            return self._db
+        self._db = self._read = None
+        try:
+            self._db = _prepared(_connect(self._path))
+        except sqlite3.DatabaseError as error:
+            if not _is_damaged(error):
+                raise
+            remove(self._path)
+            self._db = _prepared(_connect(self._path))
+        self._file = _identity(self._path)
+        return self._db
+
+    def _failed(self, error: sqlite3.Error) -> None:
+        """After an error it is opened anew; a damaged file is of use to nobody."""
+        if self._path == MEMORY:
+            return
+        with self._reads, self._gate:
+            self._let_go()
+            if _is_damaged(error):
+                remove(self._path)
+
+    def _let_go(self) -> None:
+        for db in (self._read, self._db):
+            if db is not None:
+                with suppress(sqlite3.Error):
+                    db.close()
+        self._db = self._read = None
+
+
+_OF_CLIENT = (
+    "(:client IS NULL OR EXISTS (SELECT 1 FROM attempts a JOIN lanes l ON l.id = a.lane "
+    f"WHERE a.{OF} AND l.client = :client))"
+)
+
+
+def _identity(path: str) -> tuple[int, int] | None:
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+def remove(path: str | os.PathLike[str]) -> None:
+    for end in ("", "-wal", "-shm"):
+        with suppress(OSError):
+            os.unlink(f"{os.fspath(path)}{end}")
+
+
+def without(trace: Trace, subject: Subject) -> Trace:
+    """An exchange without a person."""
+    url, request, reply = (subject.taken_out(text) for text in (trace.url, trace.request, trace.reply))
+    return Trace(trace.method, url, trace.status, request, reply)
+
+
+def beside(path: Path) -> Path:
+    """The file of the trail that goes with a store's file: connect.trail.db with connect.db."""
+    return path.with_suffix(f".trail{path.suffix or '.db'}")
+
+
+def _connect(path: str) -> sqlite3.Connection:
+    name = path if path == MEMORY else f"file:{quote(os.path.abspath(path))}?mode=rwc"
+    return sqlite3.connect(
+        name, uri=path != MEMORY, timeout=BUSY_S, isolation_level=None, check_same_thread=False, cached_statements=256
+    )
+
+
+def _prepared(db: sqlite3.Connection) -> sqlite3.Connection:
+    try:
+        db.execute("PRAGMA journal_mode = WAL")
+        db.execute("PRAGMA synchronous = NORMAL")
+        db.execute("PRAGMA wal_autocheckpoint = 4000")
+        db.execute("PRAGMA journal_size_limit = 33554432")
+        db.execute("PRAGMA cache_size = -16000")
+        db.execute("BEGIN IMMEDIATE")
+        version = db.execute("PRAGMA user_version").fetchone()[0]
+        if version not in (0, VERSION):
+            raise StoreUnavailable(f"the trail has version {version}, this engine knows {VERSION}; remove its file")
+        if version == 0:
+            for statement in SCHEMA:
+                db.execute(statement)
+            db.execute(f"PRAGMA user_version = {VERSION}")
+        db.execute("COMMIT")
+    except BaseException:
+        db.close()
+        raise
+    return db
+
+
+def _is_damaged(error: sqlite3.Error) -> bool:
+    code = getattr(error, "sqlite_errorcode", None)
+    return code is not None and code & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+
+
+def _whole(text: str) -> str:
+    return text.encode(errors="replace").decode()
+
+
+def _lane(db: sqlite3.Connection, connector: str, client: str) -> int:
+    db.execute("INSERT OR IGNORE INTO lanes (connector, client) VALUES (?, ?)", (connector, client))
+    found = db.execute("SELECT id FROM lanes WHERE connector = ? AND client = ?", (connector, client)).fetchone()
+    return int(found[0])
+
+
+def _lanes(db: sqlite3.Connection, query: Query) -> list[int] | None:
+    """Those that are meant; None: all of them."""
+    if query.connector is None and query.client is None:
+        return None
+    sql = "SELECT id FROM lanes WHERE (?1 IS NULL OR connector = ?1) AND (?2 IS NULL OR client = ?2) LIMIT ?3"
+    return [lane for (lane,) in db.execute(sql, (query.connector, query.client, MOST_LANES))]
+
+
+def _places(db: sqlite3.Connection, query: Query, limit: int) -> list[int]:
+    """Where events of this name, or of these people, stand: the newest, but for a name's beginning."""
+    indexed, below = _indexed(db), query.before.place if query.before is not None else 2**62
+    order = "" if query.prefix else "ORDER BY place DESC"
+    wanted: list[tuple[str, str, str, dict[str, Any]]] = []  # the index, what is looked for there and behind it
+    if query.event_id is not None:
+        name = _whole(query.event_id)
+        where = "event_id >= :name AND event_id < :end" if query.prefix else "event_id = :name"
+        wanted.append(("names", where, where, {"name": name, "end": f"{name}\U0010ffff"}))
+    for person in query.people or ():
+        wanted.append(("people", "person = :person", "(person = :person OR other = :person)", {"person": person}))
+    found: list[int] = []
+    for table, where, behind, values in wanted:
+        for sql in (
+            f"SELECT place FROM {table} WHERE {where} AND place < :below {order} LIMIT :limit",
+            f"SELECT place FROM passed WHERE place > :indexed AND place < :below AND {behind} {order} LIMIT :limit",
+        ):
+            given = {**values, "below": below, "limit": limit, "indexed": indexed}
+            found += [place for (place,) in db.execute(sql, given)]
+    return sorted(set(found), reverse=True)[:limit]
+
+
+def _by_event(db: sqlite3.Connection, query: Query, lanes: list[int] | None, limit: int) -> list[Found]:
+    """By id or person: of MOST_LOOKED_AT at most the rest is looked at one by one."""
+    places = _places(db, query, MOST_LOOKED_AT)
+    filters: str = "1"
+    allowed: list[Any] = [_encode(places).decode()]
+    for name, at in (("a.at >= ?", query.since), ("a.at < ?", query.until)):
+        if at is not None:
+            filters += f" AND {name}"
+            allowed.append(at)
+    for column, ones in (("a.outcome", query.outcomes), ("a.lane", lanes)):
+        if ones is not None:
+            filters += f" AND {column} IN (SELECT value FROM json_each(?))"
+            allowed.append(_encode(ones).decode())
+    sql = (
+        f"SELECT {FOUND} FROM passed p JOIN attempts a ON a.{OF} JOIN lanes l ON l.id = a.lane "
+        f"WHERE p.place IN (SELECT value FROM json_each(?)) AND {filters} ORDER BY p.place DESC LIMIT ?"
+    )
+    return [Found(*row) for row in db.execute(sql, (*allowed, limit))]
+
+
+def _by_time(db: sqlite3.Connection, query: Query, lanes: list[int] | None, limit: int) -> list[Found]:
+    """The newest of each lane and outcome that is meant, by an index, put together."""
+    found: list[tuple[float, int, int]] = []  # at, first, last
+    for lane in [None] if lanes is None else lanes:
+        for outcome in [None] if query.outcomes is None else query.outcomes:
+            found += _attempts(db, query, lane, outcome, limit)
+    found.sort(reverse=True)
+    rows: list[Found] = []
+    for at, first, last in found:
+        if query.before is not None and at == query.before.at:
+            last = min(last, query.before.place - 1)
+        sql = (
+            f"SELECT {FOUND} FROM passed p JOIN attempts a ON a.first = :first JOIN lanes l ON l.id = a.lane "
+            "WHERE p.place BETWEEN :first AND :last ORDER BY p.place DESC LIMIT :limit"
+        )
+        given = {"first": first, "last": last, "limit": limit - len(rows)}
+        rows += [Found(*row) for row in db.execute(sql, given)]
+        if len(rows) >= limit:
+            break
+    return rows
+
+
+def _attempts(
+    db: sqlite3.Connection, query: Query, lane: int | None, outcome: str | None, limit: int
+) -> list[tuple[float, int, int]]:
+    where, values = [], []
+    for name, value in (
+        ("lane = ?", lane),
+        ("outcome = ?", outcome),
+        ("at >= ?", query.since),
+        ("at < ?", query.until),
+    ):
+        if value is not None:
+            where.append(name)
+            values.append(value)
+    if query.before is not None:
+        where.append("(at, first) < (?, ?)")
+        values += [query.before.at, query.before.place]
+    sql = (
+        f"SELECT at, first, last FROM attempts WHERE {' AND '.join(where) or '1'} ORDER BY at DESC, first DESC LIMIT ?"
+    )
+    return db.execute(sql, (*values, limit)).fetchall()
+
+
+def _indexed(db: sqlite3.Connection) -> int:
+    return int(db.execute("SELECT place FROM indexed").fetchone()[0])
+
+
+def _index(db: sqlite3.Connection) -> None:
+    """What came since is put into the indexes, in their order."""
+    since = (_indexed(db),)
+    db.execute("INSERT INTO names SELECT event_id, place FROM passed WHERE place > ? ORDER BY 1, 2", since)
+    db.execute(
+        "INSERT INTO people SELECT person, place FROM passed WHERE place > ?1 AND person IS NOT NULL "
+        "UNION ALL SELECT other, place FROM passed WHERE place > ?1 AND other IS NOT NULL ORDER BY 1, 2",
+        since,
+    )
+    db.execute("UPDATE indexed SET place = max(place, (SELECT max(place) FROM passed))")
+
+
+def _take_out(db: sqlite3.Connection, places: Sequence[int]) -> None:
+    which = "SELECT {}, place FROM passed WHERE place IN (SELECT value FROM json_each(?))"
+    given = (_encode(places).decode(),)
+    db.execute(f"DELETE FROM names WHERE (event_id, place) IN ({which.format('event_id')})", given)
+    for column in ("person", "other"):
+        db.execute(f"DELETE FROM people WHERE (person, place) IN ({which.format(column)})", given)
+    db.execute("DELETE FROM passed WHERE place IN (SELECT value FROM json_each(?))", given)
+
+
+def _remove(db: sqlite3.Connection, which: str, values: Sequence[Any]) -> bool:
+    """A part of the attempts, the oldest first, with their deliveries; may there be more?"""
+    places: list[int] = []
+    attempts: list[tuple[int]] = []
+    for first, last in db.execute(f"SELECT first, last FROM attempts WHERE {which} ORDER BY at LIMIT {PART}", values):
+        attempts.append((first,))
+        places += range(first, last + 1)
+        if len(places) >= PART:
+            break
+    if places:
+        _take_out(db, places)
+        db.executemany("DELETE FROM attempts WHERE first = ?", attempts)
+    return len(places) >= PART
+
+
+def _used(db: sqlite3.Connection) -> int:
+    size, pages, free = (
+        db.execute(f"PRAGMA {of}").fetchone()[0] for of in ("page_size", "page_count", "freelist_count")
+    )
+    return int(size * (pages - free))

@@ -1,0 +1,474 @@
+from __future__ import annotations
+
+import os
+import threading
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import postgres_server
+import pytest
+from conftest import REFUSED, START, Heard, Shop, Vendor, reply
+
+from engine.errors import StoreUnavailable
+from engine.records import Trace
+from engine.stores.sqlite import SqliteStore
+from engine.trail.digests import Digests, addresses_in
+from engine.trail.entries import Attempt, Cursor, Exchange, Followed, Found, Missing, Query, Stages, State, cursor_of
+from engine.trail.opening import keeper_of
+from engine.trail.recording import Limits, Recorder
+from engine.trail.sqlite import MEMORY, SqliteKeeper, beside
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from engine.trail.entries import Keeper
+
+EVERY = Query()
+SECRET = "s3cr3t-t0k3n"
+CRM = """
+receive:
+  client: "${ event.client }"
+  id: "${ event.id }"
+  schema:
+    type: object
+    properties:
+      id: {type: string}
+      client: {type: string}
+      email: {type: string, x-personal: true}
+      name: {type: string, x-personal: true}
+    required: [id, client]
+secrets: {token: {title: Token}}
+auth: {place: {headers: {x-token: "{{ secrets.token }}"}}}
+replies: {message: "${ response.body.error }"}
+actions:
+  note:
+    batch: {records: 3}
+    key: "${ event.email }"
+    record: {id: "${ event.id }", email: "${ event.email }", name: "${ event.name }"}
+    request: {path: /notes, json: {token: "${ secrets.token }", notes: "${ batch.records }"}}
+"""
+ONE = CRM.replace("    batch: {records: 3}\n", "").replace('notes: "${ batch.records }"', 'note: "${ record }"')
+HOSTILE = [
+    "<script>alert(1)</script>",
+    "\u202etxt.exe \u0000\u2066مرحبا",
+    "a/../../b?c=d&e#f%2F..",
+    "x" * 200,
+    "'; DROP TABLE passed; --",
+    "100%_",
+]
+
+
+def sqlite(folder: Path) -> Keeper:
+    return SqliteKeeper(folder / "connect.trail.db")
+
+
+def memory(_: Path) -> Keeper:
+    return SqliteKeeper(MEMORY)
+
+
+def postgres(_: Path) -> Keeper:
+    if (reason := postgres_server.why_none()) is not None:
+        pytest.skip(reason)
+    import psycopg
+
+    from engine.stores.postgres.address import parsed
+    from engine.stores.postgres.schema import prepare
+    from engine.trail.postgres import TABLES, PostgresKeeper
+
+    address = parsed(postgres_server.shared().url("trail"))
+    prepare(address)
+    keeper = PostgresKeeper(address)
+    keeper.state()
+    with psycopg.connect(address.url, autocommit=True) as connection:
+        connection.execute(b'SET search_path = "trail"')
+        connection.execute("; ".join(f"DELETE FROM {table}" for table in TABLES).encode())
+    return keeper
+
+
+@pytest.fixture(params=[sqlite, memory, postgres], ids=["sqlite", "memory", "postgres"])
+def keeper(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Keeper]:
+    made: Keeper = request.param(tmp_path)
+    yield made
+    made.close()
+
+
+class Followed_(Shop):
+    """A shop whose deliveries leave a trail; it is written when it is asked for."""
+
+    def __init__(self, keeper: Keeper, text: str = CRM, *clients: str, **more: Any) -> None:
+        self.keeper, self.options = keeper, {name: more.pop(name) for name in ("most_waiting", "share") if name in more}
+        super().__init__(text, *clients, secrets={"token": SECRET}, **more)
+
+    def new_worker(self) -> Any:
+        worker = super().new_worker()
+        self.trail = Recorder(
+            *(self.keeper, b"key", Limits()),
+            **{"now": self.clock.now, "telemetry": self.heard, "share": 1.0, "by_itself": False, **self.options},
+        )
+        worker.world = worker.reporter.world = worker.withdrawn.world = worker.world._replace(trail=self.trail)
+        return worker
+
+    def found(self, limit: int = 50, **which: Any) -> list[tuple[str, str, str]]:
+        """(event's id, outcome, reason) of those that fit, the newest first."""
+        self.trail.flush(1.0)
+        return [(each.event_id, each.outcome, each.reason) for each in self.trail.find(Query(**which), limit)]
+
+    def followed(self, event_id: str) -> list[Followed]:
+        self.trail.flush(1.0)
+        return self.trail.of_event(event_id, 50)
+
+
+def attempt(
+    at: float, *ids: str, outcome: str = "delivered", client: str = "abc", person: int | None = None
+) -> Attempt:
+    passed = [(each, at - 1, person, None) for each in ids]
+    return Attempt("crm", client, "note", at, outcome, "", "", 1, b'{"began":1.0}', None, passed)
+
+
+def ids(found: list[Found]) -> list[str]:
+    return [each.event_id for each in found]
+
+
+# --- what is written ---
+
+
+def test_a_delivered_event_is_found_by_its_id_with_its_times_and_the_exchange_of_its_batch(keeper: Keeper) -> None:
+    shop = Followed_(keeper)
+    shop.post({"id": "e1", "email": "Ana@example.com", "name": "Ana Lima"}, {"id": "e2", "name": "Bea"})
+    shop.drain()
+    shop.clock.time += 5
+    [got] = shop.followed("e1")
+    place = got.found.place
+    assert got == Followed(
+        Found(place, "e1", "crm", "abc", "note", START, "delivered", "", "", START),
+        *(1, 2),
+        Stages(START, None, START, (), (Exchange("default", "POST", "api.crm.example", 200, START, START),)),
+        Trace(
+            *("POST", "https://api.crm.example/v1/notes", 200),
+            '{"token":"***","notes":[{"id":"e1","email":"A***@example.com","name":"***"},{"id":"e2","name":"***"}]}',
+            '{"ok":true}',
+        ),
+    )
+    assert shop.found() == [("e2", "delivered", ""), ("e1", "delivered", "")]
+
+
+def test_each_attempt_of_an_event_is_kept_until_it_is_rejected(keeper: Keeper) -> None:
+    refused = reply(422, {"error": "no such product for ana@example.com"})
+    shop = Followed_(keeper, ONE, vendor=Vendor(REFUSED, reply(429, retry_after="60"), refused))
+    shop.post({"id": "e1", "email": "ana@example.com"})
+    shop.drain(for_s=600)
+    got = shop.followed("e1")
+    assert [(each.found.outcome, each.found.at - START, each.tries) for each in got] == [
+        ("retry", 0.0, 1),
+        ("throttle", got[1].found.at - START, 1),
+        ("rejected", got[2].found.at - START, 1),
+    ]
+    assert got[2].found.at - got[1].found.at >= 60
+    assert got[0].trace == Trace(
+        *("POST", "https://api.crm.example/v1/notes", None),
+        '{"token":"***","note":{"id":"e1","email":"a***@example.com"}}',
+    )
+    assert got[2].found.reason.endswith("no such product for a***@example.com")
+    assert [each.status for each in got[2].stages.sent] == [422]
+
+
+def test_what_ended_otherwise_than_its_batch_stands_for_itself(keeper: Keeper) -> None:
+    split = CRM.replace("replies: {message", "replies: {rules: [{status: 422, outcome: split}], message")
+    vendor = Vendor(answer=lambda asked: reply(422 if b'"e2"' in (asked.content or b"") else 200, {"error": "bad"}))
+    shop = Followed_(keeper, split, vendor=vendor)
+    shop.post(*({"id": f"e{at}"} for at in range(1, 4)))
+    shop.drain(for_s=60)
+    ended = [each for each in shop.found() if each[1] in ("delivered", "rejected")]
+    assert sorted((event, outcome) for event, outcome, _ in ended) == [
+        ("e1", "delivered"),
+        ("e2", "rejected"),
+        ("e3", "delivered"),
+    ]
+
+
+def test_a_direct_event_leaves_a_trail_too(keeper: Keeper) -> None:
+    direct = ONE.replace("receive:\n", "receive:\n  mode: direct\n")
+    shop = Followed_(keeper, direct, vendor=Vendor(reply(400, {"error": "no"})))
+    shop.post({"id": "e1"})
+    assert [(event, outcome) for event, outcome, _ in shop.found()] == [("e1", "rejected")]
+
+
+@pytest.mark.parametrize("event_id", HOSTILE)
+def test_an_id_may_be_any_text(keeper: Keeper, event_id: str) -> None:
+    keeper.write([attempt(START, event_id, "other")], [])
+    assert ids(keeper.find(Query(event_id=event_id), 10)) == [event_id]
+    assert [each.found.event_id for each in keeper.of_event(event_id, 10)] == [event_id]
+
+
+def test_half_a_character_in_an_id_keeps_nothing_from_being_written(keeper: Keeper) -> None:
+    keeper.write([attempt(START, "a\ud800b", "e1")], [])
+    assert ids(keeper.find(EVERY, 10)) == ["e1", "a?b"]
+    assert ids(keeper.find(Query(event_id="a\ud800b"), 10)) == ["a?b"]
+
+
+# --- what is found ---
+
+
+def test_an_id_is_found_by_its_beginning_and_a_percent_sign_is_no_joker(keeper: Keeper) -> None:
+    keeper.write([attempt(START, "order-2026-1", "order-2026-2", "order-2027-1", "order%2026"), attempt(9, "x")], [])
+    assert ids(keeper.find(Query(event_id="order-2026", prefix=True), 10)) == ["order-2026-2", "order-2026-1"]
+    assert ids(keeper.find(Query(event_id="order%", prefix=True), 10)) == ["order%2026"]
+    assert ids(keeper.find(Query(event_id="order-2026"), 10)) == []
+
+
+def test_a_person_is_found_by_an_address_in_whatever_case_and_by_the_key(keeper: Keeper) -> None:
+    shop = Followed_(keeper)
+    shop.post({"id": "e1", "email": "Ana@Example.com"}, {"id": "e2", "email": "bea@example.com"}, {"id": "e3"})
+    shop.drain()
+    assert shop.found(people=shop.trail.people(" ana@example.COM ")) == [("e1", "delivered", "")]
+    assert shop.found(people=shop.trail.people("nobody@example.com")) == []
+
+
+def test_lists_are_filtered_by_lane_time_and_outcome_and_go_on_page_by_page(keeper: Keeper) -> None:
+    keeper.write(
+        [
+            attempt(START, "a1", "a2", "a3"),
+            attempt(START + 10, "b1", outcome="rejected"),
+            attempt(START + 20, "c1", "c2", client="other"),
+            attempt(START + 20, "c3", client="other", outcome="retry"),
+        ],
+        [],
+    )
+    assert ids(keeper.find(EVERY, 10)) == ["c3", "c2", "c1", "b1", "a3", "a2", "a1"]
+    assert ids(keeper.find(Query(client="abc"), 10)) == ["b1", "a3", "a2", "a1"]
+    assert ids(keeper.find(Query(connector="crm"), 3)) == ["c3", "c2", "c1"]
+    assert ids(keeper.find(Query(connector="crm", client="other", outcomes=("delivered",)), 10)) == ["c2", "c1"]
+    assert ids(keeper.find(Query(connector="else"), 10)) == []
+    assert ids(keeper.find(Query(outcomes=("rejected", "retry")), 10)) == ["c3", "b1"]
+    assert ids(keeper.find(Query(since=START + 10, until=START + 20), 10)) == ["b1"]
+    assert ids(keeper.find(Query(event_id="c1", client="abc"), 10)) == []
+    pages: list[str] = []
+    before: Cursor | None = None
+    while page := keeper.find(Query(before=before), 2):
+        pages += ids(page)
+        before = cursor_of(str(Cursor(page[-1].at, page[-1].place)))
+    assert pages == ["c3", "c2", "c1", "b1", "a3", "a2", "a1"]
+
+
+@pytest.mark.parametrize("text", ["", "x", "1.0", "nan-1", "1.0--5", "1.0-" + "9" * 70])
+def test_what_is_no_place_in_a_list_is_none(text: str) -> None:
+    assert cursor_of(text) is None
+
+
+def test_what_is_in_the_index_and_what_is_not_yet_are_found_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("engine.trail.sqlite.LATER", 3)
+    keeper = SqliteKeeper(MEMORY)
+    for at in range(10):
+        keeper.write([attempt(START + at, f"event-{at}", "same-event", person=at % 2)], [])
+    assert ids(keeper.find(Query(event_id="event-", prefix=True), 50)) == [f"event-{at}" for at in range(9, -1, -1)]
+    assert len(keeper.of_event("same-event", 50)) == 10
+    assert [each.found.at - START for each in keeper.of_event("same-event", 3)] == [7, 8, 9]
+    assert len(keeper.find(Query(people=(1,)), 50)) == 10
+    assert keeper.forget([1], "x@example.com", client=None, now=START, dry=True) == 10
+
+
+# --- whose they are ---
+
+
+def test_digests_depend_on_the_key_and_the_salt_and_not_on_the_case() -> None:
+    same = {Digests(b"k", b"s").of(text) for text in ("ana@example.com", " Ana@EXAMPLE.com ")}
+    other = {Digests(key, salt).of("ana@example.com") for key, salt in ((b"k", b"s"), (b"l", b"s"), (b"k", b"t"))}
+    assert (len(same), len(other)) == (1, 3)
+
+
+@pytest.mark.parametrize(
+    ("body", "found"),
+    [
+        (b'{"email":"ana@example.com"}', ("ana@example.com", None)),
+        (b'{"a":"x@y.z","b":"x@y.z","c":{"d":["u@v.w"]}}', ("x@y.z", "u@v.w")),
+        (b'{"url":"https://user@host/","text":"mail me @ home","email":"ana@example.com"}', ("ana@example.com", None)),
+        (b'{"email":"jos\\u00e9@example.com"}', ("josé@example.com", None)),
+        (b'{"email":"\\ud800@example.com"}', (None, None)),
+        (b"@", (None, None)),
+        (b'{"a":"' + b"@" * 100_000 + b'"}', (None, None)),
+    ],
+)
+def test_addresses_of_an_event_are_texts_that_are_nothing_else(
+    body: bytes, found: tuple[str | None, str | None]
+) -> None:
+    assert addresses_in(body) == found
+
+
+def test_nothing_personal_and_no_secret_is_kept(keeper: Keeper, tmp_path: Path) -> None:
+    long = {"id": "e4", "email": "dora@example.com", "name": "Dora Quintanilha " * 200}
+    echo = Vendor(answer=lambda asked: reply(422, {"error": f"{SECRET} {(asked.content or b'').decode()}"}))
+    shop = Followed_(keeper, vendor=echo)
+    shop.post({"id": "e1", "email": "ana.lima@example.com", "name": "Ana Lima"}, long)
+    shop.drain(for_s=600)
+    kept = repr([shop.found(), shop.followed("e1"), shop.followed("e4")])
+    if isinstance(keeper, SqliteKeeper):
+        kept += "".join(file.read_bytes().decode("latin-1") for file in tmp_path.iterdir())
+    assert "e1" in kept
+    assert [word for word in (SECRET, "ana.lima@", "Lima", "dora@", "Dora", "Quintan") if word in kept] == []
+
+
+def test_forgetting_a_person_takes_out_their_events_and_what_is_written_late_of_them(keeper: Keeper) -> None:
+    shop = Followed_(keeper, ONE, vendor=Vendor(reply(422, {"error": "e1/ana@example.com is known as bea-of-ana"})))
+    shop.post({"id": "e1", "email": "ana@example.com"}, {"id": "of-ana@example.com"}, {"id": "e3"})
+    shop.drain()
+    assert len(shop.found()) == 3
+    shop.post({"id": "e4", "email": "ana@example.com"})
+    accepted_at = shop.clock.now()
+    assert shop.trail.forget("ANA@example.com", dry=True) == 2
+    shop.clock.time += 1
+    assert shop.trail.forget("ANA@example.com") == 2
+    shop.drain()
+    assert shop.found(people=shop.trail.people("ana@example.com")) == []
+    assert [event for event, _, _ in shop.found()] == ["e3"]
+    shop.clock.time = accepted_at + 60
+    shop.post({"id": "e5", "email": "ana@example.com"})  # who comes back is a customer again
+    shop.drain()
+    assert [event for event, _, _ in shop.found()] == ["e5", "e3"]
+
+
+def test_forgetting_for_one_client_leaves_the_others(keeper: Keeper) -> None:
+    keeper.write([attempt(START, "e1", person=7), attempt(START, "e2", person=7, client="other")], [])
+    assert keeper.forget([7], "ana@example.com", client="abc", now=START, dry=False) == 1
+    assert ids(keeper.find(EVERY, 10)) == ["e2"]
+    keeper.write([attempt(START, "e3", person=7), attempt(START, "e4", person=7, client="other")], [])
+    assert ids(keeper.find(EVERY, 10)) == ["e4", "e2"]
+
+
+def test_a_person_is_taken_out_of_what_was_said_of_others(keeper: Keeper) -> None:
+    trace = Trace("POST", "https://x/?to=Ana%20Lima", 400, '{"ref":"Ana Lima"}', "Ana Lima is unknown")
+    said = attempt(START, "e1")._replace(reason="not for Ana Lima", outcome="rejected", trace=trace)
+    keeper.write([said], [])
+    keeper.forget([1], "Ana Lima", client=None, now=START, dry=False)
+    [got] = keeper.of_event("e1", 10)
+    assert (got.found.reason, got.trace) == (
+        "not for ***",
+        Trace("POST", "https://x/?to=***", 400, '{"ref":"***"}', "*** is unknown"),
+    )
+
+
+# --- bounds ---
+
+
+def test_what_is_old_goes_and_of_what_is_too_large_the_oldest(keeper: Keeper) -> None:
+    keeper.write([attempt(START + at, f"e{at}") for at in range(10)], [Missing(START, 5), Missing(START + 9, 2)])
+    assert keeper.state() == State(START, 7)
+    assert keeper.expire(before=START + 5, now=START + 10, max_bytes=10**9) is False
+    assert (ids(keeper.find(EVERY, 50)), keeper.state()) == ([f"e{at}" for at in range(9, 4, -1)], State(START + 5, 2))
+    if isinstance(keeper, SqliteKeeper):
+        keeper.expire(before=0, now=START + 10, max_bytes=1)
+        assert keeper.find(EVERY, 50) == []
+
+
+def test_a_full_queue_leaves_out_and_says_so(keeper: Keeper) -> None:
+    shop = Followed_(keeper, most_waiting=4)
+    shop.post(*({"id": f"e{at}"} for at in range(9)))
+    shop.drain()
+    assert shop.sums() == {"delivered": 9}
+    assert shop.trail.state().missing == 6
+    assert len(shop.found()) == 3
+    assert shop.trail.state() == State(START, 6)
+    assert keeper.state().missing == 6  # whoever looks at it, from whatever process
+
+
+def test_a_trail_that_cannot_be_written_harms_no_walk_and_is_told_once(tmp_path: Path) -> None:
+    keeper = SqliteKeeper(tmp_path / "nowhere" / "connect.trail.db")
+    shop = Followed_(keeper)
+    for at in range(3):
+        shop.post({"id": f"e{at}"})
+        shop.drain()
+        assert shop.trail.flush(1.0) is False
+    assert shop.sums() == {"delivered": 3}
+    [told] = shop.heard.named("trail-failed")
+    assert "unable to open database file" in str(told["why"])
+    (tmp_path / "nowhere").mkdir()
+    shop.post({"id": "e3"})
+    shop.drain()
+    assert shop.found() == [("e3", "delivered", "")]
+    assert shop.trail.state() == State(START, 3)
+
+
+def test_a_full_disk_harms_no_walk(tmp_path: Path) -> None:
+    keeper = SqliteKeeper(tmp_path / "connect.trail.db")
+    keeper.salt()
+    with keeper._writing() as db:  # a disk that has no room for another page
+        pages = db.execute("PRAGMA page_count").fetchone()[0]
+    keeper._opened().execute(f"PRAGMA max_page_count = {pages}")
+    shop = Followed_(keeper)
+    shop.post(*({"id": f"{at}-{'x' * 5000}"} for at in range(3)))
+    shop.drain()
+    assert (shop.sums(), shop.trail.flush(1.0)) == ({"delivered": 3}, False)
+    assert "full" in shop.trail._trouble
+    shop.post({"id": "e4"})
+    shop.drain()
+    assert shop.found() == [("e4", "delivered", "")]  # there is room again
+    assert shop.trail.state() == State(START, 3)
+
+
+def test_a_damaged_file_is_begun_anew(tmp_path: Path) -> None:
+    path = tmp_path / "connect.trail.db"
+    path.write_bytes(b"no database " * 1000)
+    keeper = SqliteKeeper(path)
+    keeper.write([attempt(START, "e1")], [])
+    assert ids(keeper.find(EVERY, 10)) == ["e1"]
+    keeper.close()
+
+
+def test_a_file_that_is_taken_away_is_made_again(tmp_path: Path) -> None:
+    path = tmp_path / "connect.trail.db"
+    keeper = SqliteKeeper(path)
+    keeper.write([attempt(START, "e1")], [])
+    assert ids(keeper.find(EVERY, 10)) == ["e1"]
+    for file in tmp_path.iterdir():
+        os.unlink(file)
+    keeper.write([attempt(START, "e2")], [])
+    assert ids(keeper.find(EVERY, 10)) == ["e2"]
+    keeper.close()
+
+
+def test_two_processes_write_one_trail(tmp_path: Path) -> None:
+    keepers = [SqliteKeeper(tmp_path / "connect.trail.db") for _ in range(2)]
+    assert len({keeper.salt() for keeper in keepers}) == 1
+
+    def write(keeper: Keeper, name: str) -> None:
+        for at in range(20):
+            keeper.write([attempt(START + at, f"{name}{at}", f"{name}{at}-more")], [])
+
+    threads = [threading.Thread(target=write, args=(keeper, f"p{at}-")) for at, keeper in enumerate(keepers)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(set(ids(keepers[0].find(EVERY, 100)))) == 80
+    for at in range(2):
+        assert [each.found.at for each in keepers[1 - at].of_event(f"p{at}-7", 10)] == [START + 7]
+
+
+def test_the_thread_writes_by_itself_and_the_rest_when_it_is_closed(tmp_path: Path) -> None:
+    path = tmp_path / "connect.trail.db"
+    shop = Followed_(SqliteKeeper(path))
+    shop.trail = Recorder(SqliteKeeper(path), b"key", Limits(), now=shop.clock.now, telemetry=Heard())
+    shop.worker.world = shop.worker.world._replace(trail=shop.trail)
+    shop.post({"id": "e1"})
+    shop.drain()
+    for _ in range(200):
+        with suppress(StoreUnavailable):
+            if shop.trail.find(EVERY, 10):
+                break
+        threading.Event().wait(0.05)
+    shop.post({"id": "e2"})
+    shop.drain()
+    shop.trail.close()
+    assert ids(SqliteKeeper(path).find(EVERY, 10)) == ["e2", "e1"]
+
+
+def test_a_store_has_its_trail_beside_it(tmp_path: Path) -> None:
+    store = SqliteStore(tmp_path / "shop.sqlite")
+    assert beside(store.path) == tmp_path / "shop.trail.sqlite"
+    assert not beside(store.path).exists()
+    found = keeper_of(store)
+    assert found is not None
+    found.write([attempt(START, "e1")], [])
+    assert sorted(file.name for file in tmp_path.glob("*.sqlite")) == ["shop.sqlite", "shop.trail.sqlite"]
+    store.close()
+    found.close()
