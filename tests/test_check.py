@@ -166,6 +166,28 @@ def test_connect_yaml_is_checked_with_the_project(tmp_path: Path) -> None:
     assert rules(check(project(tmp_path, connect="prot: 80\n"))) == [("connect.yaml", 1, "unknown-key")]
 
 
+def test_alerts_for_a_client_that_is_not_there_are_found(tmp_path: Path) -> None:
+    settings = "alerts:\n  clients:\n    loja-abc: {oldest: 5m}\n    loja-abd: {oldest: 5m}\n    other: {oldest: 5m}\n"
+    home = project(
+        tmp_path,
+        connect=settings,
+        connectors__acme=CONNECTOR,
+        clients__one="client: loja-abc\nconnectors: {acme: {}}\n",
+    )
+
+    def told(**more: Any) -> list[str]:
+        return [str(found) for found in check(home, **more) if found.rule != "no-key"]
+
+    file = home.directory / "connect.yaml"
+    expected = [
+        f'{file}:4:5: alerts.clients.loja-abd: there is no such client; did you mean "loja-abc"? [unknown-client]',
+        f"{file}:5:5: alerts.clients.other: there is no such client; there are loja-abc [unknown-client]",
+    ]
+    assert [told(), told(remember=True), told(remember=True)] == [expected] * 3
+    (home.directory / "clients/two.yaml").write_text("client: other\nconnectors: {acme: {}}\n")
+    assert told(remember=True) == expected[:1]
+
+
 def test_a_connector_that_can_not_be_used_hides_no_finding_of_its_clients(tmp_path: Path) -> None:
     acme = project(
         tmp_path,

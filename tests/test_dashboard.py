@@ -182,7 +182,7 @@ def opened(project_from: Callable[..., Path]) -> Opened:
             ports.append(admin_port)
             there.set()
 
-        options: dict[str, Any] = {"access": access, "pages": board, "telemetry": heard, "clock": clock.now}
+        options: dict[str, Any] = {"access": access, "pages": lambda: board, "telemetry": heard, "clock": clock.now}
         server = threading.Thread(
             target=lambda: serve(engine, port=0, admin_port=0, on_ready=ready, stop=stop, **options)
         )
@@ -710,6 +710,27 @@ def test_letters_are_discarded_only_with_a_reason_and_a_yes(house: House) -> Non
     assert "Discarded 2" in ended(house, job).text
     assert house.engine.store.dead() == []
     assert house.audit()[-1] == {"what": "dead discard", "count": 2, "ids": [1, 2], "why": "a test"}
+
+
+def test_dead_letters_are_listed_with_the_oldest_or_the_newest_first_page_after_page(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("engine.dashboard.letters.PER_PAGE", 2)
+    rejected(house, *"abcde")
+
+    def walked(path: str) -> list[list[str]]:
+        pages = []
+        while path:
+            page = house.page(path)
+            links = [had["href"] for had in page.all("a")]
+            pages.append([link.removeprefix("/dead/") for link in links if re.fullmatch(r"/dead/\d+", link)])
+            path = next((had["href"] for had in page.all("a") if had.get("rel") == "next"), "")
+        return pages
+
+    assert walked("/dead") == [["1", "2"], ["3", "4"], ["5"]]
+    assert walked("/dead?order=newest&client=abc") == [["5", "4"], ["3", "2"], ["1"]]
+    assert "The newest first" in house.page("/dead?order=newest&after=3").text
+    assert "Os mais novos primeiro" in house.page("/dead?order=newest&lang=pt").text
 
 
 def test_a_job_of_another_process_is_a_page_that_says_so(house: House) -> None:

@@ -6,7 +6,7 @@ import math
 import random
 from decimal import Decimal
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import pytest
@@ -468,6 +468,22 @@ def test_dead_letters_are_found_by_lane_reason_and_place(store: Store) -> None:
     assert [dead.event_id for dead in store.dead(connector="crm", reason="404")] == ["e2", "e3"]
     assert [dead.event_id for dead in store.dead(after=1, limit=1)] == ["e2"]
     assert store.dead(connector="other") == []
+
+
+def test_dead_letters_are_found_with_the_newest_first_and_on_from_there(store: Store) -> None:
+    put(store, *(event(f"e{at}", client="abc" if at % 2 else "xyz") for at in range(1, 6)))
+    bury(store, 1, 2, 3, 4, 5)
+
+    def newest(**more: Any) -> list[str]:
+        return [dead.event_id for dead in store.dead(newest=True, **more)]
+
+    assert newest() == ["e5", "e4", "e3", "e2", "e1"]
+    assert newest(limit=2) == ["e5", "e4"]
+    assert newest(limit=2, after=4) == ["e3", "e2"]
+    assert newest(client="abc", after=5) == ["e3", "e1"]
+    assert (newest(after=1), newest(reason="gone"), newest(after=99, limit=1)) == ([], [], ["e5"])
+    store.requeue([5], now=6.0)
+    assert newest(limit=1) == ["e4"]
 
 
 def test_a_requeued_letter_is_the_same_delivery_and_due_at_once(store: Store) -> None:

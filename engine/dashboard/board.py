@@ -214,8 +214,12 @@ class Board:
         after = ask.number("after", 0, letters_.MAX_ID - 1)
         self._audit(ask).line("dead list", **which)
         counted = Counted(self.letters.total(which), [], 0) if after else self.letters.counted(which)
-        rows, more = self.letters.page(which, after)
-        return self._page("dead", ask, which=which, counted=counted, rows=rows, more=more, after=after)
+        newest = ask.text("order") == "newest"
+        rows, more = self.letters.page(which, after, newest=newest)
+        order = {"order": "newest"} if newest else {}
+        return self._page(
+            "dead", ask, which=which, counted=counted, rows=rows, more=more, after=after, newest=newest, order=order
+        )
 
     def letter(self, ask: Ask) -> Response:
         dead = self._dead(ask)

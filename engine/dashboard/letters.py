@@ -115,9 +115,9 @@ class Letters:
         """After something was done to them."""
         self._counts.clear()
 
-    def page(self, which: Which, after: int) -> tuple[list[Listed], int | None]:
+    def page(self, which: Which, after: int, *, newest: bool = False) -> tuple[list[Listed], int | None]:
         """Those of one page, and the id to go on behind, where there are more."""
-        found = self.engine.store.dead(limit=PER_PAGE + 1, after=after, **which)
+        found = self.engine.store.dead(limit=PER_PAGE + 1, after=after, newest=newest, **which)
         desk = self.desk()
         rows = [Listed(dead, desk.personal(dead.connector).text(dead.reason, dead.body)) for dead in found[:PER_PAGE]]
         return rows, rows[-1].dead.id if len(found) > PER_PAGE else None

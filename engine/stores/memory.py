@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 import threading
 import time
 import uuid
@@ -11,6 +12,7 @@ from concurrent.futures import Future
 from copy import deepcopy
 from dataclasses import dataclass, field
 from functools import wraps
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar, Unpack
 
 import msgspec
@@ -520,8 +522,10 @@ class MemoryStore:
         return {name: lane.fence for name, lane in self._lanes.items() if lane.until > now}
 
     @_one_at_a_time
-    def dead(self, *, limit: int = 100, after: int = 0, **which: Unpack[Which]) -> list[Dead]:
-        return [letter for letter in self._dead.values() if letter.id > after and _fits(letter, which)][:limit]
+    def dead(self, *, limit: int = 100, after: int = 0, newest: bool = False, **which: Unpack[Which]) -> list[Dead]:
+        letters = reversed(self._dead.values()) if newest else self._dead.values()
+        ids = range(1, after or sys.maxsize) if newest else range(after + 1, sys.maxsize)
+        return list(islice((letter for letter in letters if letter.id in ids and _fits(letter, which)), limit))
 
     @_one_at_a_time
     def count_dead(self, by: str, **which: Unpack[Which]) -> dict[str, int]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from engine.emitting import Problem
 from engine.spec.check.clients import ClientFile, clashes, client_sheet
 from engine.spec.check.connectors import Facts, connector_sheet
 from engine.spec.check.files import MARKDOWN, Piece, chosen, client_piece, connector_piece, loaded
@@ -18,7 +19,7 @@ from engine.spec.check.places import Sheet
 from engine.spec.check.remembered import Remembered, content_of, digest, referred
 from engine.spec.check.salvage import salvage, text_of
 from engine.spec.check.sharing import shared_out
-from engine.spec.findings import Finding, in_file_order
+from engine.spec.findings import Finding, did_you_mean, in_file_order
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -109,11 +110,13 @@ class _Check:
     def one(self, piece: Piece) -> tuple[list[Finding], list[str]]:
         """The findings of a piece on its own, and what besides itself they depend on."""
         self.found, self.asked = [], set()
+        needs = referred(Path(piece.file))
         if piece.kind == "client":
             self.client(piece)
+        elif piece.kind == "settings":
+            needs += self.settings(piece)
         else:
             self.connector(piece)
-        needs = referred(Path(piece.file))
         for name in sorted(self.asked - {piece.name}):
             needs += [f"connector:{name}", *referred(self.known[name])]
         if any(each.rule == "unknown-connector" for each in self.found):
@@ -137,6 +140,21 @@ class _Check:
         if value is not None and located is not None:
             file = ClientFile(value, located, piece.indent)
             self.sheet(piece, client_sheet(file, self.facts_of, self.known, resolve=self.resolve, gone=gone))
+
+    def settings(self, piece: Piece) -> list[str]:
+        """What else the findings of `connect.yaml` depend on."""
+        self.keep(piece, piece.findings)
+        if piece.value is None or piece.located is None or not piece.value.alerts.clients:
+            return []
+        names = self.project.client_names()
+        hint = f"there are {', '.join(names)}" if names else "there is no client yet"
+        sheet = Sheet(piece.located)
+        for name in piece.value.alerts.clients:
+            if name not in names:
+                place, near = ("alerts", "clients", name), did_you_mean(name, names)
+                sheet.add([Problem(place, "unknown-client", "there is no such client", near or hint)])
+        self.sheet(piece, sheet)
+        return ["clients", *(f"file:{path}" for path in self.project.client_files().values())]
 
     def clashes(self, pieces: Sequence[Piece], kept: Remembered | None) -> list[Finding]:
         asked = {piece.file for piece in pieces if piece.kind == "client"}

@@ -96,7 +96,7 @@ def _of_project(project: Project, *, bundled: bool = False) -> list[Piece]:
 
 def _settings(project: Project) -> Piece:
     path = project.directory / "connect.yaml"
-    return Piece("settings", str(path), lambda: Known(None, project.settings_errors, None))
+    return Piece("settings", str(path), lambda: Known(*project.loaded_settings()[1:]))
 
 
 def connector_piece(project: Project, name: str, path: Path) -> Piece:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 _OF_THE_STEP = ("request", "save", "results", "poll", "args")
 _OF_KEYS = (
     "unknown-action",
+    "unknown-client",
     "unknown-connector",
     "unknown-secret",
     "unknown-setting",

@@ -45,11 +45,11 @@ class Remembered:
     """
     The entries of one project, by the file's path as it is shown.
 
-    A need is `file:PATH`, `connector:NAME`, or `connectors` for their names.
+    A need is `file:PATH`, `connector:NAME`, or `connectors` or `clients` for which there are.
     """
 
     def __init__(self, directory: Path, connectors: Mapping[str, Path]) -> None:
-        self.folder = directory / FOLDER
+        self.directory, self.folder = directory, directory / FOLDER
         self.connectors = connectors
         self.old = self._read()
         self.new: dict[str, Entry] = {}
@@ -75,6 +75,9 @@ class Remembered:
             kind, _, name = need.partition(":")
             if kind == "connectors":
                 self._hashes[need] = digest("\n".join(sorted(self.connectors)).encode())
+            elif kind == "clients":
+                files = sorted(path.name for path in (self.directory / "clients").glob("*.y*ml"))
+                self._hashes[need] = digest("\n".join(files).encode())
             else:
                 path = self.connectors.get(name) if kind == "connector" else Path(name)
                 self._hashes[need] = content_of(path) if path is not None else ""

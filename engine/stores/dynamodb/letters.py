@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from engine.stores.dynamodb.settling import Settling
     from engine.stores.dynamodb.table import Item, Table
 
+LAST = 2**63 - 1  # no id is beyond it
 TOLD = {"connector": "connector", "client": "client", "action": "action", "reason": "reason", "code": "code"}
 SAME = {"connector": "connector", "client": "client", "action": "action", "code": "code", "key": "k"}
 
@@ -63,14 +64,18 @@ class Letters:
         item = self.table.get(letter_key(dead_id)) if dead_id >= 0 else None
         return None if item is None else read_letter(item)
 
-    def items(self, after: int = 0, **given: Any) -> Iterator[Item]:
+    def items(self, after: int = 0, *, newest: bool = False, **given: Any) -> Iterator[Item]:
+        condition = "pk = :pk AND sk > :after"
+        if newest:
+            condition, given["ScanIndexForward"] = "pk = :pk AND sk < :after", False
+            after = after or LAST
         values = {":pk": LETTERS, ":after": {"S": f"{max(after, 0):019d}"}}
-        for page in self.table.pages("pk = :pk AND sk > :after", values, ConsistentRead=True, **given):
+        for page in self.table.pages(condition, values, ConsistentRead=True, **given):
             yield from page["Items"]
 
-    def dead(self, which: Which, *, limit: int, after: int) -> list[Dead]:
+    def dead(self, which: Which, *, limit: int, after: int, newest: bool = False) -> list[Dead]:
         found: list[Dead] = []
-        for item in self.items(after):
+        for item in self.items(after, newest=newest):
             if len(found) >= limit:
                 break
             if _fits(item, which):

@@ -270,8 +270,8 @@ class DynamoStore:
 
     # Dead letters, and people
 
-    def dead(self, *, limit: int = 100, after: int = 0, **which: Unpack[Which]) -> list[Dead]:
-        return self._letters.dead(which, limit=limit, after=after)
+    def dead(self, *, limit: int = 100, after: int = 0, newest: bool = False, **which: Unpack[Which]) -> list[Dead]:
+        return self._letters.dead(which, limit=limit, after=after, newest=newest)
 
     def count_dead(self, by: str, **which: Unpack[Which]) -> dict[str, int]:
         return self._letters.count(by, which)

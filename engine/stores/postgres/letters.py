@@ -24,6 +24,7 @@ COLUMNS = """
     dead.id, lanes.connector, lanes.client, dead.action, dead.delivery_id, dead.event_id, dead.key, dead.body,
     dead.reason, dead.code, dead.attempts, dead.received_at, dead.at, dead.expected, dead.trace, dead.tries
 """
+LAST = 2**63 - 1  # no id is beyond it
 _FROM = "FROM dead JOIN lanes ON lanes.id = dead.lane"
 DEAD = f"SELECT {COLUMNS} {_FROM}"
 COUNTED = {
@@ -52,9 +53,11 @@ _decode_tries = msgspec.json.Decoder(tuple[Try, ...]).decode
 decode_followers = msgspec.json.Decoder(list[Follower]).decode
 
 
-def found(db: Db, which: Which, *, after: int, limit: int) -> list[Dead]:
+def found(db: Db, which: Which, *, after: int, limit: int, newest: bool = False) -> list[Dead]:
     where, values = _where(which)
-    rows = db.rows(f"{DEAD} WHERE dead.id > %b{where} ORDER BY dead.id LIMIT %b", after, *values, limit)
+    compared, order = ("<", " DESC") if newest else (">", "")
+    after = after or (LAST if newest else 0)
+    rows = db.rows(f"{DEAD} WHERE dead.id {compared} %b{where} ORDER BY dead.id{order} LIMIT %b", after, *values, limit)
     return [letter_of(row) for row in rows]
 
 
