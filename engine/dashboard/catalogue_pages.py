@@ -66,7 +66,8 @@ class CataloguePages:
             Route("/connectors/{connector}", get(self.connector)),
             Route("/connectors/{connector}/docs", get(self.docs)),
             Route("/connectors/{connector}/try", get(self.trying)),
-            Route("/connectors/{connector}/try", post(self.preview), methods=["POST"]),
+            Route("/connectors/{connector}/preview", post(self.preview), methods=["POST"]),
+            Route("/connectors/{connector}/preview", get(self.trying)),  # where a posted page is loaded anew
             Route("/connectors/{connector}/send", post(self.send), methods=["POST"]),
             Route("/clients", get(self.clients)),
             Route("/clients/{client}", get(self.client)),
@@ -78,7 +79,7 @@ class CataloguePages:
     def only_looks(self, scope: Scope) -> bool:
         """Is it posted only because an event is too long, and too private, for an address?"""
         parts = scope["path"].split("/")
-        return len(parts) == 4 and parts[1] == "connectors" and parts[3] == "try"
+        return len(parts) == 4 and parts[1] == "connectors" and parts[3] == "preview"
 
     # --- connectors ---
 
