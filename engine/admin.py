@@ -1,16 +1,17 @@
-"""The admin side of the HTTP door: health, metrics, lanes and what else is mounted, behind a token or the loopback."""
+"""
+The admin side of the HTTP door: health, metrics, lanes and what else is mounted, behind a token or the loopback.
+
+Health is answered from the first moment on; the rest takes a good part of a start to load, and is loaded after it.
+"""
 
 from __future__ import annotations
 
+import asyncio
+import threading
 import time
 from collections.abc import Callable, MutableMapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import urlsplit
-
-from starlette.applications import Starlette
-from starlette.concurrency import run_in_threadpool
-from starlette.responses import Response
-from starlette.routing import Route
 
 from engine import answers
 from engine.access import Access, Role, host_of
@@ -22,6 +23,7 @@ from engine.telemetry import METRICS_TYPE, NullTelemetry
 
 if TYPE_CHECKING:
     from starlette.requests import Request
+    from starlette.responses import Response
     from starlette.routing import BaseRoute
 
     from engine.asgi import App, Receive, Scope, Send
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from engine.ports import Telemetry
 
 HEALTH = ("/healthz", "/readyz")
+SHOWS = ("GET", "HEAD")
 
 
 class Pages(Protocol):
@@ -63,21 +66,67 @@ class NoPages:
         return answer
 
 
+class Admin:
+    """The admin side as an app: health at once, `rest` when it is first asked for or `prepare` was called."""
+
+    def __init__(self, state: State, rest: Callable[[], App]) -> None:
+        self._state, self._make = state, rest
+        self._rest: App | None = None
+        self._lock = threading.Lock()
+
+    def prepare(self) -> App:
+        """May take its time; from any thread."""
+        with self._lock:
+            if self._rest is None:
+                self._rest = self._make()
+            return self._rest
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["path"] in HEALTH and scope["method"] in SHOWS:
+            await reply(send, await health(self._state, scope["path"], reasons=True))
+            return
+        rest = self._rest
+        if rest is None:
+            rest = await asyncio.to_thread(self.prepare)
+        await rest(scope, receive, send)
+
+
 def admin_app(
     state: State,
     *,
     access: Access,
     routes: Sequence[BaseRoute] = (),
-    pages: Pages | None = None,
+    pages: Callable[[], Pages] | None = None,
     telemetry: Telemetry | None = None,
     clock: Callable[[], float] = time.time,
-) -> App:
+) -> Admin:
     """
     Health, metrics, lanes, pages, and the routes given; all but health are guarded by `access`.
 
     What changes something is refused to pages of other origins and to who may only look, and leaves a line `audit` in
     the log.
     """
+    listener = telemetry or NullTelemetry()
+
+    def rest() -> App:
+        return _guarded(state, access, routes, pages() if pages is not None else NoPages(), listener, clock)
+
+    return Admin(state, rest)
+
+
+def _guarded(
+    state: State,
+    access: Access,
+    routes: Sequence[BaseRoute],
+    shown: Pages,
+    listener: Telemetry,
+    clock: Callable[[], float],
+) -> App:
+    """All of the admin side, guarded by `access`."""
+    from starlette.applications import Starlette
+    from starlette.concurrency import run_in_threadpool
+    from starlette.responses import Response
+    from starlette.routing import Route
 
     async def show_health(request: Request) -> Response:
         return _response(await health(state, request.url.path, reasons=True))
@@ -108,7 +157,6 @@ def admin_app(
     def dressed(request: Request, answer: Answer) -> Response:
         return _response(shown.dressed(request.scope, answer))
 
-    listener, shown = telemetry or NullTelemetry(), pages or NoPages()
     app = Starlette(
         routes=[
             Route("/healthz", show_health),
@@ -163,5 +211,7 @@ def admin_app(
 
 
 def _response(answer: Answer) -> Response:
+    from starlette.responses import Response
+
     headers = {name.decode(): value.decode() for name, value in answer.headers}
     return Response(answer.body, answer.status, headers, media_type=answer.media_type.decode())

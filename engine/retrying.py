@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 from datetime import datetime, timedelta
 from decimal import Decimal
-from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
 
@@ -71,7 +70,7 @@ def retry_after(reply: Reply, scope: Mapping[str, Any]) -> float | None:
 
 def http_date(text: str) -> float | None:
     try:
-        return parsedate_to_datetime(text).timestamp()
+        return _dated(text).timestamp()
     except (ValueError, TypeError, OverflowError):
         return None
 
@@ -139,7 +138,7 @@ def moment(value: Any, unit: str, now: float) -> float | None:
     if unit == "date":
         try:
             text = str(value).strip()
-            parsed = datetime.fromisoformat(text) if text[:4].isdigit() else parsedate_to_datetime(text)
+            parsed = datetime.fromisoformat(text) if text[:4].isdigit() else _dated(text)
             return (parsed if parsed.tzinfo else parsed.replace(tzinfo=ZoneInfo("UTC"))).timestamp()
         except (ValueError, TypeError, OverflowError):
             return None
@@ -150,3 +149,10 @@ def moment(value: Any, unit: str, now: float) -> float | None:
     if number != number or abs(number) > 1e15:
         return None
     return {"s": now + number, "ms": now + number / 1000, "epoch": number, "epoch_ms": number / 1000}[unit]
+
+
+def _dated(text: str) -> datetime:
+    """A date as HTTP writes it."""
+    from email.utils import parsedate_to_datetime
+
+    return parsedate_to_datetime(text)

@@ -22,12 +22,13 @@ if TYPE_CHECKING:
 
     from starlette.routing import BaseRoute
 
-    from engine.admin import Pages
+    from engine.admin import Admin, Pages
     from engine.asgi import App
     from engine.door import Front
     from engine.listening import Stop
     from engine.ports import Telemetry, Traces
 
+PREPARE_S = 0.5  # after the start, until what takes long to load is loaded, if nobody has asked for it before
 NEEDS_TOKEN = "give it a token (CONNECT_ADMIN_TOKEN), or bind it to 127.0.0.1"
 
 
@@ -40,7 +41,7 @@ def serve(
     admin_host: str = "127.0.0.1",
     admin_token: str | None = None,
     access: Access | None = None,
-    pages: Pages | None = None,
+    pages: Callable[[], Pages] | None = None,
     admin_routes: Sequence[BaseRoute] = (),
     on_ready: Callable[[int, int], None] | None = None,
     stop: Stop | None = None,
@@ -54,11 +55,11 @@ def serve(
 
     Port 0 takes a free one; `on_ready` is told both ports once they answer (the second is 0 where there is no admin
     side). The admin side is on a port of its own, or nowhere. `access` says who may look there; without it the token
-    does. `pages` are those for people, `admin_routes` Starlette routes behind the same guard. Raises UsageError for a
-    port that is taken, and for an admin side that is open to others without a token.
+    does. `pages` makes those for people, after the start; `admin_routes` are Starlette routes behind the same guard.
+    Raises UsageError for a port that is taken, and for an admin side that is open to others without a token.
     """
     stop, limits, telemetry = stop or threading.Event(), limits or Limits(), telemetry or NullTelemetry()
-    admin: App | None = None
+    admin: Admin | None = None
     if admin_port is not None:
         access = access or Access(admin_token, clock=clock)
         if access.open and not is_loopback(admin_host):
@@ -76,5 +77,10 @@ def serve(
         def ready() -> None:
             if on_ready is not None:
                 on_ready(ports[0], ports[-1] if admin is not None else 0)
+            if admin is not None:
+                later = threading.Timer(PREPARE_S, admin.prepare)
+                later.daemon = True
+                later.start()
+                stack.callback(later.cancel)
 
         listening.run(apps, stop=stop, grace_s=limits.grace_s, ready=ready)

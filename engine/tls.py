@@ -8,14 +8,13 @@ private one that is gone as soon as it was read.
 from __future__ import annotations
 
 import os
-import ssl
-import tempfile
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from engine.errors import BadValue
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import Iterator
 
     from engine.sending import Tls
@@ -23,6 +22,8 @@ if TYPE_CHECKING:
 
 def context(tls: Tls | None) -> ssl.SSLContext:
     """BadValue, which repeats nothing of a key, where the certificates can't be used."""
+    import ssl
+
     made = ssl.create_default_context()
     if tls is None:
         return made
@@ -57,6 +58,8 @@ def unnamed_file(content: bytes) -> Iterator[str]:
         finally:
             os.close(memory)
         return
+    import tempfile
+
     handle, path = tempfile.mkstemp()  # only this user may read it
     try:
         with os.fdopen(handle, "wb") as file:

@@ -9,10 +9,7 @@ from __future__ import annotations
 
 import binascii
 import csv
-import gzip
 import io
-import tarfile
-import zipfile
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
@@ -97,6 +94,8 @@ def opened(step: str, member: Member, most: int, *, unzipped: bool) -> list[Memb
                 return [member]
             if not content:
                 raise Unreadable("gzip: nothing is there")
+            import gzip
+
             return [Member(member.name, within(gzip.GzipFile(fileobj=io.BytesIO(content)), most))]
         case "base64":
             joined = b"".join(content.split()).translate(bytes.maketrans(b"-_", b"+/"))
@@ -196,6 +195,8 @@ def extended_name(body: bytes) -> str:
 
 
 def unzip(content: bytes, most: int) -> list[Member]:
+    import zipfile
+
     found: list[Member] = []
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         for member in archive.infolist():
@@ -237,12 +238,16 @@ def packed(value: Any, steps: Sequence[str]) -> bytes:
     members = [(str(at), wrapped(each, inside)) for at, each in enumerate(listed, 1)]
     out = io.BytesIO()
     if steps[archive] == "tar":
+        import tarfile
+
         with tarfile.open(fileobj=out, mode="w:") as tar:
             for name, content in members:
                 info = tarfile.TarInfo(name)
                 info.size = len(content)
                 tar.addfile(info, io.BytesIO(content))
     else:
+        import zipfile
+
         with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as zipped:
             for name, content in members:
                 zipped.writestr(zipfile.ZipInfo(name), content)
@@ -254,6 +259,8 @@ def wrapped(value: Any, steps: Sequence[str]) -> bytes:
     content = value if isinstance(value, bytes) else written(value, steps[-1] if steps else "")
     for step in reversed(steps):
         if step == "gzip":
+            import gzip
+
             content = gzip.compress(content, mtime=0)
         elif step == "base64":
             content = binascii.b2a_base64(content, newline=False)

@@ -233,7 +233,8 @@ def alert_ways(project: Project, reach: Egress, env: Mapping[str, str]) -> list[
     Of CONNECT_ALERT_WEBHOOKS (addresses, apart by blanks or commas), CONNECT_ALERT_SNS and CONNECT_ALERT_SMTP, and
     those of `connect.yaml`. UsageError for what can't be one.
     """
-    if not project.settings.alerts.to and not any(env.get(f"CONNECT_ALERT_{by}") for by in ("WEBHOOKS", "SNS", "SMTP")):
+    named = ("CONNECT_ALERT_WEBHOOKS", "CONNECT_ALERT_SNS", "CONNECT_ALERT_SMTP")
+    if not project.settings.alerts.to and not any(map(env.get, named)):
         return []
     from engine.alerting.mail import MailWay, server_of
     from engine.alerting.topic import SnsWay

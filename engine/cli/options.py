@@ -108,6 +108,20 @@ def open_project(directory: Path) -> Project:
     return Project(directory)
 
 
+def open_kept(directory: Path) -> Project:
+    """What has not changed since a serving process read it is not read again."""
+    from engine.spec import compiled
+
+    return compiled.open_kept(directory)
+
+
+def keep(project: Project) -> None:
+    """For the next start."""
+    from engine.spec import compiled
+
+    compiled.keep(project)
+
+
 def open_shared_store(given: str | None, project: Project) -> Store:
     """The store of a serving process; one that was never written to is empty, and looking at it does not make it."""
     from engine.stores import opening
@@ -140,10 +154,13 @@ def client_of(project: Project, connector: str, given: str | None) -> str:
     raise UsageError(f"name the client with --client; {known}")
 
 
-def admin_side(engine: Engine, telemetry: Telemetry, project: Project) -> tuple[Access, Board]:
-    """Who may look at the admin side, and its pages, which count what this process does from now on."""
+def admin_side(engine: Engine, telemetry: Telemetry, project: Project) -> tuple[Access, Callable[[], Board]]:
+    """
+    Who may look at the admin side, and what makes its pages, which count what this process does from now on.
+
+    They are made when somebody looks, or a little after the start: they take a good part of its time.
+    """
     from engine.access import Access
-    from engine.dashboard.board import Board
     from engine.dashboard.history import History
     from engine.wiring import own_settings
 
@@ -151,7 +168,13 @@ def admin_side(engine: Engine, telemetry: Telemetry, project: Project) -> tuple[
     access = Access(env.get("CONNECT_ADMIN_TOKEN"), env.get("CONNECT_ADMIN_READ_TOKEN"))
     history = History(engine.clock.now)
     telemetry.tell(history.hear)
-    return access, Board(engine, access, history, audit_file=audit_file(project), clock=engine.clock.now)
+
+    def board() -> Board:
+        from engine.dashboard.board import Board
+
+        return Board(engine, access, history, audit_file=audit_file(project), clock=engine.clock.now)
+
+    return access, board
 
 
 def audit_file(project: Project) -> Path | None:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 PROXIES = ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")
 SWITCH_S = 0.001  # until a thread that computes lets the door have its turn; 5 ms, the usual, add up for a sender
+PREPARE_S = 1.0  # after the start, until what was read is kept for the next one
 JOIN_S = 60.0  # for batches in flight at the end; they are repeated at the next start if it is not enough
 
 
@@ -78,7 +79,7 @@ def command(
     only), CONNECT_ALERT_WEBHOOKS names addresses that are told of trouble.
     """
     sys.setswitchinterval(SWITCH_S)
-    project = options.open_project(directory)
+    project = options.open_kept(directory)
     require_clients(project)
     settings = project.settings
     host, admin_host = host or settings.host, admin_host or settings.admin_host
@@ -123,6 +124,10 @@ def command(
             telemetry.begin()
             if delivers:
                 delivery.begin()
+            later = threading.Timer(PREPARE_S, options.keep, (project,))
+            later.daemon = True
+            later.start()
+            stack.callback(later.cancel)
 
         serve(
             engine,

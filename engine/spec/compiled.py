@@ -4,11 +4,16 @@ The specs of a project, read and checked, in one file beside it: a start that fi
 The file holds while every file it was made of, and the engine, are what they were; else the project is read as ever.
 Connectors that come with the engine may be left out of a bundle. It is data and no code, and whoever can change it can
 change the specs themselves.
+
+A process that serves keeps the same in `.connect/cache` by itself, file by file: what has changed is read.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import os
+import tempfile
 from decimal import Decimal
 from functools import cache, partial
 from pathlib import Path
@@ -26,6 +31,7 @@ T = TypeVar("T")
 
 NAME = "compiled.json"  # in the project's directory
 SETTINGS = "connect.yaml"
+KEPT = Path(".connect") / "cache" / "specs.json"  # in the project's directory
 OURS = "bundled:"  # before the path of a file that comes with the engine
 
 
@@ -33,6 +39,7 @@ class _Connector(msgspec.Struct, frozen=True):
     spec: Connector  # without the schema of its events
     schema: msgspec.Raw  # null where it has none
     floats: bool  # is a fraction in the schema a float, as in a file of JSON, or a decimal, as in YAML?
+    refers: str | None = None  # the path of the file that has the schema
 
 
 class _Compiled(msgspec.Struct, frozen=True):
@@ -82,14 +89,103 @@ def open_project(directory: Path | str) -> Project:
     return project
 
 
-def _read(project: Project) -> _Compiled | None:
-    """What was compiled; None where it is not there, or not of these files, or not of this engine."""
+def open_kept(directory: Path | str) -> Project:
+    """The project in a directory, with what `keep` kept of each file that has not changed since."""
+    project = open_project(directory)
+    compiled = None if project.has_kept else _decoded(project.directory / KEPT)
+    if compiled is None:
+        return project
+    home = project.directory
+    same = {
+        name
+        for name, digest in compiled.files.items()
+        if (path := _path(home, name)).is_file() and _digest([path]) == digest
+    }
+    if SETTINGS in same:
+        project.keep(home / SETTINGS, compiled.settings)
+    for name, stored in compiled.connectors.items():
+        if name in same and (stored.refers is None or stored.refers in same):
+            project.keep(_path(home, name), _restored(stored))
+    for name, client in compiled.clients.items():
+        if name in same:
+            project.keep(_path(home, name), client)
+    return project
+
+
+def keep(project: Project) -> None:
+    """
+    Keep the files that are sound for the next `open_kept`, unless that is so. Where it can't be written, nothing is.
+    """
+    home, before = project.directory, _decoded(project.directory / KEPT)
+    name = partial(_name, home)
+    connectors, clients, files = dict[str, _Connector](), dict[str, Client](), dict[str, str]()
+    for path in project.connector_files().values():
+        loaded = project.loaded_connector_at(path)
+        if loaded.value is None or loaded.findings:
+            continue
+        if loaded.located is None:
+            stored = before.connectors.get(name(path)) if before is not None else None
+            refers = _path(home, stored.refers) if stored is not None and stored.refers is not None else None
+        else:
+            refers = _schema_of(project, loaded)
+            stored = _stored(loaded.value, name(refers) if refers is not None else None)
+        digests = _digests({name(each): each for each in (path, refers) if each is not None})
+        if stored is not None and (refers is None or loaded.located is None or _is_of(loaded, project)):
+            connectors[name(path)] = stored
+            files |= digests
+    for path in project.client_files().values():
+        client = project.loaded_client(path)
+        if client.value is not None and not client.findings:
+            clients[name(path)] = client.value
+            files |= _digests({name(path): path})
+    settings = Settings()
+    if (home / SETTINGS).exists() and not project.settings_errors:
+        settings = project.settings
+        files |= _digests({SETTINGS: home / SETTINGS})
+    compiled = _Compiled(_engine(), files, settings, connectors, clients)
+    if (before is None or before.files != files) and project.is_current():  # what was digested is what was read
+        _write(home / KEPT, _ENCODER.encode(compiled))
+
+
+def _is_of(loaded: Loaded[Connector], project: Project) -> bool:
+    """Is the schema of a connector what the file that it refers to has now?"""
+    from engine.spec.load import load_schema_ref
+
+    spec, located = _sound(loaded), loaded.located
+    assert located is not None
+    receive = msgspec.structs.replace(spec.receive, schema=located.data["receive"]["schema"])
+    schema, _ = load_schema_ref(located, msgspec.structs.replace(spec, receive=receive), root=project.directory)
+    return alike(schema, spec.receive.schema)
+
+
+def _write(path: Path, content: bytes) -> None:
+    with contextlib.suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        ignored = path.parents[1] / ".gitignore"
+        if not ignored.exists():
+            ignored.write_text("*\n", encoding="utf-8")
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-")
+        with os.fdopen(handle, "wb") as out:
+            out.write(content)
+        os.replace(name, path)
+
+
+def _decoded(path: Path) -> _Compiled | None:
+    """Of this engine; None where there is none."""
     try:
-        compiled = _DECODER.decode((project.directory / NAME).read_bytes())
+        compiled = _DECODER.decode(path.read_bytes())
     except (OSError, msgspec.DecodeError):
         return None
+    return compiled if compiled.engine == _engine() else None
+
+
+def _read(project: Project) -> _Compiled | None:
+    """What was compiled; None where it is not there, or not of these files, or not of this engine."""
+    compiled = _decoded(project.directory / NAME)
+    if compiled is None:
+        return None
     specs = {_name(project.directory, path) for path in _specs(project)}
-    if compiled.engine != _engine() or not specs <= compiled.files.keys():
+    if not specs <= compiled.files.keys():
         return None
     files = {name: _path(project.directory, name) for name in compiled.files}
     gone = {name for name, path in files.items() if name.startswith(OURS) and not path.exists()}
@@ -124,11 +220,11 @@ def _sound(loaded: Loaded[T]) -> T:
     return loaded.value
 
 
-def _stored(spec: Connector) -> _Connector:
+def _stored(spec: Connector, refers: str | None = None) -> _Connector:
     schema = msgspec.Raw(_ENCODER.encode(spec.receive.schema))
     bare = msgspec.structs.replace(spec, receive=msgspec.structs.replace(spec.receive, schema=None))
     for floats in (False, True):
-        stored = _Connector(bare, schema, floats)
+        stored = _Connector(bare, schema, floats, refers)
         if alike(_restored(_CONNECTOR.decode(_ENCODER.encode(stored))), spec):
             return stored
     raise ValueError(f"{spec.name} can't be stored as it is")

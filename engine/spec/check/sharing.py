@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import sys
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +31,9 @@ def shared_out(
         for piece in pieces:
             yield piece, *work(piece)
         return
+    import multiprocessing
+    from concurrent.futures import ProcessPoolExecutor
+
     _work, _pieces = work, pieces
     shares = _shares(pieces, home, processes)
     with ProcessPoolExecutor(len(shares), mp_context=multiprocessing.get_context("fork")) as pool:
