@@ -13,6 +13,13 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
+Tell = Callable[["Answer", "Headers"], None]
+AtOnce = Callable[[Scope, bytes, Tell], bool]
+"""
+What an app may have besides (`at_once`), for requests whose body is there: it takes one with no task and tells its
+answer with further headers, once, now or later; or it does nothing with it and gives False, and is called as an app.
+"""
+
 
 async def reply(send: Send, answer: Answer, extra: Headers = ()) -> None:
     headers = [*extra, *answer.headers]

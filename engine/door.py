@@ -9,11 +9,11 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Coroutine, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import msgspec
 
@@ -24,11 +24,10 @@ from engine.errors import Refused, StoreUnavailable, told
 from engine.meters import Meters
 from engine.records import Answered
 from engine.spec.units import Rate
-from engine.tagging.script import script
 from engine.writing import Unreachable
 
 if TYPE_CHECKING:
-    from engine.asgi import Receive, Scope, Send
+    from engine.asgi import Receive, Scope, Send, Tell
     from engine.ports import Telemetry, Traces
     from engine.records import Accepted, Lane, Received, Stored
 
@@ -133,6 +132,7 @@ class Door:
         self._puts = Puts(front, telemetry, clock)
         self._unreachable = Unreachable(telemetry, clock)
         self._pending = 0
+        self._tasks: set[asyncio.Task[None]] = set()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         connector = scope["path"][1:]
@@ -164,8 +164,7 @@ class Door:
         except _Gone:
             return
         except Exception as error:
-            self._telemetry.event("fault", where="serve", connector=connector, error=told(error))
-            answer = answers.problem(500)
+            answer = self._fault(connector, error)
         if answer.status >= 400 and answer.why:
             await self._refuse(send, connector, answer, cors)
         else:
@@ -177,6 +176,8 @@ class Door:
             document = await asyncio.to_thread(self._front.openapi)
             await reply(send, Answer(200, document))
         elif path == "/tag.js" and scope["method"] in ("GET", "HEAD"):
+            from engine.tagging.script import script  # few are asked for it
+
             await reply(send, Answer(200, script().encode(), _JAVASCRIPT, _FOR_PAGES))
         else:
             await self._refuse(send, "", answers.problem(404, detail=f"there is nothing at {path[:200]}"))
@@ -192,12 +193,90 @@ class Door:
         self._telemetry.event("refused", connector=connector, status=answer.status, why=answer.why)
         await reply(send, answer, extra)
 
+    def at_once(self, scope: Scope, body: bytes, tell: Tell) -> bool:
+        """
+        An ordinary event, whole: to the store and back without a task. Whatever is uncommon goes the long way.
+
+        See asgi.AtOnce.
+        """
+        connector = scope["path"][1:]
+        if scope["method"] != "POST" or len(body) > min(LARGE, self._limits.max_body) or self._addresses is not None:
+            return False
+        if connector not in self._front.connectors():
+            return False
+        headers: dict[bytes, bytes] = dict(scope["headers"])
+        content_type = _read_as(headers)
+        if content_type is None or headers.get(b"content-length") != b"%d" % len(body):
+            return False
+        origin = headers.get(b"origin", b"").decode("latin-1")
+        if origin and not self._front.allows_origin(connector, origin):
+            return False
+        if (
+            self._pending >= self._limits.max_pending
+            or self._held + len(body) > self._limits.max_held
+            or self._front.full() is not None
+        ):
+            return False
+        self._held += len(body)
+        done = partial(self._told, connector, len(body), tell, _cors(origin))
+        try:
+            began = self._clock()
+            received = self._reading(connector, body, content_type, scope, headers, origin, began)()
+            refused = self._not_taken(connector, received)
+            if refused is not None:
+                done(refused)
+            elif received.direct or self._traces is not None:
+                parent = headers.get(b"traceparent", b"")
+                self._apart(self._store(connector, received, began, parent), connector, done)
+            else:
+                self._pending += 1
+                self._puts.ask([event for _, event in received.accepted], 0.0, partial(self._put, received, done))
+        except Refused as refusal:
+            done(answers.problem(refusal.status, refusal.title, faults=refusal.faults))
+        except Exception as error:
+            done(self._fault(connector, error))
+        return True
+
+    def _put(self, received: Received, done: Callable[[Answer], None], stored: list[Stored] | BaseException) -> None:
+        self._pending -= 1
+        if isinstance(stored, StoreUnavailable):
+            done(self._unstored(stored))
+        elif isinstance(stored, BaseException):
+            done(self._fault(received.accepted[0][1].connector, stored))
+        else:
+            done(answers.accepted(received, stored))
+
+    def _apart(self, work: Coroutine[Any, Any, Answer], connector: str, done: Callable[[Answer], None]) -> None:
+        async def run() -> None:
+            try:
+                answer = await work
+            except Exception as error:
+                answer = self._fault(connector, error)
+            done(answer)
+
+        task = asyncio.create_task(run())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _told(self, connector: str, size: int, tell: Tell, cors: Headers, answer: Answer) -> None:
+        self._held -= size
+        if answer.status >= 400 and answer.why:
+            self._telemetry.event("refused", connector=connector, status=answer.status, why=answer.why)
+        tell(answer, cors)
+
+    def _fault(self, connector: str, error: BaseException) -> Answer:
+        self._telemetry.event("fault", where="serve", connector=connector, error=told(error))
+        return answers.problem(500)
+
+    def _unstored(self, error: StoreUnavailable) -> Answer:
+        self._unreachable.tell(error)
+        return answers.busy("the store can't be written; nothing was accepted, send it again a little later")
+
     async def _take(
         self, connector: str, scope: Scope, headers: dict[bytes, bytes], receive: Receive, origin: str
     ) -> Answer:
-        content_type = answers.body_type(headers.get(b"content-type"))
-        plain = headers.get(b"content-encoding", b"identity") == b"identity"
-        if content_type is None or not plain or headers.get(b"transfer-encoding", b"chunked").lower() != b"chunked":
+        content_type = _read_as(headers)
+        if content_type is None:
             return answers.problem(415, detail="send application/json or text/plain, in UTF-8 and not compressed")
         if (why := self._front.full()) is not None:
             return answers.busy(f"{why}; nothing was accepted, send it again later", FULL_S)
@@ -212,7 +291,7 @@ class Door:
         finally:
             self._held -= len(body)
 
-    async def _read_and_store(
+    def _reading(
         self,
         connector: str,
         body: bytes,
@@ -220,10 +299,10 @@ class Door:
         scope: Scope,
         headers: dict[bytes, bytes],
         origin: str,
-    ) -> Answer:
+        began: float,
+    ) -> Callable[[], Received]:
         signature = headers.get(b"x-connect-signature")
-        began = self._clock()
-        read = partial(
+        return partial(
             self._front.receive,
             connector,
             body,
@@ -233,6 +312,27 @@ class Door:
             signature=signature.decode("latin-1") if signature is not None else None,
             origin=origin,
         )
+
+    def _not_taken(self, connector: str, received: Received) -> Answer | None:
+        """What is said where nothing is to be stored."""
+        if not received.accepted:
+            return answers.refused(received)
+        if received.faults:
+            status = received.status if received.status >= 400 else 422
+            self._telemetry.event("refused", connector=connector, status=status, count=len(received.faults))
+        return None
+
+    async def _read_and_store(
+        self,
+        connector: str,
+        body: bytes,
+        content_type: str,
+        scope: Scope,
+        headers: dict[bytes, bytes],
+        origin: str,
+    ) -> Answer:
+        began = self._clock()
+        read = self._reading(connector, body, content_type, scope, headers, origin, began)
         try:
             if len(body) > LARGE:
                 received = await asyncio.get_running_loop().run_in_executor(self._beside, read)
@@ -240,11 +340,9 @@ class Door:
                 received = read()
         except Refused as refused:
             return answers.problem(refused.status, refused.title, faults=refused.faults)
-        if not received.accepted:
-            return answers.refused(received)
-        if received.faults:
-            status = received.status if received.status >= 400 else 422
-            self._telemetry.event("refused", connector=connector, status=status, count=len(received.faults))
+        refusal = self._not_taken(connector, received)
+        if refusal is not None:
+            return refusal
         return await self._store(connector, received, began, headers.get(b"traceparent", b""))
 
     async def _body(self, scope: Scope, headers: dict[bytes, bytes], receive: Receive) -> bytes | Answer:
@@ -287,8 +385,7 @@ class Door:
         try:
             stored = await self._puts.put(events, hold_s)
         except StoreUnavailable as error:
-            self._unreachable.tell(error)
-            return answers.busy("the store can't be written; nothing was accepted, send it again a little later")
+            return self._unstored(error)
         finally:
             self._pending -= 1
         if self._traces is not None:
@@ -315,7 +412,7 @@ async def health(state: State, path: str, *, reasons: bool) -> Answer:
 
 class _Asked(NamedTuple):
     events: list[Accepted]
-    told: asyncio.Future[list[Stored]]
+    told: Callable[[list[Stored] | BaseException], None]
 
 
 class Puts:
@@ -333,12 +430,25 @@ class Puts:
 
     def put(self, events: list[Accepted], hold_s: float) -> asyncio.Future[list[Stored]]:
         """As Front.put."""
-        loop = asyncio.get_running_loop()
-        told: asyncio.Future[list[Stored]] = loop.create_future()
+        future: asyncio.Future[list[Stored]] = asyncio.get_running_loop().create_future()
+
+        def told(stored: list[Stored] | BaseException) -> None:
+            if future.done():
+                return
+            if isinstance(stored, BaseException):
+                future.set_exception(stored)
+            else:
+                future.set_result(stored)
+
+        self.ask(events, hold_s, told)
+        return future
+
+    def ask(self, events: list[Accepted], hold_s: float, told: Callable[[list[Stored] | BaseException], None]) -> None:
+        """The same, told in the turn of the loop that learns of it; `told` must not raise."""
         if not self._asked and not self._under_way:
+            loop = asyncio.get_running_loop()
             loop.call_soon(self._hand_over, loop)
         self._asked.setdefault(hold_s, []).append(_Asked(events, told))
-        return told
 
     def _hand_over(self, loop: asyncio.AbstractEventLoop) -> None:
         asked, self._asked = self._asked, {}
@@ -379,16 +489,18 @@ class Puts:
     def _answer(self, group: list[_Asked], stored: list[Stored]) -> None:
         each = iter(stored)
         for one in group:
-            answer = [next(each) for _ in one.events]
-            if not one.told.done():
-                one.told.set_result(answer)
+            self._say(one, [next(each) for _ in one.events])
         self._count([event for one in group for event in one.events], stored)
 
-    @staticmethod
-    def _fail(group: list[_Asked], error: BaseException) -> None:
+    def _fail(self, group: list[_Asked], error: BaseException) -> None:
         for one in group:
-            if not one.told.done():
-                one.told.set_exception(error)
+            self._say(one, error)
+
+    def _say(self, one: _Asked, stored: list[Stored] | BaseException) -> None:
+        try:
+            one.told(stored)
+        except Exception as error:  # the others are told all the same
+            self._telemetry.event("fault", where="serve", error=told(error))
 
     def _count(self, events: list[Accepted], stored: list[Stored]) -> None:
         fresh = Counter(
@@ -548,6 +660,15 @@ def _address(text: str) -> IPv4Address | IPv6Address | None:
 
 def _within(address: IPv4Address | IPv6Address, networks: Sequence[Network]) -> bool:
     return any(address in network for network in networks)
+
+
+def _read_as(headers: dict[bytes, bytes]) -> str | None:
+    """The media type of a body that can be read here."""
+    if headers.get(b"content-encoding", b"identity") != b"identity":
+        return None
+    if headers.get(b"transfer-encoding", b"chunked").lower() != b"chunked":
+        return None
+    return answers.body_type(headers.get(b"content-type"))
 
 
 def _cors(origin: str) -> Headers:

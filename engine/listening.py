@@ -15,21 +15,24 @@ import socket
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
+from functools import lru_cache, partial
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol, cast
 
 import uvicorn
 import uvloop
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import HEADER_VALUE_RE, STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from engine import answers
+from engine.asgi import reply
 from engine.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from engine.asgi import App
+    from engine.answers import Answer, Headers
+    from engine.asgi import App, AtOnce, Scope, Send
 
 KEEP_ALIVE_S = 75  # longer than the 60 s of the usual load balancers, or they would use a closed connection
 HEADERS_S = 15.0  # for all headers, and for the rest of a body that was refused
@@ -128,6 +131,13 @@ class _Joined:
             self._loop.call_soon(self._flush)
         self._parts.append(data)
 
+    def write_whole(self, data: bytes) -> None:
+        """An answer to which nothing is to be joined, unless what came before it still waits."""
+        if self._parts:
+            self._parts.append(data)
+        else:
+            self._transport.write(data)
+
     def close(self) -> None:
         self._flush()
         self._transport.close()
@@ -164,9 +174,13 @@ class _Protocol(HttpToolsProtocol):
     Besides what uvicorn does: a sender who closed its half is still answered, headers have a limit in number, bytes and
     time, and so has what is left of a body that was refused. Who says nothing, or does not read its answer, is cut off.
     The app is told in its state whether the body is all there (`whole`) or will never be (`cut`).
+
+    A request that came whole is first shown to the app's `at_once`, where it has one: what it takes needs no task.
     """
 
     room: Room
+    at_once: AtOnce | None = None
+    transport: _Joined  # type: ignore[assignment]
 
     _in_headers = False
     _large = False
@@ -176,6 +190,8 @@ class _Protocol(HttpToolsProtocol):
     _got = 0
     _pieces = 0
     _wrong = ""
+    _coming: tuple[RequestResponseCycle, Any] | None = None  # a request whose headers are here, and its body may be
+    _asking = False
     _patience: asyncio.TimerHandle | None = None
     _unread: asyncio.TimerHandle | None = None
 
@@ -189,6 +205,7 @@ class _Protocol(HttpToolsProtocol):
         self._large = self._head + len(data) > MAX_HEADERS
         self._raw += len(data)
         super().data_received(data)
+        self._begin()
         if self._raw - self._got > self._got + MAX_FRAMING:
             self.send_400_response("more is sent around the body than in it")
         if len(data) >= TURN:
@@ -279,10 +296,64 @@ class _Protocol(HttpToolsProtocol):
         if not self.cycle.response_complete:
             self.room.waiting.pop(self, None)
         super().on_message_complete()
+        if self._coming is not None:
+            cycle, app = self._coming
+            self._coming = None
+            self._start_asgi_task(cycle, app)
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
         self.room.waiting[self] = None
+        self._begin()
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        if self.at_once is None or cycle.waiting_for_100_continue:
+            super()._start_asgi_task(cycle, app)
+        elif cycle.more_body:
+            self._coming = cycle, app
+        elif not self._taken(cycle, self.at_once):
+            super()._start_asgi_task(cycle, app)
+
+    def _begin(self) -> None:
+        """What has come so far is not the whole request; its app reads the rest."""
+        if self._coming is not None:
+            cycle, app = self._coming
+            self._coming = None
+            if not self.transport.is_closing():
+                super()._start_asgi_task(cycle, app)
+
+    def _taken(self, cycle: RequestResponseCycle, at_once: AtOnce) -> bool:
+        self._asking = True
+        try:
+            return at_once(cast("Scope", cycle.scope), bytes(cycle.body), partial(self._answer, cycle))
+        finally:
+            self._asking = False
+
+    def _answer(self, cycle: RequestResponseCycle, answer: Answer, extra: Headers) -> None:
+        """As an app's answer is sent, in one piece."""
+        if self._asking:  # the parser is still at this request
+            self.loop.call_soon(self._answer, cycle, answer, extra)
+            return
+        if cycle.disconnected:
+            return
+        if self.flow.write_paused:
+            task = self.loop.create_task(reply(cast("Send", cycle.send), answer, extra))
+            task.add_done_callback(self.tasks.discard)
+            self.tasks.add(task)
+            return
+        cycle.response_started = cycle.response_complete = True
+        cycle.message_event.set()
+        if (b"connection", b"close") in answer.headers:
+            cycle.keep_alive = False
+        head = _head(answer.media_type, (*extra, *answer.headers), cycle.keep_alive)
+        dates = b"".join([b"%b: %b\r\n" % each for each in self.server_state.default_headers])
+        self.transport.write_whole(
+            b"%b%b%bcontent-length: %d\r\n\r\n%b"
+            % (STATUS_LINE[answer.status], dates, head, len(answer.body), answer.body)
+        )
+        if not cycle.keep_alive:
+            self.transport.close()
+        cycle.on_response()
 
     def pause_writing(self) -> None:
         super().pause_writing()
@@ -324,6 +395,17 @@ class _Protocol(HttpToolsProtocol):
             self._patience = None
 
 
+@lru_cache(maxsize=1024)
+def _head(media_type: bytes, headers: Headers, keep_alive: bool) -> bytes:
+    """The headers of an answer as they are sent; kept, for there are few different ones."""
+    shown = [*headers, (b"content-type", media_type)]
+    if not keep_alive and (b"connection", b"close") not in headers:
+        shown.append((b"connection", b"close"))
+    if any(HEADER_VALUE_RE.search(value) for _, value in shown):
+        raise ValueError("a header's value that can't be sent")
+    return b"".join([b"%b: %b\r\n" % each for each in shown])
+
+
 def _size(headers: Sequence[tuple[bytes, bytes]]) -> int:
     return sum(len(name) + len(value) for name, value in headers)
 
@@ -347,9 +429,10 @@ async def _run(
 
 
 def _config(app: App, grace_s: float, room: Room) -> uvicorn.Config:
+    at_once: AtOnce | None = getattr(app, "at_once", None)
     return uvicorn.Config(
         app,
-        http=type("_Protocol", (_Protocol,), {"room": room}),
+        http=type("_Protocol", (_Protocol,), {"room": room, "at_once": at_once and staticmethod(at_once)}),
         ws="none",
         lifespan="off",
         interface="asgi3",

@@ -33,12 +33,14 @@ class Mutant(NamedTuple):
     full: bool = False  # the short form is too short to notice
 
 
+STORING = """\
+                self._puts.ask([event for _, event in received.accepted], 0.0, partial(self._put, received, done))
+"""
 BEFORE_THE_COMMIT = """\
-            later = self._puts.put(events, hold_s)
-            if not received.direct:
                 from engine.records import Stored
-                return answers.accepted(received, [Stored(each.event_id, False, ()) for each in events])
-            stored = await later
+                events = [event for _, event in received.accepted]
+                self._puts.ask(events, 0.0, lambda _: None)
+                self._put(received, done, [Stored(each.event_id, False, ()) for each in events])
 """
 FENCED = """\
         "SELECT id FROM lanes WHERE connector = ? AND client = ? AND fence = ? AND owner = ?",
@@ -76,7 +78,7 @@ MUTANTS = (
         "test_a_kill_at_any_statement_of_the_store_loses_nothing",
         "202 is answered before the commit",
         "engine/door.py",
-        "            stored = await self._puts.put(events, hold_s)\n",
+        STORING,
         BEFORE_THE_COMMIT,
     ),
     Mutant(
@@ -172,9 +174,9 @@ MUTANTS = (
     Mutant(
         "test_a_redirect_to_another_host_is_not_followed_and_the_key_stays_here",
         "redirects are followed",
-        "engine/egress.py",
-        "follow_redirects=False",
-        "follow_redirects=True",
+        "engine/sending.py",
+        "client._transport.handle_request(asked)",
+        "client.send(asked, stream=True, follow_redirects=True)",
     ),
     Mutant(
         "test_a_vendor_whose_clock_is_wrong_is_waited_for_as_long_as_it_means",
@@ -223,7 +225,7 @@ MUTANTS = (
         "test_a_full_disk_is_told_to_senders_and_nothing_that_was_accepted_is_lost",
         "202 is answered before the commit",
         "engine/door.py",
-        "            stored = await self._puts.put(events, hold_s)\n",
+        STORING,
         BEFORE_THE_COMMIT,
         only="filled to the last byte",
     ),
