@@ -39,14 +39,14 @@ receive:
       name: {type: string, x-personal: true}
     required: [id, client]
 secrets: {token: {title: Token}}
-auth: {place: {headers: {x-token: "{{ secrets.token }}"}}}
+auth: {place: {query: {token: "{{ secrets.token }}"}}}
 replies: {message: "${ response.body.error }"}
 actions:
   note:
     batch: {records: 3}
     key: "${ event.email }"
     record: {id: "${ event.id }", email: "${ event.email }", name: "${ event.name }"}
-    request: {path: /notes, json: {token: "${ secrets.token }", notes: "${ batch.records }"}}
+    request: {path: /notes, json: {notes: "${ batch.records }"}}
 """
 ONE = CRM.replace("    batch: {records: 3}\n", "").replace('notes: "${ batch.records }"', 'note: "${ record }"')
 HOSTILE = [
@@ -143,10 +143,10 @@ def test_a_delivered_event_is_found_by_its_id_with_its_times_and_the_exchange_of
     assert got == Followed(
         Found(place, "e1", "crm", "abc", "note", START, "delivered", "", "", START),
         *(1, 2),
-        Stages(START, None, START, (), (Exchange("default", "POST", "api.crm.example", 200, START, START),)),
+        Stages(START, None, START, (), (Exchange("request", "POST", "api.crm.example", 200, START, START),)),
         Trace(
-            *("POST", "https://api.crm.example/v1/notes", 200),
-            '{"token":"***","notes":[{"id":"e1","email":"A***@example.com","name":"***"},{"id":"e2","name":"***"}]}',
+            *("POST", "https://api.crm.example/v1/notes?token=***", 200),
+            '{"notes":[{"id":"e1","email":"***@example.com","name":"***"},{"id":"e2","name":"***"}]}',
             '{"ok":true}',
         ),
     )
@@ -166,17 +166,16 @@ def test_each_attempt_of_an_event_is_kept_until_it_is_rejected(keeper: Keeper) -
     ]
     assert got[2].found.at - got[1].found.at >= 60
     assert got[0].trace == Trace(
-        *("POST", "https://api.crm.example/v1/notes", None),
-        '{"token":"***","note":{"id":"e1","email":"a***@example.com"}}',
+        *("POST", "https://api.crm.example/v1/notes?token=***", None),
+        '{"note":{"id":"e1","email":"a***@example.com"}}',
     )
     assert got[2].found.reason.endswith("no such product for a***@example.com")
     assert [each.status for each in got[2].stages.sent] == [422]
 
 
 def test_what_ended_otherwise_than_its_batch_stands_for_itself(keeper: Keeper) -> None:
-    split = CRM.replace("replies: {message", "replies: {rules: [{status: 422, outcome: split}], message")
     vendor = Vendor(answer=lambda asked: reply(422 if b'"e2"' in (asked.content or b"") else 200, {"error": "bad"}))
-    shop = Followed_(keeper, split, vendor=vendor)
+    shop = Followed_(keeper, vendor=vendor)
     shop.post(*({"id": f"e{at}"} for at in range(1, 4)))
     shop.drain(for_s=60)
     ended = [each for each in shop.found() if each[1] in ("delivered", "rejected")]
@@ -280,19 +279,17 @@ def test_digests_depend_on_the_key_and_the_salt_and_not_on_the_case() -> None:
 @pytest.mark.parametrize(
     ("body", "found"),
     [
-        (b'{"email":"ana@example.com"}', ("ana@example.com", None)),
-        (b'{"a":"x@y.z","b":"x@y.z","c":{"d":["u@v.w"]}}', ("x@y.z", "u@v.w")),
-        (b'{"url":"https://user@host/","text":"mail me @ home","email":"ana@example.com"}', ("ana@example.com", None)),
-        (b'{"email":"jos\\u00e9@example.com"}', ("josé@example.com", None)),
-        (b'{"email":"\\ud800@example.com"}', (None, None)),
-        (b"@", (None, None)),
-        (b'{"a":"' + b"@" * 100_000 + b'"}', (None, None)),
+        (b'{"email":"Ana@Example.com"}', ["ana@example.com"]),
+        (b'{"a":"x@y.z","b":"X@y.z","c":{"d":["u@v.w"]},"e":"k@l.m"}', ["x@y.z", "u@v.w"]),
+        (b'{"url":"https://user@host/","text":"mail me @ home","email":"ana@example.com"}', ["ana@example.com"]),
+        (b'{"email":"Jos\\u00e9@example.com"}', ["josé@example.com"]),
+        (b'{"email":"\\ud800@example.com"}', []),
+        (b"@", []),
+        (b'{"a":"' + b"@" * 100_000 + b'"}', []),
     ],
 )
-def test_addresses_of_an_event_are_texts_that_are_nothing_else(
-    body: bytes, found: tuple[str | None, str | None]
-) -> None:
-    assert addresses_in(body) == found
+def test_addresses_of_an_event_are_texts_that_are_nothing_else(body: bytes, found: list[str]) -> None:
+    assert addresses_in(body) == [text.encode() for text in found]
 
 
 def test_nothing_personal_and_no_secret_is_kept(keeper: Keeper, tmp_path: Path) -> None:
@@ -310,7 +307,7 @@ def test_nothing_personal_and_no_secret_is_kept(keeper: Keeper, tmp_path: Path) 
 
 def test_forgetting_a_person_takes_out_their_events_and_what_is_written_late_of_them(keeper: Keeper) -> None:
     shop = Followed_(keeper, ONE, vendor=Vendor(reply(422, {"error": "e1/ana@example.com is known as bea-of-ana"})))
-    shop.post({"id": "e1", "email": "ana@example.com"}, {"id": "of-ana@example.com"}, {"id": "e3"})
+    shop.post({"id": "e1", "email": "ana@example.com"}, {"id": "of:ana@example.com"}, {"id": "e3"})
     shop.drain()
     assert len(shop.found()) == 3
     shop.post({"id": "e4", "email": "ana@example.com"})
@@ -395,14 +392,14 @@ def test_a_full_disk_harms_no_walk(tmp_path: Path) -> None:
         pages = db.execute("PRAGMA page_count").fetchone()[0]
     keeper._opened().execute(f"PRAGMA max_page_count = {pages}")
     shop = Followed_(keeper)
-    shop.post(*({"id": f"{at}-{'x' * 5000}"} for at in range(3)))
+    shop.post(*({"id": f"{at}-{'x' * 150}"} for at in range(300)))
     shop.drain()
-    assert (shop.sums(), shop.trail.flush(1.0)) == ({"delivered": 3}, False)
+    assert (shop.sums(), shop.trail.flush(1.0)) == ({"delivered": 300}, False)
     assert "full" in shop.trail._trouble
     shop.post({"id": "e4"})
     shop.drain()
     assert shop.found() == [("e4", "delivered", "")]  # there is room again
-    assert shop.trail.state() == State(START, 3)
+    assert shop.trail.state() == State(START, 300)
 
 
 def test_a_damaged_file_is_begun_anew(tmp_path: Path) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from hashlib import blake2b
+from struct import Struct
 
 import msgspec
 
 MOST_LOOKED_AT = 8  # places of an event with an @
+_number = Struct("<q").unpack
 
 
 class Digests:
@@ -17,43 +19,47 @@ class Digests:
 
     def of(self, text: str) -> int:
         """Of a person's address or key, in whatever case."""
+        return self._of(text.strip().casefold().encode(errors="replace"))
+
+    def _of(self, folded: bytes) -> int:
         made = self._keyed.copy()
-        made.update(text.strip().casefold().encode(errors="replace"))
-        return int.from_bytes(made.digest(), signed=True)
+        made.update(folded)
+        return int(_number(made.digest())[0])
 
     def of_event(self, key: str | None, body: bytes) -> tuple[int | None, int | None]:
         """Of two different people at most: addresses that are the whole of a text in the event, then its key."""
-        first = second = None
-        if b"@" in body:
-            first, second = addresses_in(body)
-        if key and key != first and second is None:
-            first, second = (key, None) if first is None else (first, key)
-        if first is None:
-            return None, None
-        one = self.of(first)
-        other = None if second is None else self.of(second)
+        found = addresses_in(body)
+        if not found:
+            return (self.of(key), None) if key else (None, None)
+        one = self._of(found[0])
+        if len(found) == 2:
+            other: int | None = self._of(found[1])
+        elif key and (folded := key.strip().casefold().encode(errors="replace")) != found[0]:
+            other = self._of(folded)
+        else:
+            return one, None
         return one, None if other == one else other
 
 
-def addresses_in(body: bytes) -> tuple[str | None, str | None]:
-    """The first two texts of a JSON document that look like addresses and nothing else."""
-    first = None
-    at = -1
-    for _ in range(MOST_LOOKED_AT):
-        at = body.find(b"@", at + 1)
-        if at < 0:
-            break
-        begin, end = body.rfind(b'"', 0, at) + 1, body.find(b'"', at)
-        text = body[begin:end]
-        at = end
-        if not 2 < len(text) < 320 or b" " in text or b"/" in text:
+def addresses_in(body: bytes) -> list[bytes]:
+    """The first two texts of a JSON document that look like addresses and nothing else, as digests are made of them."""
+    found: list[bytes] = []
+    at = body.find(b"@")
+    looked_at = 0
+    while at >= 0 and looked_at < MOST_LOOKED_AT and len(found) < 2:
+        looked_at += 1
+        end = body.find(b'"', at)
+        text = body[body.rfind(b'"', 0, at) + 1 : end]
+        at = body.find(b"@", end)
+        if b" " in text or b"/" in text or not 2 < len(text) < 320:
             continue
-        try:
-            written = msgspec.json.decode(b'"%b"' % text, type=str) if b"\\" in text else text.decode()
-        except (msgspec.DecodeError, UnicodeDecodeError):
-            continue
-        if first is None:
-            first = written
-        elif written != first:
-            return first, written
-    return first, None
+        if text.isascii() and b"\\" not in text:
+            folded = text.lower()
+        else:
+            try:
+                folded = msgspec.json.decode(b'"%b"' % text, type=str).strip().casefold().encode(errors="replace")
+            except (msgspec.DecodeError, UnicodeDecodeError):
+                continue
+        if folded not in found:
+            found.append(folded)
+    return found

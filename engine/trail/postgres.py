@@ -46,7 +46,7 @@ SCHEMA = (
     """,
     f"CREATE TABLE IF NOT EXISTS trail_missing (at {_TIME} NOT NULL, count BIGINT NOT NULL)",
     f"CREATE TABLE IF NOT EXISTS trail_gone (person BIGINT NOT NULL, client {_TEXT}, at {_TIME} NOT NULL)",
-    "CREATE TABLE IF NOT EXISTS trail_facts (only BIGINT PRIMARY KEY, salt BYTEA NOT NULL, next BIGINT NOT NULL)",
+    "CREATE TABLE IF NOT EXISTS trail_facts (one BIGINT PRIMARY KEY, salt BYTEA NOT NULL, next BIGINT NOT NULL)",
 )
 TABLES = (*("trail_attempts", "trail_passed", "trail_lanes", "trail_missing", "trail_gone", "trail_facts"),)
 FOUND = "p.place, p.event_id, a.connector, a.client, a.action, a.at, a.outcome, a.reason, a.code, p.received_at"
@@ -74,7 +74,7 @@ class PostgresKeeper:
 
         def made(db: Db) -> bytes:
             db.written(
-                "INSERT INTO trail_facts VALUES (1, %s, 1) ON CONFLICT (only) DO NOTHING", secrets.token_bytes(32)
+                "INSERT INTO trail_facts VALUES (1, %b, 1) ON CONFLICT (one) DO NOTHING", secrets.token_bytes(32)
             )
             return bytes(db.value("SELECT salt FROM trail_facts"))
 
@@ -86,7 +86,7 @@ class PostgresKeeper:
 
         def written(db: Db) -> None:
             # Whoever takes numbers holds the row until it has committed: places rise in the order of what is read.
-            place = db.value("UPDATE trail_facts SET next = next + %s RETURNING next", count) - count
+            place = db.value("UPDATE trail_facts SET next = next + %b RETURNING next", count) - count
             first = place
             columns: list[list[Any]] = [[] for _ in range(12)]
             passed: list[list[Any]] = [[] for _ in range(5)]
@@ -94,29 +94,29 @@ class PostgresKeeper:
                 begin = place
                 for event_id, received_at, person, other in each.passed:
                     for column, value in zip(
-                        passed, (place, _whole(event_id), received_at, person, other), strict=True
+                        passed, (place, _whole(event_id), float(received_at), person, other), strict=True
                     ):
                         column.append(value)
                     place += 1
                 trace = None if each.trace is None else _encode(each.trace)
-                row = (begin, place - 1, each.connector, each.client, each.action, each.at, each.outcome)
+                row = (begin, place - 1, each.connector, each.client, each.action, float(each.at), each.outcome)
                 told = (each.reason, each.code, each.tries, each.stages, trace)
                 for column, value in zip(columns, (*row, *told), strict=True):
                     column.append(value)
             for connector, client in sorted({(each.connector, each.client) for each in attempts}):
-                db.send("INSERT INTO trail_lanes VALUES (%s, %s) ON CONFLICT DO NOTHING", connector, client)
+                db.send("INSERT INTO trail_lanes VALUES (%b, %b) ON CONFLICT DO NOTHING", connector, client)
             kinds = ("bigint", "bigint", *["text"] * 3, "float8", *["text"] * 3, "bigint", "bytea", "bytea")
-            marks = ", ".join(f"%s::{kind}[]" for kind in kinds)
+            marks = ", ".join(f"%b::{kind}[]" for kind in kinds)
             db.send(f"INSERT INTO trail_attempts SELECT * FROM unnest({marks})", *columns)
-            marks = ", ".join(f"%s::{kind}[]" for kind in ("bigint", "text", "float8", "bigint", "bigint"))
+            marks = ", ".join(f"%b::{kind}[]" for kind in ("bigint", "text", "float8", "bigint", "bigint"))
             db.send(f"INSERT INTO trail_passed SELECT * FROM unnest({marks})", *passed)
             for each_missing in missing:
-                db.send("INSERT INTO trail_missing VALUES (%s, %s)", *each_missing)
+                db.send("INSERT INTO trail_missing VALUES (%b, %b)", *each_missing)
             for person, client, at in db.rows("SELECT person, client, at FROM trail_gone"):
                 db.send(
-                    "DELETE FROM trail_passed p WHERE (person = %s OR other = %s) AND place >= %s AND received_at <= %s"
-                    " AND (%s::text IS NULL OR EXISTS (SELECT 1 FROM trail_attempts a WHERE a.first <= p.place"
-                    " AND a.last >= p.place AND a.first >= %s AND a.client = %s))",
+                    "DELETE FROM trail_passed p WHERE (person = %b OR other = %b) AND place >= %b AND received_at <= %b"
+                    " AND (%b::text IS NULL OR EXISTS (SELECT 1 FROM trail_attempts a WHERE a.first <= p.place"
+                    " AND a.last >= p.place AND a.first >= %b AND a.client = %b))",
                     *(person, person, first, at, client, first, client),
                 )
 
@@ -127,18 +127,18 @@ class PostgresKeeper:
         subject = Subject(text)
 
         def found(db: Db) -> tuple[set[int], list[tuple[str, bytes | None, int]]]:
-            theirs = f"(%s::text IS NULL OR EXISTS (SELECT 1 FROM trail_passed q {OF.replace('p.', 'q.')}" + (
-                " WHERE q.place = p.place AND a.client = %s))"
+            theirs = f"(%b::text IS NULL OR EXISTS (SELECT 1 FROM trail_passed q {OF.replace('p.', 'q.')}" + (
+                " WHERE q.place = p.place AND a.client = %b))"
             )
             places = {
                 place
                 for person in people
                 for column in ("person", "other")
                 for (place,) in db.rows(
-                    f"SELECT place FROM trail_passed p WHERE {column} = %s AND {theirs}", person, client, client
+                    f"SELECT place FROM trail_passed p WHERE {column} = %b AND {theirs}", person, client, client
                 )
             }
-            named = f"SELECT place, event_id FROM trail_passed p WHERE strpos(lower(event_id), %s) > 0 AND {theirs}"
+            named = f"SELECT place, event_id FROM trail_passed p WHERE strpos(lower(event_id), %b) > 0 AND {theirs}"
             for place, event_id in db.rows(named, subject.wanted.lower(), client, client):
                 if subject.named_in(event_id):
                     places.add(place)
@@ -154,11 +154,11 @@ class PostgresKeeper:
             return len(places)
 
         def erased(db: Db) -> None:
-            db.send("DELETE FROM trail_passed WHERE place = ANY(%s::bigint[])", sorted(places))
+            db.send("DELETE FROM trail_passed WHERE place = ANY(%b::bigint[])", sorted(places))
             for person in people:
-                db.send("INSERT INTO trail_gone VALUES (%s, %s, %s)", person, client, now)
+                db.send("INSERT INTO trail_gone VALUES (%b, %b, %b)", person, client, now)
             for each in changed:
-                db.send("UPDATE trail_attempts SET reason = %s, trace = %s WHERE first = %s", *each)
+                db.send("UPDATE trail_attempts SET reason = %b, trace = %b WHERE first = %b", *each)
 
         self._connections.transact(erased)
         return len(places)
@@ -169,13 +169,13 @@ class PostgresKeeper:
         self._make()
 
         def removed(db: Db) -> bool:
-            db.send("DELETE FROM trail_gone WHERE at < %s", max(before, now - GONE_S))
-            db.send("DELETE FROM trail_missing WHERE at < %s", before)
+            db.send("DELETE FROM trail_gone WHERE at < %b", max(before, now - GONE_S))
+            db.send("DELETE FROM trail_missing WHERE at < %b", before)
             left = PART
-            over = "SELECT first, last FROM trail_attempts WHERE at < %s ORDER BY at LIMIT %s"
+            over = "SELECT first, last FROM trail_attempts WHERE at < %b ORDER BY at LIMIT %b"
             for first, last in db.rows(over, before, PART):
-                db.send("DELETE FROM trail_passed WHERE place BETWEEN %s AND %s", first, last)
-                db.send("DELETE FROM trail_attempts WHERE first = %s", first)
+                db.send("DELETE FROM trail_passed WHERE place BETWEEN %b AND %b", first, last)
+                db.send("DELETE FROM trail_attempts WHERE first = %b", first)
                 left -= last - first + 1
                 if left <= 0:
                     break
@@ -193,7 +193,7 @@ class PostgresKeeper:
         self._make()
         sql = (
             f"SELECT {FOUND}, a.tries, a.last - a.first + 1, a.stages, a.trace FROM trail_passed p {OF} "
-            "WHERE p.event_id = %s ORDER BY p.place DESC LIMIT %s"
+            "WHERE p.event_id = %b ORDER BY p.place DESC LIMIT %b"
         )
         rows = self._connections.read(lambda db: db.rows(sql, _whole(event_id), limit))
         return [
@@ -246,28 +246,28 @@ def _by_event(db: Db, query: Query, limit: int) -> list[Found]:
     if query.event_id is not None:
         given = _whole(query.event_id)
         if query.prefix:
-            wanted.append(("event_id >= %s AND event_id < %s", (given, f"{given}\U0010ffff")))
+            wanted.append(("event_id >= %b AND event_id < %b", (given, f"{given}\U0010ffff")))
         else:
-            wanted.append(("event_id = %s", (given,)))
+            wanted.append(("event_id = %b", (given,)))
     for person in query.people or ():
-        wanted += [("person = %s", (person,)), ("other = %s", (person,))]
+        wanted += [("person = %b", (person,)), ("other = %b", (person,))]
     places: list[int] = []
     for where, values in wanted:
         order = "" if query.prefix else "ORDER BY place DESC"
-        sql = f"SELECT place FROM trail_passed WHERE {where} AND place < %s {order} LIMIT {MOST_LOOKED_AT}"
+        sql = f"SELECT place FROM trail_passed WHERE {where} AND place < %b {order} LIMIT {MOST_LOOKED_AT}"
         places += [place for (place,) in db.rows(sql, *values, below)]
     filters, given_values = "", list[Any]()
     for name, value in (
-        *(("a.at >= %s", query.since), ("a.at < %s", query.until)),
-        *(("a.connector = %s", query.connector), ("a.client = %s", query.client)),
-        ("a.outcome = ANY(%s::text[])", None if query.outcomes is None else list(query.outcomes)),
+        *(("a.at >= %b", query.since), ("a.at < %b", query.until)),
+        *(("a.connector = %b", query.connector), ("a.client = %b", query.client)),
+        ("a.outcome = ANY(%b::text[])", None if query.outcomes is None else list(query.outcomes)),
     ):
         if value is not None:
             filters += f" AND {name}"
             given_values.append(value)
     sql = (
-        f"SELECT {FOUND} FROM unnest(%s::bigint[]) w(place) JOIN trail_passed p USING (place) {OF} "
-        f"WHERE true{filters} ORDER BY p.place DESC LIMIT %s"
+        f"SELECT {FOUND} FROM unnest(%b::bigint[]) w(place) JOIN trail_passed p USING (place) {OF} "
+        f"WHERE true{filters} ORDER BY p.place DESC LIMIT %b"
     )
     return [Found(*row) for row in db.rows(sql, sorted(set(places)), *given_values, limit)]
 
@@ -279,7 +279,7 @@ def _by_time(db: Db, query: Query, limit: int) -> list[Found]:
         lanes = [(query.connector, query.client)]
     elif query.connector is not None or query.client is not None:
         column, value = ("connector", query.connector) if query.connector is not None else ("client", query.client)
-        sql = f"SELECT connector, client FROM trail_lanes WHERE {column} = %s LIMIT {MOST_LANES}"
+        sql = f"SELECT connector, client FROM trail_lanes WHERE {column} = %b LIMIT {MOST_LANES}"
         lanes = [(connector, client) for connector, client in db.rows(sql, value)]
     found: list[tuple[float, int, int]] = []
     for lane in lanes:
@@ -291,8 +291,8 @@ def _by_time(db: Db, query: Query, limit: int) -> list[Found]:
         if query.before is not None and at == query.before.at:
             last = min(last, query.before.place - 1)
         sql = (
-            f"SELECT {FOUND} FROM trail_passed p JOIN trail_attempts a ON a.first = %s "
-            "WHERE p.place BETWEEN %s AND %s ORDER BY p.place DESC LIMIT %s"
+            f"SELECT {FOUND} FROM trail_passed p JOIN trail_attempts a ON a.first = %b "
+            "WHERE p.place BETWEEN %b AND %b ORDER BY p.place DESC LIMIT %b"
         )
         rows += [Found(*row) for row in db.rows(sql, first, first, last, limit - len(rows))]
         if len(rows) >= limit:
@@ -306,16 +306,16 @@ def _attempts(
     where, values = ["true"], list[Any]()
     connector, client = lane if lane is not None else (None, None)
     for name, value in (
-        *(("connector = %s", connector), ("client = %s", client), ("outcome = %s", outcome)),
-        *(("at >= %s", query.since), ("at < %s", query.until)),
+        *(("connector = %b", connector), ("client = %b", client), ("outcome = %b", outcome)),
+        *(("at >= %b", query.since), ("at < %b", query.until)),
     ):
         if value is not None:
             where.append(name)
             values.append(value)
     if query.before is not None:
-        where.append("(at, first) < (%s, %s)")
+        where.append("(at, first) < (%b, %b)")
         values += [query.before.at, query.before.place]
     sql = (
-        f"SELECT at, first, last FROM trail_attempts WHERE {' AND '.join(where)} ORDER BY at DESC, first DESC LIMIT %s"
+        f"SELECT at, first, last FROM trail_attempts WHERE {' AND '.join(where)} ORDER BY at DESC, first DESC LIMIT %b"
     )
     return [(at, first, last) for at, first, last in db.rows(sql, *values, limit)]

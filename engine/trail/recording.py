@@ -219,21 +219,22 @@ class Recorder:
 
     def _attempts(self, batch: _Batch) -> list[Attempt]:
         """Deliveries that ended alike are one."""
-        digests = self._made_digests().of_event
-        alike: dict[tuple[str, str, str, str, int, int], tuple[list[Passed], list[Ended]]] = {}
+        people = self._made_digests().of_event
+        alike: dict[tuple[Any, ...], tuple[list[Passed], list[Ended]]] = {}
+        last: tuple[Any, ...] | None = None
+        passed: list[Passed] = []
+        together: list[Ended] = []
         for one, row in zip(batch.ended, batch.rows, strict=True):
-            delivery, outcome = one.delivery, one.outcome
-            kind = KINDS.get(outcome.kind, "later") if row.kind == "later" else row.kind
-            if kind == "delivered":
-                name = (delivery.action, kind, "", "", delivery.attempts, 0)
+            delivery = one.delivery
+            if row.kind == "delivered":
+                name: tuple[Any, ...] = (delivery.action, "delivered", "", "", delivery.attempts, 0)
             else:
-                reason = row.reason or batch.personal.text(outcome.reason, delivery.body)
-                name = (delivery.action, kind, reason, row.code or outcome.code, delivery.attempts, id(one.trace))
-            found = alike.get(name)
-            if found is None:
-                found = alike[name] = ([], [])
-            found[0].append((delivery.event_id, delivery.received_at, *digests(delivery.key, delivery.body)))
-            found[1].append(one)
+                name = _name(one, row, batch.personal)
+            if name != last:
+                passed, together = alike.setdefault(name, ([], []))
+                last = name
+            passed.append((delivery.event_id, delivery.received_at, *people(delivery.key, delivery.body)))
+            together.append(one)
         stages = _encode(_stages(batch.walked))
         made = []
         for (action, kind, reason, code, tries, _), (passed, ended) in alike.items():
@@ -265,6 +266,14 @@ class Recorder:
         self._allowed_s = min(self._allowed_s + self._share * (now - self._allowed_at), MOST_ALLOWED_S)
         self._allowed_at = now
         return self._allowed_s > 0
+
+
+def _name(one: Ended, row: Settled, personal: Personal) -> tuple[Any, ...]:
+    """What deliveries of a batch have in common that ended alike."""
+    delivery, outcome = one.delivery, one.outcome
+    kind = KINDS.get(outcome.kind, "later") if row.kind == "later" else row.kind
+    reason = row.reason or personal.text(outcome.reason, delivery.body)
+    return delivery.action, kind, reason, row.code or outcome.code, delivery.attempts, id(one.trace)
 
 
 def _stages(walked: Walked) -> Stages:
