@@ -155,9 +155,10 @@ def ours(folder: Path, connector: str, base: str, count: int, clock: Callable[[]
         return engine.delivered() - before
 
     took = timed(drained, clock)
+    lanes = engine.store.lanes()
     engine.close()
     file.unlink()
-    assert took.count == count, f"{took.count} of {count} delivered"
+    assert took.count == count, f"{took.count} of {count} delivered: {lanes}"
     return took
 
 

@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from engine.spec import types
 
 MAX_REPLY = 10_000_000
+SAID = ((b"Accept", b"*/*"), (b"Accept-Encoding", b"gzip, deflate"), (b"Connection", b"keep-alive"))
 SHOWN = 2_000
 MOST_CERTIFICATES = 200
 KEPT = 3  # earlier tokens of one name that are masked still: requests with them may be under way
@@ -574,26 +575,33 @@ class HttpTransport:
             parts = urlsplit(url)
             headers["Host"] = parts.netloc
             url = self.via + (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-        encoded = {name: value.encode("latin-1") for name, value in headers.items()}
         ends_at = time.monotonic() + 2 * request.timeout_s  # the library's time-out is one for each piece
         try:
             if self.reach.proxy is not None:
                 egress.check_literal(urlsplit(url).hostname or "", self.reach)
             client = self.client(request.tls if not self.via else None)
-            with (
-                egress.ends_at(ends_at),
-                client.stream(
-                    request.method, url, headers=encoded, content=request.content, timeout=request.timeout_s
-                ) as response,
-            ):
-                content = bytearray()
-                for chunk in response.iter_bytes():
-                    content += chunk
-                    if len(content) > MAX_REPLY:
-                        raise NoReply(f"a reply of more than {MAX_REPLY} bytes", sent=True)
-                    if time.monotonic() > ends_at:
-                        raise NoReply(unfinished(request), sent=True)
-                return Reply(response.status_code, response.headers, bytes(content))
+            times = dict.fromkeys(("connect", "read", "write", "pool"), request.timeout_s)
+            asked = httpx.Request(
+                request.method,
+                url,
+                headers=sent_headers(headers),
+                content=request.content,
+                extensions={"timeout": times},
+            )
+            with egress.ends_at(ends_at):
+                # Not by way of the client: what it does besides (cookies, redirects, log-ins) is not wanted, and costs.
+                response = client._transport.handle_request(asked)
+                try:
+                    content = bytearray()
+                    for chunk in response.iter_bytes():
+                        content += chunk
+                        if len(content) > MAX_REPLY:
+                            raise NoReply(f"a reply of more than {MAX_REPLY} bytes", sent=True)
+                        if time.monotonic() > ends_at:
+                            raise NoReply(unfinished(request), sent=True)
+                    return Reply(response.status_code, response.headers, bytes(content))
+                finally:
+                    response.close()
         except (BadValue, EgressRefused) as error:  # of the certificates, or the address: nothing else comes here
             raise NoReply(str(error), sent=False, ours=True) from None
         except UnicodeError:  # the system's own word for a host with a label that is empty or too long
@@ -612,6 +620,15 @@ class HttpTransport:
     def close(self) -> None:
         for client in self.clients:
             client.close()
+
+
+def sent_headers(headers: Mapping[str, str]) -> list[tuple[bytes, bytes]]:
+    """With what every client says that a request does not say itself."""
+    named = {name.lower() for name in headers}
+    return [
+        *((name, value) for name, value in SAID if name.decode().lower() not in named),
+        *((name.encode("ascii"), value.encode("latin-1")) for name, value in headers.items()),
+    ]
 
 
 def unfinished(request: Prepared) -> str:
