@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help setup demo test torture mutants authserver dynamodb check format bench competitors clean audit
+.PHONY: help setup demo test torture mutants authserver dynamodb check format bench budget competitors clean audit
 
 help: ## what there is
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
@@ -62,6 +62,9 @@ format: $(READY) ## put the code into shape
 
 bench: $(READY) competitors ## how fast it is beside others: docs/performance.md; make bench ONLY=mapping
 	@$(BIN)/python -m benchmarks $(ONLY) --write docs/performance.md
+
+budget: $(READY) ## the hot paths cost at most 15 % more than benchmarks/budget.json says; half a minute
+	@$(BIN)/python -m benchmarks.budget
 
 competitors: .cache/benchmarks/venv/.ready .cache/benchmarks/node/.ready ## what the benchmarks compare with, in environments of its own
 
