@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from engine.ports import Clock, Store
+    from engine.trail.recording import Recorder
 
 PATIENCE_S = 120.0  # for a turn of a lane: some ten seconds, and the request it is in
 LOOK_S = 0.2
@@ -30,13 +31,42 @@ def erase(
     client: str | None = None,
     patience_s: float = PATIENCE_S,
     waiting_for: Callable[[int], None] = lambda _: None,
+    trail: Recorder | None = None,
 ) -> Erased:
     """
     Erase, wait for the lanes that a worker was in, and erase what it wrote down meanwhile.
 
     A worker has its deliveries in its memory: it may yet save how far a batch has come, or what was sent of it. What it
     takes up after the first pass has nothing of the person. `waiting_for` hears how many lanes are still waited for.
+    The `trail` comes last: what other processes write there later of events from before has nothing of them, either.
     """
+    found = erase_waiting(
+        store,
+        subject,
+        clock=clock,
+        by_key=by_key,
+        mentions=mentions,
+        client=client,
+        patience_s=patience_s,
+        waiting_for=waiting_for,
+    )
+    if trail is None:
+        return found
+    return found._replace(counts=found.counts | {"trail": trail.forget(subject, by_key=by_key, client=client)})
+
+
+def erase_waiting(
+    store: Store,
+    subject: str,
+    *,
+    clock: Clock,
+    by_key: bool,
+    mentions: bool,
+    client: str | None,
+    patience_s: float,
+    waiting_for: Callable[[int], None],
+) -> Erased:
+    """The store's part of it."""
 
     def forget() -> dict[str, int]:
         return store.forget(subject, now=clock.now(), by_key=by_key, mentions=mentions, client=client)

@@ -262,6 +262,7 @@ class Which(TypedDict, total=False):
     reason: str | None  # a part of its text
     code: str | None
     key: str | None
+    event_id: str | None
     since: float | None  # rejected at this time or later
     until: float | None  # rejected before this time
 

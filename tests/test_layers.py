@@ -40,7 +40,7 @@ LAYERS = (
     # what puts a project into a cloud
     "deploying",
     # wiring
-    "housekeeping", "forgetting", "copying", "runtime", "dead_letters", "login", "checking",
+    "housekeeping", "forgetting", "copying", "runtime", "dead_letters", "ways", "login", "checking",
     # doors
     "answers", "asgi", "gateway", "listening", "access", "door", "dashboard", "wiring", "lambdas", "admin",
     "serve", "demo", "authoring.cassettes", "cli",

@@ -468,6 +468,8 @@ def test_dead_letters_are_found_by_lane_reason_and_place(store: Store) -> None:
     assert [dead.event_id for dead in store.dead(connector="crm", reason="404")] == ["e2", "e3"]
     assert [dead.event_id for dead in store.dead(after=1, limit=1)] == ["e2"]
     assert store.dead(connector="other") == []
+    assert [dead.event_id for dead in store.dead(connector="crm", client="abc", event_id="e2")] == ["e2"]
+    assert store.dead(connector="crm", client="abc", event_id="e") == []
 
 
 def test_dead_letters_are_found_with_the_newest_first_and_on_from_there(store: Store) -> None:

@@ -14,7 +14,19 @@ from engine.errors import StoreUnavailable
 from engine.records import Trace
 from engine.stores.sqlite import SqliteStore
 from engine.trail.digests import Digests, addresses_in
-from engine.trail.entries import Attempt, Cursor, Exchange, Followed, Found, Missing, Query, Stages, State, cursor_of
+from engine.trail.entries import (
+    Attempt,
+    Cursor,
+    Exchange,
+    Followed,
+    Found,
+    Missing,
+    Passed,
+    Query,
+    Stages,
+    State,
+    cursor_of,
+)
 from engine.trail.opening import keeper_of
 from engine.trail.recording import Limits, Recorder
 from engine.trail.sqlite import MEMORY, SqliteKeeper, beside
@@ -104,7 +116,10 @@ class Followed_(Shop):
         worker = super().new_worker()
         self.trail = Recorder(
             *(self.keeper, b"key", Limits()),
-            **{"now": self.clock.now, "telemetry": self.heard, "share": 1.0, "by_itself": False, **self.options},
+            now=self.clock.now,
+            telemetry=self.heard,
+            by_itself=False,
+            **{"share": 1.0, **self.options},
         )
         worker.world = worker.reporter.world = worker.withdrawn.world = worker.world._replace(trail=self.trail)
         return worker
@@ -122,7 +137,7 @@ class Followed_(Shop):
 def attempt(
     at: float, *ids: str, outcome: str = "delivered", client: str = "abc", person: int | None = None
 ) -> Attempt:
-    passed = [(each, at - 1, person, None) for each in ids]
+    passed: list[Passed] = [(each, at - 1, person, None) for each in ids]
     return Attempt("crm", client, "note", at, outcome, "", "", 1, b'{"began":1.0}', None, passed)
 
 

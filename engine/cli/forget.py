@@ -21,6 +21,7 @@ WORDS = {
     "progress": "half-done batches that begin anew",
     "traces": "dead letters of others that named them (request and reply are gone)",
     "limits": "names of limits",
+    "trail": "deliveries, of what is kept about what became of events",
 }
 
 
@@ -72,11 +73,17 @@ def command(
     try:
         who = {"key": digest(subject)} if key is not None else {"person": subject}
         options.audit(project).line("forget", **who, client=client, mentions=mentions or None, dry_run=dry_run or None)
+        trail = options.open_trail(project, store)
         if dry_run:
             found = Erased(store.forget(subject, now=time.time(), dry=True, **look), [])
+            if trail is not None:
+                theirs = trail.forget(subject, by_key=key is not None, client=client, dry=True)
+                found = found._replace(counts=found.counts | {"trail": theirs})
         else:
-            found = erase(store, subject, clock=SystemClock(), waiting_for=waiting_for, **look)
+            found = erase(store, subject, clock=SystemClock(), waiting_for=waiting_for, trail=trail, **look)
         scrubbed = store.scrub() if not dry_run and not no_scrub else None
+        if trail is not None:
+            trail.close()
     finally:
         store.close()
     if as_json:

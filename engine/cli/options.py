@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from engine.spec.types import Client
     from engine.stores.lent import LentTokens
     from engine.telemetry import Telemetry
+    from engine.trail.recording import Recorder
 
 Command = TypeVar("Command", bound="Callable[..., Any]")
 
@@ -133,6 +134,18 @@ def open_shared_store(given: str | None, project: Project) -> Store:
     if opening.schema_of(address, project.directory).found is None:
         return MemoryStore()
     return open_store(given, project)
+
+
+def open_trail(project: Project, store: Store) -> Recorder | None:
+    """What became of events, where that was ever kept; to be looked at, or to forget somebody there."""
+    import time
+
+    from engine.telemetry import NullTelemetry
+    from engine.trail.opening import existing_trail
+    from engine.wiring import own_settings
+
+    now = getattr(getattr(store, "clock", None), "now", time.time)
+    return existing_trail(store, project.settings.trail, own_settings(project), now=now, telemetry=NullTelemetry())
 
 
 def lend_tokens(store: LentTokens, program: Program, given: str | None, project: Project) -> None:

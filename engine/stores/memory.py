@@ -100,7 +100,7 @@ def _fits(letter: Dead, which: Which) -> bool:
     same = all(
         value is None or getattr(letter, name) == value
         for name, value in which.items()
-        if name in ("connector", "client", "action", "code", "key")
+        if name in ("connector", "client", "action", "code", "key", "event_id")
     )
     since, until = which.get("since"), which.get("until")
     return (

@@ -136,8 +136,12 @@ class Keeper(Protocol):
     def state(self) -> State:
         """Since when it knows, and what is missing."""
 
-    def forget(self, people: list[int], text: str, *, client: str | None, now: float, dry: bool) -> int:
-        """Erase what is theirs, also what is written later of what was accepted before `now`; how many deliveries."""
+    def forget(self, people: list[int], text: str | None, *, client: str | None, now: float, dry: bool) -> int:
+        """
+        Erase what is theirs, also what is written later of what was accepted before `now`; how many deliveries.
+
+        `text`: it is looked for in ids, and taken out of what was said of others.
+        """
 
     def expire(self, *, before: float, now: float, max_bytes: int) -> bool:
         """What is older goes, and the oldest where it is too large: a part of it. True: there may be more."""

@@ -28,8 +28,36 @@ def open_trail(
 ) -> Recorder | None:
     """None where it is off, and for a kind of store that has none: with DynamoDB each event would cost a write."""
     keeper = keeper_of(store) if settings.active else None
-    if keeper is None:
+    return None if keeper is None else _recorder(keeper, store, settings, env, now=now, telemetry=telemetry)
+
+
+def existing_trail(
+    store: Store,
+    settings: TrailSettings,
+    env: Mapping[str, str],
+    *,
+    now: Callable[[], float],
+    telemetry: Telemetry,
+) -> Recorder | None:
+    """The same for who only looks, or erases: also one that is off by now, and nothing is made."""
+    from engine.trail.sqlite import beside
+
+    path = getattr(store, "path", None)
+    if is_in_memory(store) or (path is not None and not beside(path).exists()):
         return None
+    keeper = keeper_of(store)
+    return None if keeper is None else _recorder(keeper, store, settings, env, now=now, telemetry=telemetry)
+
+
+def _recorder(
+    keeper: Keeper,
+    store: Store,
+    settings: TrailSettings,
+    env: Mapping[str, str],
+    *,
+    now: Callable[[], float],
+    telemetry: Telemetry,
+) -> Recorder:
     limits = Limits(units.duration(settings.keep), units.size(settings.max))
     if is_in_memory(store):
         limits = limits._replace(max_bytes=min(limits.max_bytes, IN_MEMORY))

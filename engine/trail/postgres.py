@@ -14,7 +14,7 @@ from engine.records import Trace
 from engine.stores.postgres.connections import Connections, connect
 from engine.stores.postgres.faults import unavailable
 from engine.trail.entries import Attempt, Followed, Found, Missing, Query, Stages, State
-from engine.trail.sqlite import GONE_S, MOST_LANES, MOST_LOOKED_AT, PART, without
+from engine.trail.sqlite import GONE_S, MOST_LANES, MOST_LOOKED_AT, PART, named_in
 
 if TYPE_CHECKING:
     from engine.stores.postgres.address import Address
@@ -122,9 +122,9 @@ class PostgresKeeper:
 
         self._connections.transact(written)
 
-    def forget(self, people: list[int], text: str, *, client: str | None, now: float, dry: bool) -> int:
+    def forget(self, people: list[int], text: str | None, *, client: str | None, now: float, dry: bool) -> int:
         self._make()
-        subject = Subject(text)
+        subject = Subject(text) if text is not None else None
 
         def found(db: Db) -> tuple[set[int], list[tuple[str, bytes | None, int]]]:
             theirs = f"(%b::text IS NULL OR EXISTS (SELECT 1 FROM trail_passed q {OF.replace('p.', 'q.')}" + (
@@ -138,15 +138,13 @@ class PostgresKeeper:
                     f"SELECT place FROM trail_passed p WHERE {column} = %b AND {theirs}", person, client, client
                 )
             }
+            if subject is None:
+                return places, []
             named = f"SELECT place, event_id FROM trail_passed p WHERE strpos(lower(event_id), %b) > 0 AND {theirs}"
             for place, event_id in db.rows(named, subject.wanted.lower(), client, client):
                 if subject.named_in(event_id):
                     places.add(place)
-            changed = []
-            for first, reason, trace in db.rows("SELECT first, reason, trace FROM trail_attempts"):
-                if subject.named_in(reason) or (trace is not None and subject.named_in(bytes(trace))):
-                    kept = None if trace is None else _encode(without(_trace(bytes(trace)), subject))
-                    changed.append((subject.taken_out(reason), kept, first))
+            changed = named_in(db.rows("SELECT first, reason, trace FROM trail_attempts"), subject)
             return places, changed
 
         places, changed = self._connections.read(found)

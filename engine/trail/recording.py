@@ -167,11 +167,15 @@ class Recorder:
         """What to search by for a person."""
         return (self._made_digests().of(text),)
 
-    def forget(self, text: str, *, client: str | None = None, dry: bool = False) -> int:
-        """Erase what is theirs: by address or key, and where the text stands in an id, a reason or an exchange."""
+    def forget(self, text: str, *, by_key: bool = False, client: str | None = None, dry: bool = False) -> int:
+        """
+        Erase what is theirs: by address or key and, but for `by_key`, where the text stands in an id, in a reason or
+        in an exchange. How many deliveries.
+        """
         if not dry:
             self.flush(1.0)
-        return self.keeper.forget(list(self.people(text)), text, client=client, now=self._now(), dry=dry)
+        named = None if by_key else text
+        return self.keeper.forget(list(self.people(text)), named, client=client, now=self._now(), dry=dry)
 
     # --- the thread ---
 
@@ -194,7 +198,7 @@ class Recorder:
             if batches or self._missing:
                 self.keeper.write([each for batch in batches for each in self._attempts(batch)], self._missing)
                 self._missing = []
-            if self._now() - self._expired_at >= EXPIRE_S:
+            if self._thread is not None and self._now() - self._expired_at >= EXPIRE_S:
                 now = self._now()
                 limits = self.limits
                 more = self.keeper.expire(before=now - limits.keep_s, now=now, max_bytes=limits.max_bytes)

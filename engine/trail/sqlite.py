@@ -24,7 +24,7 @@ from engine.records import Trace
 from engine.trail.entries import Attempt, Followed, Found, Query, Stages, State
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
     from engine.trail.entries import Missing
@@ -131,8 +131,8 @@ class SqliteKeeper:
             if place - _indexed(db) >= LATER:
                 _index(db)
 
-    def forget(self, people: list[int], text: str, *, client: str | None, now: float, dry: bool) -> int:
-        subject = Subject(text)
+    def forget(self, people: list[int], text: str | None, *, client: str | None, now: float, dry: bool) -> int:
+        subject = Subject(text) if text is not None else None
         with self._reading() as db:
             places = set[int]()
             for person in people:
@@ -142,14 +142,12 @@ class SqliteKeeper:
                 ):
                     given = {"person": person, "client": client, "indexed": _indexed(db)}
                     places |= {place for (place,) in db.execute(f"{part} AND {_OF_CLIENT}", given)}
-            named = f"SELECT place, event_id FROM passed p WHERE instr(lower(event_id), :text) AND {_OF_CLIENT}"
-            found = db.execute(named, {"text": subject.wanted.lower(), "client": client})
-            places |= {place for place, event_id in found if subject.named_in(event_id)}
-            changed = []
-            for first, reason, trace in db.execute("SELECT first, reason, trace FROM attempts"):
-                if subject.named_in(reason) or (trace is not None and subject.named_in(trace)):
-                    kept = None if trace is None else _encode(without(_trace(trace), subject))
-                    changed.append((subject.taken_out(reason), kept, first))
+            changed: list[tuple[str, bytes | None, int]] = []
+            if subject is not None:
+                named = f"SELECT place, event_id FROM passed p WHERE instr(lower(event_id), :text) AND {_OF_CLIENT}"
+                found = db.execute(named, {"text": subject.wanted.lower(), "client": client})
+                places |= {place for place, event_id in found if subject.named_in(event_id)}
+                changed = named_in(db.execute("SELECT first, reason, trace FROM attempts"), subject)
         if dry:
             return len(places)
         with self._writing(secure=True) as db:
@@ -295,6 +293,19 @@ def remove(path: str | os.PathLike[str]) -> None:
     for end in ("", "-wal", "-shm"):
         with suppress(OSError):
             os.unlink(f"{os.fspath(path)}{end}")
+
+
+def named_in(
+    attempts: Iterable[tuple[int, str, bytes | None]], subject: Subject
+) -> list[tuple[str, bytes | None, int]]:
+    """(reason, exchange, number) of each attempt that names them, without them."""
+    changed = []
+    for first, reason, given in attempts:
+        trace = None if given is None else bytes(given)
+        if subject.named_in(reason) or (trace is not None and subject.named_in(trace)):
+            kept = None if trace is None else _encode(without(_trace(trace), subject))
+            changed.append((subject.taken_out(reason), kept, first))
+    return changed
 
 
 def without(trace: Trace, subject: Subject) -> Trace:

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 LAST = 2**63 - 1  # no id is beyond it
 TOLD = {"connector": "connector", "client": "client", "action": "action", "reason": "reason", "code": "code"}
-SAME = {"connector": "connector", "client": "client", "action": "action", "code": "code", "key": "k"}
+SAME = {"connector": "connector", "client": "client", "action": "action", "code": "code", "key": "k", "event_id": "e"}
 
 
 class Letters:
@@ -75,6 +75,14 @@ class Letters:
 
     def dead(self, which: Which, *, limit: int, after: int, newest: bool = False) -> list[Dead]:
         found: list[Dead] = []
+        lane = (which.get("connector"), which.get("client"))
+        if (event_id := which.get("event_id")) is not None and None not in lane:
+            values = {":pk": {"S": "dead#{}/{}".format(*lane)}, ":of": {"S": f"{text_key(event_id)}#"}}
+            pointers = self.table.query("pk = :pk AND begins_with(sk, :of)", values, ConsistentRead=True)
+            ids = sorted((seq_of(item["sk"]["S"]) for item in pointers), reverse=newest)
+            ids = [dead_id for dead_id in ids if not after or (dead_id < after if newest else dead_id > after)]
+            letters = (self.table.get(letter_key(dead_id)) for dead_id in ids)
+            return [read_letter(item).dead for item in letters if item is not None and _fits(item, which)][:limit]
         for item in self.items(after, newest=newest):
             if len(found) >= limit:
                 break

@@ -75,6 +75,7 @@ def _where(which: Which) -> tuple[str, list[Any]]:
         "reason": "strpos(dead.reason, %b) > 0",
         "code": "dead.code = %b",
         "key": "dead.key = %b",
+        "event_id": "dead.event_id = %b",
         "since": "dead.at >= %b",
         "until": "dead.at < %b",
     }
