@@ -210,6 +210,17 @@ def seconds(runs: Iterable[Callable[[], object]]) -> float:
     return time.thread_time() - began
 
 
+def machine() -> str:
+    """What times are bound to: the processor and the build of Python."""
+    found: dict[str, str] = {}
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        lines = (line.partition(":") for line in info.read_text().splitlines())
+        found = {key.strip(): value.strip() for key, _, value in lines}
+    kind = "/".join(found.get(key, "") for key in ("cpu family", "model", "stepping"))
+    return f"{processor()} {kind}, {platform.python_implementation()} {' '.join(platform.python_build())}"
+
+
 # --- judging ---
 
 
