@@ -11,6 +11,7 @@ To write a section, add benchmarks/NAME.py; it is found by its `measure(quick â€
 A contestant is a function that does some work and returns how many it did (or `Took(count, seconds)` where it timed
 itself; `measuring.Beside` asks a process that did). See `measuring` for figures that are no rates, for goals without a
 contestant (`measured`), and for a contestant that cannot be had here (`missing`); `competitors` for the packages of
-others (airbyte-cdk, drt-core, huey, RudderStack's, Segment's), which live in environments of their own. Text for the
-page goes to benchmarks/notes/NAME.md.
+others (airbyte-cdk, drt-core, huey, RudderStack's, Segment's), which live in environments of their own. Text below
+a section's table goes to benchmarks/notes/NAME.md; at the end of the page stand profile.md (of the finished walk),
+next.md (where the next 20 % would come from) and no-help.md (what did not help).
 """

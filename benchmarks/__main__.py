@@ -36,7 +36,10 @@ def run(name: str, quick: bool, quiet: bool) -> Result:
         progress("")
         if not quiet:
             print(for_terminal(line), flush=True)
-    return result_of(name, module.TITLE, module.__doc__ or "", lines, quick=quick, took_s=time.perf_counter() - began)
+    took_s = time.perf_counter() - began
+    if not quiet:
+        print(f"  {took_s:.0f} s")
+    return result_of(name, module.TITLE, module.__doc__ or "", lines, quick=quick, took_s=took_s)
 
 
 def main() -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import textwrap
 from collections.abc import Iterable, Sequence
 
@@ -11,7 +10,6 @@ from benchmarks.results import Result
 
 NOTES = ROOT / "benchmarks" / "notes"
 ORDER = ("mapping", "intake", "direct", "drain", "walk", "growth", "memory", "startup")  # others after them, by name
-PACKAGES = ("httpx", "jinja2", "jmespath", "jsonschema", "jsonschema-rs", "msgspec", "starlette", "uvicorn")
 
 
 def in_order(sections: Iterable[str]) -> list[str]:
@@ -104,7 +102,7 @@ def page(results: Sequence[Result]) -> str:
     parts += [written("profile"), written("next"), written("no-help")]
     rest = {file.stem for file in NOTES.glob("*.md")} - set(by_name) - {"before", "profile", "next", "no-help"}
     parts += [written(name) for name in in_order(rest)]
-    parts.append("## Versions\n\n" + ", ".join(versions()) + ".")
+    parts.append("## Versions\n\nOf what ours is made of: " + ", ".join(versions(ordered)) + ".")
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -115,6 +113,10 @@ HEAD = """<!-- Written by `python -m benchmarks --write docs/performance.md`; th
 Each figure was taken beside its contestant in one run, in turns, on one machine. Figures change with the machine;
 ratios (`ours / theirs`) hold better, and the goals are ratios. The spread is half of what lies between the rounds'
 smallest and largest ratio. `make bench` measures all of it again."""
+
+
+def versions(results: Sequence[Result]) -> list[str]:
+    return sorted({package for result in results for package in result.versions})
 
 
 def summary(results: Sequence[Result]) -> str:
@@ -135,7 +137,3 @@ def summary(results: Sequence[Result]) -> str:
 def written(name: str) -> str:
     file = NOTES / f"{name}.md"
     return file.read_text().strip() if file.exists() else ""
-
-
-def versions() -> list[str]:
-    return [f"{package} {importlib.metadata.version(package)}" for package in PACKAGES]

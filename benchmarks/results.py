@@ -12,9 +12,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from benchmarks.measuring import ROOT, Comparison, Goal
+from benchmarks.measuring import ROOT, Comparison, Goal, version
 
 FOLDER = ROOT / "benchmarks" / "results"
+PACKAGES = ("google-re2", "httpx", "jinja2", "jmespath", "jsonschema-rs", "msgspec", "pyyaml", "starlette", "uvicorn")
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,7 @@ class Result:
     quick: bool
     took_s: float
     machine: str
+    versions: tuple[str, ...]  # of the packages that do our work
     comparisons: tuple[Comparison, ...]
 
     def as_json(self) -> dict[str, Any]:
@@ -41,7 +43,9 @@ def result_of(
     section: str, title: str, about: str, comparisons: Iterable[Comparison], *, quick: bool, took_s: float
 ) -> Result:
     now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%MZ")
-    return Result(section, title, about.strip(), now, commit(), quick, round(took_s, 1), machine(), tuple(comparisons))
+    return Result(
+        section, title, about.strip(), now, commit(), quick, round(took_s, 1), machine(), versions(), tuple(comparisons)
+    )
 
 
 def saved() -> list[Result]:
@@ -52,7 +56,11 @@ def from_json(data: dict[str, Any]) -> Result:
     lines = [
         Comparison(**{**line, "goal": Goal(**line["goal"]) if line["goal"] else None}) for line in data["comparisons"]
     ]
-    return Result(**{**data, "comparisons": tuple(lines)})
+    return Result(**{**data, "versions": tuple(data["versions"]), "comparisons": tuple(lines)})
+
+
+def versions() -> tuple[str, ...]:
+    return tuple(version(package) for package in PACKAGES)
 
 
 def commit() -> str:
