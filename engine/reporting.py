@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING
 
 from engine.personal import addresses
@@ -28,9 +29,7 @@ class Reporter:
     ) -> None:
         connector, client = program.connector.name, program.client.client
         telemetry = self.world.telemetry
-        counts: dict[tuple[str, str], int] = {}
-        for one, row in zip(ended, rows, strict=True):
-            counts[one.delivery.action, row.kind] = counts.get((one.delivery.action, row.kind), 0) + 1
+        counts = Counter([(one.delivery.action, row.kind) for one, row in zip(ended, rows, strict=True)])
         for (action, kind), count in counts.items():
             telemetry.event(kind, connector=connector, client=client, action=action, count=count)
         rejected = [row for row in rows if row.kind == "rejected" and not row.expected]

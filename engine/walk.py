@@ -143,7 +143,8 @@ class Walk:
                 yield [Ended(one.delivery, one.outcome, one.trace, None) for one in batch]
                 continue
             group, members_of = batch
-            members_of = [unit for unit in members_of if not unit.keys & held]
+            if held:
+                members_of = [unit for unit in members_of if not unit.keys & held]
             if not members_of:
                 continue
             progress = Progress(

@@ -6,6 +6,7 @@ Leases lanes that are due and calls the stages in order; the same walk, at once,
 
 from __future__ import annotations
 
+import gc
 import math
 import threading
 import time
@@ -41,6 +42,7 @@ HOLD_MARGIN_S = 5.0
 SETTLE_S = 5.0  # for what is left to do after the last answer of a batch
 STANDS_S = 1.0  # a lane that settled nothing for so long waits for its CRM; others are served meanwhile
 MOST_LANES = 8  # times `workers`: lanes at a time, with those that wait
+COLLECTIONS = (10_000, 20, 20)  # objects made, and looks at the younger ones, before a look for circles of garbage
 MOST_DUE = 10_000  # lanes asked for where only some of them are ours
 
 
@@ -59,8 +61,9 @@ class Tally:
             self.failed.pop((connector, client), None)
 
     def settled(self, rows: Iterable[Settled], skipped: Sequence[Skipped]) -> None:
+        kinds = Counter([row.kind for row in rows])
         with self.lock:
-            self.counts.update(row.kind for row in rows)
+            self.counts.update(kinds)
             self.counts["skipped"] += len(skipped)
 
     def fail(self, connector: str, client: str, why: str) -> None:
@@ -154,7 +157,12 @@ class Worker:
         beats.join(POLL_S)
 
     def begin(self) -> None:
-        """What a lane waits for may have been changed while nobody ran it; so each is looked at."""
+        """
+        What a lane waits for may have been changed while nobody ran it; so each is looked at.
+
+        Python looks for circles of garbage less often from now on: a window of deliveries is many objects, no circle.
+        """
+        gc.set_threshold(*COLLECTIONS)
         store, now = self.world.store, self.world.clock.now()
         store.reclaim(is_gone)
         for lane in store.lanes():
@@ -432,7 +440,7 @@ class Turn:
         if self.journal is not None:
             self.follow(program, ended, rows, self.journal.take(), now)
         self.worker.tally.settled(rows, skipped)
-        if held_keys is not None:
+        if held_keys is not None and any(row.kind == "later" for row in rows):
             pairs = zip(ended, rows, strict=True)
             held_keys.update(
                 one.delivery.key for one, row in pairs if row.kind == "later" and one.delivery.key is not None

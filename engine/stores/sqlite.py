@@ -588,8 +588,7 @@ class SqliteStore:
         return self._writer.run(lambda db: _acquire(db, name, slots, owner, now + ttl_s, now))
 
     def release_slot(self, name: str, *, owner: str) -> None:
-        # Nobody waits for it: what comes next is written behind it, and a slot that is not given back ends by itself.
-        self._writer.submit(lambda db: db.execute("DELETE FROM slots WHERE name = ? AND owner = ?", (name, owner)))
+        self._writer.run(lambda db: db.execute("DELETE FROM slots WHERE name = ? AND owner = ?", (name, owner)))
 
     def used(self, name: str, *, per_s: float, now: float) -> tuple[int, float | None]:
         with self._readers.reading() as db:
