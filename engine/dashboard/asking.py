@@ -36,6 +36,7 @@ class Ask(NamedTuple):
     form: Mapping[str, str]
     visit: Visit
     words: Words
+    known: str = ""  # the tag of what the browser shows already
 
     def text(self, name: str, most: int = 500) -> str:
         """Of the query; empty where it is not there."""

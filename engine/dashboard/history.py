@@ -13,7 +13,7 @@ from collections import OrderedDict, deque
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
 Lane = tuple[str, str]  # connector, client
 
@@ -50,18 +50,26 @@ class Renewal(NamedTuple):
 class Slots:
     """The numbers of a span of time, cut into slots of equal length; empty ones take no room."""
 
-    def __init__(self, length_s: int, most: int) -> None:
+    def __init__(self, length_s: int, most: int, summed: int = 0) -> None:
         self.length_s, self.most = length_s, most
         self.slots: dict[int, array[int]] = {}
+        self.sums = [0] * summed  # of the first numbers over the whole span: an overview asks for all lanes at once
 
     def slot(self, now: float, empty: array[int]) -> array[int]:
         number = int(now // self.length_s)
         found = self.slots.get(number)
         if found is None:
-            for old in [each for each in self.slots if each <= number - self.most]:
-                del self.slots[old]
+            self.expire(now)
             found = self.slots[number] = array("I", empty)
         return found
+
+    def expire(self, now: float) -> None:
+        """What is older than the span goes; the oldest come first."""
+        last = int(now // self.length_s) - self.most
+        while self.slots and (number := next(iter(self.slots))) <= last:
+            gone = self.slots.pop(number)
+            for place in range(len(self.sums)):
+                self.sums[place] -= gone[place]
 
     def latest(self, now: float) -> Iterator[array[int] | None]:
         """The slots up to now, the oldest first; None where nothing happened."""
@@ -73,7 +81,7 @@ class Tally:
     """What one lane did."""
 
     def __init__(self) -> None:
-        self.minutes, self.tens = Slots(MINUTE_S, MINUTES), Slots(TEN_S, TENS)
+        self.minutes, self.tens = Slots(MINUTE_S, MINUTES, len(COUNTED)), Slots(TEN_S, TENS, len(COUNTED))
         self.times = Slots(MINUTE_S, MINUTES)
         self.exchanges: deque[Exchange] = deque(maxlen=MAX_EXCHANGES)
         self.renewal: Renewal | None = None
@@ -82,7 +90,9 @@ class Tally:
         place = _PLACE[name]
         for slots in (self.minutes, self.tens):
             slot = slots.slot(now, _EMPTY)
-            slot[place] = min(slot[place] + count, 0xFFFFFFFF)
+            more = min(count, 0xFFFFFFFF - slot[place])
+            slot[place] += more
+            slots.sums[place] += more
 
 
 class Series(NamedTuple):
@@ -154,14 +164,27 @@ class History:
             slots = tally.tens if day else tally.minutes
             return Series(tuple(slot[place] if slot else 0 for slot in slots.latest(self.clock())))
 
-    def total(self, lane: Lane, name: str) -> int:
+    def summed(self, lane: Lane, names: Sequence[str], parts: int, *, day: bool = False) -> list[list[int]]:
+        """For each name so many numbers, the oldest first: of the last hour, or of the last day, cut into parts."""
+        groups: list[list[array[int]]] = [[] for _ in range(parts)]
+        with self._lock:
+            if (tally := self._lanes.get(lane)) is not None:
+                slots = tally.tens if day else tally.minutes
+                first, size = int(self.clock() // slots.length_s) - slots.most + 1, -(-slots.most // parts)
+                for number, slot in slots.slots.items():
+                    if number >= first:
+                        groups[(number - first) // size].append(slot)
+            places = [_PLACE[name] for name in names]
+            return [[sum([slot[place] for slot in group]) for group in groups] for place in places]
+
+    def totals(self, lane: Lane, *names: str) -> list[int]:
         """Of the last hour."""
         with self._lock:
-            tally, place = self._lanes.get(lane), _PLACE[name]
+            tally = self._lanes.get(lane)
             if tally is None:
-                return 0
-            first = int(self.clock() // MINUTE_S) - MINUTES
-            return sum(slot[place] for number, slot in tally.minutes.slots.items() if number > first)
+                return [0] * len(names)
+            tally.minutes.expire(self.clock())
+            return [tally.minutes.sums[_PLACE[name]] for name in names]
 
     def quantiles(self, lane: Lane, *shares: float) -> list[float | None]:
         """How long the vendor took to answer over the last hour, in seconds: for 0.5 what half of the answers took."""

@@ -76,7 +76,7 @@ class Lanes:
         key = (lane.connector, lane.client)
         if lane.reason is not None:
             lane = msgspec.structs.replace(lane, reason=addresses(lane.reason))
-        rejected, delivered = self.history.total(key, "rejected"), self.history.total(key, "delivered")
+        rejected, delivered = self.history.totals(key, "rejected", "delivered")
         kind = kind_of(lane, now, is_held=is_held)
         if kind in ("fine", "waiting") and rejected * MUCH > rejected + delivered:
             kind = "rejecting"

@@ -113,6 +113,7 @@ class Renderer:
             lstrip_blocks=True,
             auto_reload=False,
         )
+        self.names = frozenset(self.env.list_templates())
         self.env.filters |= {
             "seen": seen,
             "pretty": pretty,
@@ -146,6 +147,14 @@ class Renderer:
 
 def page(html: str, status: int = 200) -> Response:
     return Response(html, status, HEADERS, media_type="text/html; charset=utf-8")
+
+
+def live_part(html: str, known: str, status: int = 200) -> Response:
+    """What changes in a page; nothing where the browser shows just that."""
+    tag = f'"{hashlib.blake2b(html.encode(), digest_size=12).hexdigest()}"'
+    answer = Response("", 304, HEADERS) if known == tag and status == 200 else page(html, status)
+    answer.headers["ETag"] = tag
+    return answer
 
 
 def see_other(path: str) -> Response:

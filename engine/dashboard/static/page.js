@@ -8,6 +8,7 @@
   let timer = 0;
   let stopped = false;
   let failures = 0;
+  let tag = ""; // of what is shown
 
   const bar = document.createElement("p");
   bar.className = "live-bar";
@@ -51,13 +52,17 @@
 
   const look = async () => {
     try {
-      const reply = await fetch(live.dataset.live, { headers: { Accept: "text/html" }, redirect: "error" });
+      const headers = { Accept: "text/html", ...(tag && { "If-None-Match": tag }) };
+      const reply = await fetch(live.dataset.live, { headers, redirect: "error" });
       if (reply.status === 404) return location.reload();
-      if (!reply.ok) throw new Error(String(reply.status));
+      if (!reply.ok && reply.status !== 304) throw new Error(String(reply.status));
       const html = await reply.text();
       failures = 0;
       note.textContent = "";
-      if (!selecting()) put(html);
+      if (reply.status !== 304 && !selecting()) {
+        put(html);
+        tag = reply.headers.get("ETag") ?? "";
+      }
       if (live.querySelector("[data-over]")) {
         bar.remove();
         return;
