@@ -19,6 +19,7 @@ from engine.dashboard import lanes as lanes_
 from engine.dashboard import letters as letters_
 from engine.dashboard.asking import LANGUAGE_COOKIE, Ask, Trouble, form_of, words_of
 from engine.dashboard.catalogue_pages import CataloguePages, Frame, client_path, connector_path
+from engine.dashboard.events import EventPages
 from engine.dashboard.jobs import Jobs
 from engine.dashboard.lanes import Lanes
 from engine.dashboard.letters import Counted, Letters, which_of
@@ -70,6 +71,7 @@ class Board:
         self.jobs = Jobs(engine.store, engine.clock.now, new_id)
         frame = Frame(self._get, self._post, self._page, self._back, self._audit, self.rows)
         self.catalogue = CataloguePages(engine, frame, new_id)
+        self.events = EventPages(engine, frame)
         self._rows: tuple[float, list[lanes_.Row]] = (float("-inf"), [])
         self._rows_lock = threading.Lock()
 
@@ -98,6 +100,7 @@ class Board:
             Route("/logout", self._post(self.log_out), methods=["POST"]),
             Route("/static/{name}", self._static),
             *self.catalogue.routes,
+            *self.events.routes,
         ]
 
     def is_open(self, scope: Scope) -> bool:

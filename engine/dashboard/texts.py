@@ -6,6 +6,7 @@ import re
 from typing import Any
 
 from engine.dashboard.texts_catalogue import CATALOGUE
+from engine.dashboard.texts_events import EVENTS
 
 LANGUAGES = {"en": "English", "pt": "Português"}
 TAGS = {"en": "en", "pt": "pt-BR"}
@@ -338,7 +339,7 @@ TEXTS: dict[str, tuple[str, str]] = {
     "job_progress": ("Progress", "Progresso"),
 }
 
-TEXTS |= CATALOGUE
+TEXTS |= CATALOGUE | EVENTS
 
 
 class Words:

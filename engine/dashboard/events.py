@@ -1,0 +1,192 @@
+"""The pages on events: which there were, and one event's way through its attempts; found by id, person or time."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, NamedTuple
+from urllib.parse import urlencode
+
+from starlette.routing import Route
+
+from engine.dashboard.asking import Trouble
+from engine.dashboard.letters import LoadedSpecs
+from engine.dashboard.rendering import see_other
+from engine.dead_letters import Desk
+from engine.intake import shortened
+from engine.people import digest
+from engine.program import decode_event
+from engine.segments import segment
+from engine.trail.entries import LEAST_PREFIX, Cursor, Query, cursor_of
+from engine.ways import way_of
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from starlette.responses import Response
+    from starlette.routing import BaseRoute
+
+    from engine.dashboard.asking import Ask
+    from engine.dashboard.catalogue_pages import Frame
+    from engine.runtime import Engine
+    from engine.trail.entries import Found
+    from engine.ways import Way
+
+PER_PAGE = 50
+GROUPS = {  # what can be asked for -> outcomes
+    "delivered": ("delivered",),
+    "rejected": ("rejected",),
+    "skipped": ("skipped",),
+    "retry": ("retry", "throttle", "defer", "pause", "later"),
+}
+
+
+class Now(NamedTuple):
+    """What became of one action of an event, last."""
+
+    connector: str
+    client: str
+    action: str
+    outcome: str  # one of OUTCOMES | waits | stands, for its lane is paused | dead
+    at: float
+    reason: str = ""
+    due_at: float | None = None  # inf: it waits for another action
+    letter: int | None = None
+
+
+class EventPages:
+    """What the board mounts beside its own pages."""
+
+    def __init__(self, engine: Engine, frame: Frame) -> None:
+        self.engine, self.frame = engine, frame
+
+    @property
+    def routes(self) -> Sequence[BaseRoute]:
+        return [Route("/events", self.frame.get(self.events)), Route("/event", self.frame.get(self.event))]
+
+    # --- many ---
+
+    def events(self, ask: Ask) -> Response:
+        given = ask.query.get("q", "").strip("\r\n\t ")[:500]
+        asked = {
+            "q": given,
+            "client": ask.text("client", 200),
+            "connector": ask.text("connector", 200),
+            "outcome": ask.text("outcome") if ask.text("outcome") in GROUPS else "",
+            "from": ask.text("from", 40),
+            "to": ask.text("to", 40),
+        }
+        facts = {name: value for name, value in asked.items() if value and name != "q"}
+        self.frame.audit(ask).line("event find", **facts, text=digest(given) if given else None)
+        wrong = next((asked[name] for name in ("from", "to") if asked[name] and _time(asked[name]) is None), "")
+        query = Query(
+            connector=asked["connector"] or None,
+            client=asked["client"] or None,
+            outcomes=GROUPS.get(asked["outcome"]),
+            since=_time(asked["from"]),
+            until=_time(asked["to"]),
+            before=cursor_of(ask.text("before", 80)),
+        )
+        rows, how = ([], "") if wrong else self._found(query, given)
+        if given and not rows and query.before is None:
+            way = self._way(given, query.connector, query.client)
+            if way.is_known:
+                return see_other(f"/event?{urlencode({'id': way.event_id})}")
+        more = rows[PER_PAGE - 1] if len(rows) > PER_PAGE else None
+        return self.frame.page(
+            "events",
+            ask,
+            422 if wrong else 200,
+            asked=asked,
+            rows=rows[:PER_PAGE],
+            how=how,
+            wrong=wrong,
+            more=str(Cursor(more.at, more.place)) if more is not None else "",
+            first=query.before is None,
+            groups=list(GROUPS),
+            least=LEAST_PREFIX,
+            state=self.engine.trail.state() if self.engine.trail is not None else None,
+        )
+
+    def _found(self, query: Query, given: str) -> tuple[list[Found], str]:
+        """The rows, and how they were found: id | prefix | person, or empty for a list without a search."""
+        trail = self.engine.trail
+        if trail is None:
+            return [], ""
+        ways: list[tuple[str, Query]] = []
+        if not given:
+            ways.append(("", query))
+        elif "@" in given:
+            ways.append(("person", query._replace(people=trail.people(given))))
+        if given:
+            ways.append(("id", query._replace(event_id=shortened(given))))
+            if len(given) >= LEAST_PREFIX:
+                ways.append(("prefix", query._replace(event_id=given, prefix=True)))
+            if "@" not in given:
+                ways.append(("person", query._replace(people=trail.people(given))))  # the key of a record
+        for how, each in ways:
+            if rows := trail.find(each, PER_PAGE + 1):
+                return rows, how
+        return [], ""
+
+    # --- one ---
+
+    def event(self, ask: Ask) -> Response:
+        given = ask.query.get("id", "")[:1000]
+        connector, client = ask.text("connector", 200) or None, ask.text("client", 200) or None
+        if not given:
+            raise Trouble(404, "event_unknown")
+        way = self._way(given, connector, client)
+        named = {"connector": connector, "client": client}
+        self.frame.audit(ask).line("event show", event_id=way.event_id, **named)
+        return self.frame.page(
+            "event",
+            ask,
+            200 if way.is_known else 404,
+            way=way,
+            now_at=now_at(way),
+            bodies=self._bodies(way),
+            trail=self.engine.trail is not None,
+            segment=segment,
+        )
+
+    def _way(self, given: str, connector: str | None, client: str | None) -> Way:
+        return way_of(self.engine.store, self.engine.trail, given, connector=connector, client=client)
+
+    def _bodies(self, way: Way) -> list[tuple[str, str, Any]]:
+        """(connector, client, the event as it may be shown) of each that the store still has; the same one once."""
+        desk = Desk(LoadedSpecs(self.engine))
+        held = {(each.lane.connector, each.lane.client, each.row.delivery.body) for each in way.waiting}
+        held |= {(each.connector, each.client, each.body) for each in way.dead}
+        return [
+            (connector, client, desk.personal(connector).event(decode_event(body)))
+            for connector, client, body in sorted(held)
+        ]
+
+
+def now_at(way: Way) -> list[Now]:
+    """Of each action of each lane: what the store says of it, else what was last known."""
+    found: dict[tuple[str, str, str], Now] = {}
+    for each in way.attempts:
+        one = each.found
+        key = (one.connector, one.client, one.action)
+        found[key] = Now(*key, one.outcome, one.at, one.reason)
+    for letter in way.dead:
+        key = (letter.connector, letter.client, letter.action)
+        found[key] = Now(*key, "dead", letter.at, letter.reason, letter=letter.id)
+    for waits in way.waiting:
+        delivery = waits.row.delivery
+        key = (waits.lane.connector, waits.lane.client, delivery.action)
+        due_at = float("inf") if waits.row.after else max(delivery.due_at, waits.lane.not_before)
+        outcome = "stands" if waits.lane.state == "paused" else "waits"
+        last = waits.row.tries[-1].reason if waits.row.tries else ""
+        found[key] = Now(*key, outcome, delivery.received_at, last, due_at)
+    return [found[key] for key in sorted(found)]
+
+
+def _time(text: str) -> float | None:
+    """As a browser's field writes it, in UTC; None for what is no time."""
+    try:
+        at = datetime.fromisoformat(text)
+        return (at if at.tzinfo is not None else at.replace(tzinfo=UTC)).timestamp()
+    except (ValueError, OverflowError):
+        return None
