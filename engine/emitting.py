@@ -1,23 +1,27 @@
 """
 One Python function in the making, and what both notations share: names, literals, comparisons, calls, what is wrong.
 
-The only calls in generated code are the helpers of `engine.semantics` and the functions of `engine.functions`; no
-attribute is ever read.
+Each step of a computation is a line that gives its value a variable; so what is read twice is read once, what is known
+of a value (`Code.kinds`) need not be looked at, and what may not be reached stands in a block of its own. The only
+calls in generated code are the helpers of `engine.semantics`, the functions of `engine.functions` and what
+`engine.inlining` writes for them; the only attribute of a value that is read is its class.
 """
 
 from __future__ import annotations
 
 import re
+from contextlib import contextmanager
 from decimal import Decimal
 from difflib import get_close_matches
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from engine import functions, semantics
+from engine import functions, inlining, semantics
 from engine.errors import BadValue, ConnectError
+from engine.functions.definition import checked
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
     from types import CodeType
 
     Path = tuple[str | int, ...]
@@ -71,6 +75,40 @@ def closest(name: str, names: Iterable[str]) -> str:
     return f'did you mean "{near[0]}"?' if near else ""
 
 
+ANY = frozenset({"text", "number", "boolean", "list", "object", "absent"})
+ABSENT = frozenset({"absent"})
+TEXT = frozenset({"text"})
+BOOLEAN = frozenset({"boolean"})
+DEEP = frozenset({"list", "object"})
+UNKNOWN: Any = object()
+
+
+class Code(str):
+    """Python source of a value: a variable or a literal, so that it can be written twice. And what is known of it."""
+
+    kinds: frozenset[str]  # what it may be
+    capped: bool  # a number in it is within the caps, as one that a function gave
+    plain: bool  # str() writes it as the language does
+    null: bool  # it may be a written null (mapping.NULL)
+    value: Any  # of a literal
+
+    __slots__ = ("capped", "kinds", "null", "plain", "value")
+
+    def __new__(
+        cls, text: str, kinds: frozenset[str] = ANY, *, capped: bool = False, null: bool = False, value: Any = UNKNOWN
+    ) -> Code:
+        made = super().__new__(cls, text)
+        made.kinds, made.capped, made.null, made.plain, made.value = kinds, capped, null, False, value
+        return made
+
+    @property
+    def literal(self) -> bool:
+        return self.value is not UNKNOWN
+
+
+NONE = Code("None", ABSENT, value=None)
+
+
 class Emitter:
     """One Python function in the making: lines, constants, context names read, and where each line comes from."""
 
@@ -80,11 +118,13 @@ class Emitter:
         self.problems = problems
         self.uses = uses
         self.globals: dict[str, Any] = dict(semantics.HELPERS)
-        self.lines: list[str] = []
+        self.lines: list[tuple[int, str]] = []  # depth, text
         self.places: list[tuple[str | int, ...]] = []
         self.depth = 2
-        self.bound: dict[str, str] = {}  # loop variables: name -> Python variable
-        self.roots: dict[str, str] = {}  # context names read so far -> Python variable
+        self.bound: dict[str, Code] = {}  # loop variables: name -> Python variable
+        self.roots: dict[str, Code] = {}  # context names read so far -> Python variable
+        self.known: list[dict[Any, Code]] = [{}]  # for each block that we are in: what was computed -> its variable
+        self.risks = 0  # lines so far that may raise
         self.counter = 0
         self.prelude: list[str] = []  # what stands before all else
         self.looping = 0  # loops that the current place is within
@@ -96,19 +136,90 @@ class Emitter:
         self.counter += 1
         return f"{prefix}{self.counter}"
 
-    def const(self, value: Any) -> str:
+    def const(self, value: Any) -> Code:
         """Python source of a constant: a literal where that is safe, else a global of the generated function."""
-        if value is None or isinstance(value, bool):
-            return repr(value)
-        if isinstance(value, (str, int)) and len(str(value)) < 200:
-            return repr(value)
+        kinds = frozenset({KIND_OF[value.__class__]}) if value.__class__ in KIND_OF else ANY
+        if value is None or isinstance(value, bool) or (isinstance(value, (str, int)) and len(str(value)) < 200):
+            return Code(f"({value!r})" if kinds == NUMBER else repr(value), kinds, value=value)
         name = self.fresh("K")
         self.globals[name] = value
-        return name
+        return Code(name, kinds, value=value)
 
-    def line(self, text: str) -> None:
-        self.lines.append("    " * self.depth + text)
+    def line(self, text: str, *, risky: bool = False) -> None:
+        """`risky`: it may raise a BadValue."""
+        self.lines.append((self.depth, text))
         self.places.append(self.place)
+        self.risks += risky
+
+    def assign(
+        self, source: str, kinds: frozenset[str] = ANY, *, risky: bool = False, capped: bool = False, prefix: str = "t"
+    ) -> Code:
+        """A variable with the value of a Python expression."""
+        code = Code(self.fresh(prefix), kinds, capped=capped)
+        self.line(f"{code} = {source}", risky=risky)
+        return code
+
+    @contextmanager
+    def block(self, head: str, *, risky: bool = False) -> Iterator[None]:
+        """What stands in it may not be reached: what is computed there is not known after it."""
+        self.line(head, risky=risky)
+        self.depth += 1
+        self.known.append({})
+        before = len(self.lines)
+        yield
+        if len(self.lines) == before:
+            self.line("pass")
+        self.known.pop()
+        self.depth -= 1
+
+    @contextmanager
+    def undone(self) -> Iterator[None]:
+        """Where something in it does not compile, nothing of it stays."""
+        state = len(self.lines), self.depth, self.looping, len(self.known)
+        try:
+            yield
+        except ExpressionError:
+            lines, self.depth, self.looping, known = state
+            del self.lines[lines:], self.places[lines:]
+            self.known = [{} for _ in range(known)]
+            raise
+
+    def once(self, key: Any, compute: Callable[[], Code]) -> Code:
+        """What was computed before where we are, or `compute` of it; `key` tells it from all else."""
+        for known in reversed(self.known):
+            if (found := known.get(key)) is not None:
+                return found
+        code = compute()
+        self.known[-1][key] = code
+        return code
+
+    def pay(self, steps: str) -> None:
+        """A line that takes steps from the work that is left."""
+        work = self.work()
+        self.line(f"{work}[0] -= {steps}")
+        self.line(f"if {work}[0] < 0: spend({work}, 0)", risky=True)
+
+    def attempt(self, emit: Callable[[], Code]) -> str:
+        """A Python test: is it true? A value of a wrong type makes it false."""
+        start, risks = len(self.lines), self.risks
+        self.line("try:")
+        self.depth += 1
+        self.known.append({})
+        code = emit()
+        self.depth -= 1
+        known = self.known.pop()
+        if self.risks == risks:
+            del self.lines[start], self.places[start]
+            self.lines[start:] = [(depth - 1, text) for depth, text in self.lines[start:]]
+            self.known[-1].update(known)
+            return truth(code)
+        holds = self.fresh()
+        self.depth += 1
+        self.line(f"{holds} = {truth(code)}")
+        self.depth -= 1
+        self.line("except TooMuch: raise")
+        self.line(f"except BadValue: {holds} = False")
+        return holds
 
     def work(self) -> str:
         """The Python variable with the steps that are left, for what goes over a list or is called in a loop."""
@@ -121,7 +232,7 @@ class Emitter:
     def problem(self, rule: str, message: str, hint: str = "", severity: str = "error") -> None:
         self.problems.append(Problem(self.place, rule, message, hint, severity))
 
-    def root(self, name: str) -> str:
+    def root(self, name: str) -> Code:
         """The Python variable of a context name, or ExpressionError with the nearest name."""
         if name in self.bound:
             return self.bound[name]
@@ -133,12 +244,27 @@ class Emitter:
                 )
             hint = closest(name, known) or f"a path begins with one of these; a text stands in quotes: '{name}'"
             raise ExpressionError("name", f"unknown name {name}; names here: {', '.join(known)}", hint)
-        return self.roots.setdefault(name, f"n_{name}")
+        return self.roots.setdefault(name, Code(f"n_{name}"))
 
-    def key_of(self, code: str, key: str) -> str:
-        """Python source that reads a key of what `code` gives; in line, since a call would cost as much again."""
-        kept = self.fresh()
-        return f"({kept}.get({key!r}) if ({kept} := {code}).__class__ is dict else None)"
+    def key_of(self, code: Code, key: str) -> Code:
+        """A key of an object, absent of all else."""
+
+        def read() -> Code:
+            if code.kinds <= OBJECT:
+                return self.assign(f"{code}.get({key!r})", prefix="p")
+            return self.assign(f"{code}.get({key!r}) if {code}.__class__ is dict else None", prefix="p")
+
+        return self.once((code, key), read) if not code.literal else read()
+
+    def item_of(self, code: Code, position: int) -> Code:
+        """An item of a list, absent of all else."""
+
+        def read() -> Code:
+            if position in (0, -1):
+                return self.assign(f"{code}[{position}] if {code}.__class__ is list and {code} else None", prefix="p")
+            return self.assign(f"item({code}, {position})", prefix="p")
+
+        return self.once((code, position), read) if not code.literal else read()
 
     def use(self, path: tuple[str, ...]) -> None:
         if path and path[0] not in self.bound:
@@ -155,19 +281,14 @@ class Emitter:
 
     def build(self, result: str) -> Run:
         """The finished function: scope -> value; a BadValue that leaves it knows its target field."""
-        source = ["def run(scope):", "    try:", "        pass"]
-        source += [f"        {line}" for line in self.prelude]
-        source += [f"        work = [{semantics.MAX_STEPS}]"] if self.metered else []
-        source += [f"        {variable} = scope.get({name!r})" for name, variable in self.roots.items()]
+        source = ["def run(scope):", " try:"]
+        source += [f"  {line}" for line in self.prelude]
+        source += [f"  work = [{semantics.MAX_STEPS}]"] if self.metered else []
+        source += [f"  {variable} = scope.get({name!r})" for name, variable in self.roots.items()]
         first = len(source) + 1
-        self.line(f"result = {result}")
-        source += self.lines
-        source += [
-            "        return result",
-            "    except BadValue as error:",
-            "        locate(error)",
-            "        raise",
-        ]
+        self.line(f"return {result}")
+        source += [" " * depth + text for depth, text in self.lines]
+        source += [" except BadValue as error:", "  locate(error)", "  raise"]
         places = self.places
 
         def locate(error: BadValue) -> None:
@@ -202,6 +323,10 @@ def note(base: tuple[str, ...], path: tuple[str | int, ...], names: set[str]) ->
 
 
 SOURCE = "<compiled spec>"
+KIND_OF = {str: "text", int: "number", Decimal: "number", bool: "boolean", list: "list", dict: "object"}
+KIND_OF[type(None)] = "absent"
+OBJECT = frozenset({"object"})
+NUMBER = frozenset({"number"})
 ALL_NAMES = frozenset(
     {
         "event", "fields", "settings", "derived", "client", "tables", "received_at", "lookups", "vars", "delivery",
@@ -241,15 +366,85 @@ def exact(value: Any) -> Any:
     return value
 
 
-def compare(em: Emitter, operator: str, left: str, right: str) -> str:
+def truth(code: Code) -> str:
+    """A Python test: is it neither absent, false, "", [] nor {}? 0 is true."""
+    if code.literal:
+        return repr(semantics.true(code.value))
+    if "number" not in code.kinds:
+        return code
+    return f"({code} or {code} is not None and {code}.__class__ in NUMBERS)"
+
+
+ORDER = {"lt": "<", "lte": "<=", "gt": ">", "gte": ">="}
+
+
+def compare(em: Emitter, operator: str, left: Code, right: Code) -> Code:
     """eq and ne over all types (strictly), order over numbers; anything else is absent."""
     if operator in ("eq", "ne"):
-        same = f"same({left}, {right}, {em.work()})" if em.looping else f"same({left}, {right})"
-        return same if operator == "eq" else f"(not {same})"
-    return f"ordered({left}, {operator!r}, {right})"
+        return equal(em, left, right, "" if operator == "eq" else "not ")
+    if right.literal and right.kinds == NUMBER and not left.literal:
+        test = f"{left} {ORDER[operator]} {right} if {left}.__class__ in NUMBERS else None"
+        return em.assign(test, BOOLEAN | ABSENT)
+    return em.assign(f"ordered({left}, {operator!r}, {right})", BOOLEAN | ABSENT)
 
 
-def emit_call(em: Emitter, name: str, arguments: list[str], kinds: list[str]) -> str:
+def equal(em: Emitter, left: Code, right: Code, negated: str) -> Code:
+    if left.literal and not right.literal:
+        left, right = right, left
+    if left.literal and not DEEP & (left.kinds | right.kinds):
+        return em.const((negated == "") is semantics.same(left.value, right.value))
+    if right.literal and right.value.__class__ in (bool, type(None)):
+        return em.assign(f"{negated}{left} is {right}", BOOLEAN)
+    if right.literal and right.value.__class__ is str:
+        return em.assign(f"{negated}({left}.__class__ is str and {left} == {right})", BOOLEAN)
+    paid = f", {em.work()}" if em.looping else ""
+    return em.assign(f"{negated}same({left}, {right}{paid})", BOOLEAN, risky=True)
+
+
+def in_text(em: Emitter, value: Code, helper: str, name: str) -> Code:
+    """One hole of a text, filled by a helper of `engine.semantics`; `name` is what an error calls it."""
+    named = em.const(name)
+    if helper == "text" and value.kinds <= TEXT | ABSENT:
+        return value
+    if helper == "text" and value.kinds <= NUMBER | ABSENT and value.capped:
+        made = f"str({value}) if {value} is not None else None" if value.plain else f"digits({value})"
+        return em.assign(made, value.kinds - NUMBER | TEXT)
+    if helper in ("text", "must"):
+        kinds = (value.kinds & ABSENT if helper == "text" else frozenset()) | TEXT
+        return em.assign(f"{value} if {value}.__class__ is str else {helper}({value}, {named})", kinds, risky=True)
+    kinds = TEXT | (value.kinds & ABSENT) if helper.startswith("html") else TEXT
+    return em.assign(f"{helper}({value}, {named})", kinds, risky=True)
+
+
+def joined(em: Emitter, parts: list[Code]) -> Code:
+    """The parts of a text one after the other, or absent if one of them is; held against the cap."""
+    if not parts:
+        return em.const("")
+    if len(parts) == 1:
+        return parts[0]
+    out = Code(em.fresh(), TEXT | frozenset().union(*(part.kinds & ABSENT for part in parts)))
+    there = " and ".join(f"{part} is not None" for part in dict.fromkeys(parts) if "absent" in part.kinds)
+    made = f'f"{"".join(map(written_out, parts))}"'
+    if there:
+        with em.block(f"if {there}:"):
+            em.line(f"{out} = {made}")
+            em.line(f"if len({out}) > {semantics.MAX_TEXT}: too_long({out})", risky=True)
+        em.line(f"else: {out} = None")
+    else:
+        em.line(f"{out} = {made}")
+        em.line(f"if len({out}) > {semantics.MAX_TEXT}: too_long({out})", risky=True)
+    return out
+
+
+def written_out(part: Code) -> str:
+    """A part of a text within an f-string."""
+    if part.value.__class__ is not str:
+        return f"{{{part}}}"
+    plain = part.value.encode("unicode_escape").decode("ascii")
+    return str(plain).replace('"', '\\"').replace("{", "{{").replace("}", "}}")
+
+
+def emit_call(em: Emitter, name: str, arguments: list[Code], kinds: list[str]) -> Code:
     """A call of a registered (or given) function, its count and literal kinds checked now."""
     function = EXTRA.get(name) if name in EXTRA and em.names >= EXTRA_NAMES else functions.REGISTRY.get(name)
     if function is None:
@@ -258,7 +453,7 @@ def emit_call(em: Emitter, name: str, arguments: list[str], kinds: list[str]) ->
         )
         raise ExpressionError("function", f"unknown function {name}", hint)
     if isinstance(function, str):
-        return f"{em.root('calls')}[{name!r}]({', '.join(arguments)})"
+        return em.assign(f"{em.root('calls')}[{name!r}]({', '.join(arguments)})", risky=True)
     least = sum(parameter.required for parameter in function.parameters)
     most = None if any(parameter.variadic for parameter in function.parameters) else len(function.parameters)
     if len(arguments) < least or (most is not None and len(arguments) > most):
@@ -270,11 +465,79 @@ def emit_call(em: Emitter, name: str, arguments: list[str], kinds: list[str]) ->
         if kind not in ("any", "null") and not (parameter.kinds & {kind, "any"}):
             wanted = " or ".join(sorted(parameter.kinds))
             raise ExpressionError("arguments", f"{name}: {parameter.name} is to be {wanted}, got {kind}")
-    em.globals[f"f_{name}"] = function.call
     how = METERED.get(name, "metered")
     if em.looping or how == "metered_slow":
-        return f"{how}({em.work()}, f_{name}, {', '.join(arguments)})"
-    return f"f_{name}({', '.join(arguments)})"
+        return metered_call(em, function, arguments, how)
+    return em.once(("call", name, *arguments), lambda: plain_call(em, function, arguments))
+
+
+def plain_call(em: Emitter, function: functions.Function, arguments: list[Code]) -> Code:
+    """In line where the commonest case is short, else a call that looks only at the arguments it must look at."""
+    sure = tuple(takes(function, position, code) for position, code in enumerate(arguments))
+    called = f"f_{function.name}_{''.join('01'[one] for one in sure)}"
+    em.globals[called] = checked(function.name, sure)
+    whole = f"{called}({', '.join(arguments)})"
+    kinds = ABSENT | (frozenset({function.returns}) if function.returns != "any" else ANY)
+    made = inlining.INLINE.get(function.name, no_inlining)(em, arguments, whole)
+    if made is None:
+        return em.assign(whole, kinds, risky=True, capped=True)
+    code = em.assign(made.source, kinds, risky=made.risky, capped=True)
+    code.plain = made.plain
+    if made.unless:
+        em.line(f"if {made.unless.format(code)}: {code} = {whole}", risky=True)
+    return code
+
+
+def no_inlining(em: Emitter, arguments: list[Code], whole: str) -> inlining.Inline | None:
+    del em, arguments, whole
+    return None
+
+
+def takes(function: functions.Function, position: int, code: Code) -> bool:
+    """Is it certain that the function takes this argument as it is?"""
+    parameter = function.parameters[min(position, len(function.parameters) - 1)]
+    if "absent" in code.kinds and not parameter.takes_absent:
+        return False
+    if "number" in code.kinds and not code.capped and "any" not in parameter.kinds:
+        return code.literal and code.value.__class__ is int and abs(code.value) < 10**9 and "number" in parameter.kinds
+    if parameter.whole and "number" in code.kinds:
+        return False
+    return "any" in parameter.kinds or code.kinds - ABSENT <= parameter.kinds
+
+
+def metered_call(em: Emitter, function: functions.Function, arguments: list[Code], how: str) -> Code:
+    """A call in a loop, or one that takes long: it pays for what it is given and for what it makes."""
+    if function.name not in inlining.INLINE or how not in ("metered", "metered_quick"):
+        called = f"f_{function.name}"
+        em.globals[called] = function.call
+        kinds = ABSENT | (frozenset({function.returns}) if function.returns != "any" else ANY)
+        return em.assign(f"{how}({em.work()}, {called}, {', '.join(arguments)})", kinds, risky=True, capped=True)
+    em.pay(" + ".join(["1", *filter(None, map(weight, arguments))]) if how == "metered" else "1")
+    code = plain_call(em, function, arguments)
+    if how == "metered":
+        written(em, code)
+    return code
+
+
+def weight(code: Code) -> str:
+    """What a call in a loop pays for this argument: a sixteenth of a text, one for each item or key."""
+    if code.literal:
+        size = len(code.value) >> 4 if code.value.__class__ is str else len(code.value) if code.kinds <= DEEP else 0
+        return str(size) if size else ""
+    if code.kinds <= TEXT:
+        return f"(len({code}) >> 4)"
+    if not code.kinds & (TEXT | DEEP):
+        return ""
+    return f"(len({code}) >> 4 if {code}.__class__ is str else len({code}) if {code}.__class__ in DEEP else 0)"
+
+
+def written(em: Emitter, code: Code) -> None:
+    """A text that was made in a loop, where many of them may pile up, is paid for."""
+    if code.kinds <= TEXT:
+        em.pay(f"len({code}) >> 3")
+    elif "text" in code.kinds:
+        with em.block(f"if {code}.__class__ is str:"):
+            em.pay(f"len({code}) >> 3")
 
 
 METERED = {  # functions whose time depends on something else than the length of their texts and lists

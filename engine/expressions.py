@@ -1,8 +1,8 @@
 """
 `${ }` (JMESPath) and `{{ }}` (Jinja) to Python functions, once at load: scope -> value.
 
-Both notations become plain Python expressions over the local variables of one generated function, so that nothing is
-parsed or interpreted for an event. `None` is absent. Numbers are int and Decimal.
+Both notations become plain Python over the local variables of one generated function, so that nothing is parsed or
+interpreted for an event. `None` is absent. Numbers are int and Decimal.
 """
 
 from __future__ import annotations
@@ -10,17 +10,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from engine import semantics
-from engine.emitting import WHOLE, Emitter, ExpressionError, Problem, Use, is_expression, is_template
-from engine.errors import BadValue, TooMuch
+from engine.emitting import NONE, WHOLE, Emitter, ExpressionError, Problem, Use, in_text, is_expression, is_template
 from engine.jinja import emit_template
 from engine.jmes import emit_expression
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from engine.emitting import Code, Scope
     from engine.emitting import Path as Path
     from engine.emitting import Run as Run
-    from engine.emitting import Scope
 
 
 def is_literal(spec: Any) -> bool:
@@ -28,22 +27,23 @@ def is_literal(spec: Any) -> bool:
     return not isinstance(spec, str) or not ("${" in spec or is_template(spec))
 
 
-def emit_scalar(em: Emitter, value: Any, hole: str = "text") -> str:
-    """Python source of any scalar: an expression, a template, or itself. Problems are noted at em.place; None then."""
+def emit_scalar(em: Emitter, value: Any, hole: str = "text") -> Code:
+    """The variable or literal of any scalar: an expression, a template, or itself. None where it has a problem."""
     if not isinstance(value, str):
         return em.const(value)
     try:
-        if match := WHOLE.match(value):
-            return emit_expression(em, match.group(1))
-        if "${" in value:
-            raise ExpressionError(
-                "mixed", "${ } is the whole scalar or not there", "in a text write {{ path | function }}"
-            )
-        if is_template(value):
-            return emit_template(em, value, hole)
+        with em.undone():
+            if match := WHOLE.match(value):
+                return emit_expression(em, match.group(1))
+            if "${" in value:
+                raise ExpressionError(
+                    "mixed", "${ } is the whole scalar or not there", "in a text write {{ path | function }}"
+                )
+            if is_template(value):
+                return emit_template(em, value, hole)
     except ExpressionError as error:
         em.problem(error.rule, error.message, error.hint)
-        return "None"
+        return NONE
     return em.const(value)
 
 
@@ -105,18 +105,17 @@ class Compiler:
         """
         if spec is None:
             return lambda _scope: default
-        run = self.value(spec, names, place)
-        true = semantics.true
+        if is_literal(spec):
+            fixed = semantics.true(spec)
+            return lambda _scope: fixed
+        names = frozenset(names)
 
-        def holds(scope: Scope) -> bool:
-            try:
-                return true(run(scope))
-            except TooMuch:
-                raise
-            except BadValue:
-                return False
+        def make() -> Run:
+            em = self.emitter(names, place)
+            holds = em.attempt(lambda: emit_scalar(em, spec))
+            return em.build(f"True if {holds} else False")
 
-        return holds
+        return self.kept(("condition", spec, names, place), make)
 
     def text(self, spec: Any, names: Iterable[str], place: Path, hole: str = "text") -> Run:
         """scope -> text or None; what is not text becomes it (numbers with all digits)."""
@@ -130,8 +129,8 @@ class Compiler:
     def made_text(self, spec: Any, names: Iterable[str], place: Path, hole: str) -> Run:
         em = self.emitter(names, place)
         code = emit_scalar(em, spec, hole)
-        if not is_template(spec) and not isinstance(spec, str):
-            code = f"text({code}, '')"
+        if not isinstance(spec, str):
+            code = in_text(em, code, "text", "")
         elif is_expression(spec):
-            code = f"{hole}({code}, {em.const(str(spec).strip()[2:-1].strip())})"
+            code = in_text(em, code, hole, spec.strip()[2:-1].strip())
         return em.build(code)

@@ -8,7 +8,21 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from engine import semantics
-from engine.emitting import MAX_EXPRESSION, ExpressionError, compare, emit_call, exact
+from engine.emitting import (
+    ABSENT,
+    BOOLEAN,
+    MAX_EXPRESSION,
+    TEXT,
+    Code,
+    ExpressionError,
+    compare,
+    emit_call,
+    exact,
+    in_text,
+    joined,
+    truth,
+    written,
+)
 from engine.holes import place_of
 
 if TYPE_CHECKING:
@@ -16,9 +30,9 @@ if TYPE_CHECKING:
     from engine.holes import Place
 
 
-def emit_template(em: Emitter, text: str, hole: str = "text") -> str:
+def emit_template(em: Emitter, text: str, hole: str = "text") -> Code:
     """
-    Python source of a text with holes; absent where a hole is absent.
+    The variable or literal with a text with holes; absent where a hole is absent.
 
     `hole` names the helper that turns one value into text: text, segment (of a path), must (never absent), soql, sql;
     or the kind of text in which it depends on the place: url, html.
@@ -74,26 +88,27 @@ class _Jinja:
         self.em, self.hole, self.carriage = em, hole, carriage
         self.place = place_of(hole)
 
-    def whole(self, body: list[Any]) -> str:
+    def whole(self, body: list[Any]) -> Code:
         code = self.code(body)
         self.place.end()
         return code
 
-    def code(self, body: list[Any]) -> str:
+    def code(self, body: list[Any]) -> Code:
         if all(type(node).__name__ == "Output" for node in body):
             parts = [self.part(part) for node in body for part in node.nodes]
-            whole = parts[0] if len(parts) == 1 else f"concat(({', '.join(parts)},))" if parts else "''"
-            return f"written({self.em.work()}, {whole})" if self.em.looping and len(parts) > 1 else whole
-        name = self.em.fresh("text")
-        self.em.line(f"def {name}():")
-        self.em.depth += 1
-        self.em.line("out = []")
-        self.statements(body)
-        self.em.line("return concat(tuple(out))")
-        self.em.depth -= 1
-        return f"{name}()"
+            whole = joined(self.em, parts)
+            if self.em.looping and len(parts) > 1:
+                written(self.em, whole)
+            return whole
+        self.out = self.em.fresh("out")
+        self.em.line(f"{self.out} = []")
+        with self.em.block("while True:"):  # it is left at once where a hole is absent
+            self.statements(body)
+            self.em.line("break")
+        made = f"None if {self.out} is None else concat(tuple({self.out}))"
+        return self.em.assign(made, TEXT | ABSENT, risky=True)
 
-    def part(self, node: Any) -> str:
+    def part(self, node: Any) -> Code:
         if type(node).__name__ == "TemplateData":
             text = node.data.replace(self.carriage, "\r")
             self.place.read(text)
@@ -101,10 +116,10 @@ class _Jinja:
         helper = self.place.hole()
         if self.hole == "html" and type(node).__name__ == "Filter" and node.name == "html":
             raise ExpressionError("html-hole", "escaped twice: a hole of $html is escaped by itself", "without | html")
-        value = self.node(node)
-        named = self.em.const(describe(node))
-        made = f"{helper}({value}, {named})"
-        return f"written({self.em.work()}, {made})" if self.em.looping else made
+        made = in_text(self.em, self.node(node), helper, describe(node))
+        if self.em.looping:
+            written(self.em, made)
+        return made
 
     def statements(self, nodes: list[Any]) -> None:
         for node in nodes:
@@ -112,13 +127,11 @@ class _Jinja:
             if kind == "Output":
                 for part in node.nodes:
                     code = self.part(part)
-                    if type(part).__name__ == "TemplateData":
-                        self.em.line(f"out.append({code})")
-                    else:
-                        kept = self.em.fresh()
-                        self.em.line(f"{kept} = {code}")
-                        self.em.line(f"if {kept} is None: return None")
-                        self.em.line(f"out.append({kept})")
+                    if "absent" in code.kinds:
+                        with self.em.block(f"if {code} is None:"):
+                            self.em.line(f"{self.out} = None")
+                            self.em.line("break")
+                    self.em.line(f"{self.out}.append({code})")
             elif kind == "If":
                 self.choice(node)
             elif kind == "For":
@@ -133,15 +146,18 @@ class _Jinja:
     def choice(self, node: Any) -> None:
         """`if`, `elif`, `else`: each begins at the same place, and all of them have to end at one."""
         begin = copy(self.place)
-        self.branch("if", node)
+        chosen = self.em.assign("False") if node.elif_ else None
+        self.branch(node, chosen)
         ends = [self.place]
         for other in node.elif_:
             self.place = copy(begin)
-            self.branch("elif", other)
+            with self.em.block(f"if not {chosen}:"):
+                self.branch(other, chosen)
             ends.append(self.place)
         self.place = begin
         if node.else_:
-            self.block("else:", node.else_)
+            with self.em.block(f"if not {chosen}:" if chosen else "else:"):
+                self.statements(node.else_)
         self.same_end([*ends, self.place], "the branches of {% if %} end")
 
     def same_end(self, places: list[Place], what: str) -> None:
@@ -150,20 +166,17 @@ class _Jinja:
                 self.place.rule, f"{what} in different parts of the {self.hole}", "a whole text in each, with $if"
             )
 
-    def branch(self, word: str, node: Any) -> None:
-        self.block(f"{word} true(attempt(lambda: {self.node(node.test)})):", node.body)
-
-    def block(self, head: str, nodes: list[Any]) -> None:
-        self.em.line(head)
-        self.em.depth += 1
-        self.em.line("pass")
-        self.statements(nodes)
-        self.em.depth -= 1
+    def branch(self, node: Any, chosen: Code | None) -> None:
+        test = self.em.attempt(lambda: self.node(node.test))
+        with self.em.block(f"if {test}:"):
+            if chosen:
+                self.em.line(f"{chosen} = True")
+            self.statements(node.body)
 
     def loop(self, node: Any) -> None:
         if type(node.target).__name__ != "Name" or node.else_ or node.test or node.recursive:
             raise ExpressionError("template", "only {% for name in list %}", "filter with where(list, key, value)")
-        name, variable = node.target.name, self.em.fresh("v")
+        name, variable = node.target.name, Code(self.em.fresh("v"))
         if name in self.em.names:
             raise ExpressionError("template", f"{name} hides the {name} of the context", "choose another name")
         listed = self.node(node.iter)
@@ -171,7 +184,9 @@ class _Jinja:
         self.em.bound[name] = variable
         begin = copy(self.place)
         self.em.looping += 1
-        self.block(f"for {variable} in bounded({listed}, {self.em.work()}):", node.body)
+        with self.em.block(f"for {variable} in bounded({listed}, {self.em.work()}):", risky=True):
+            self.statements(node.body)
+        self.em.line(f"if {self.out} is None: break")
         self.em.looping -= 1
         self.same_end([begin], "the rounds of {% for %} begin")
         if before is None:
@@ -179,7 +194,7 @@ class _Jinja:
         else:
             self.em.bound[name] = before
 
-    def node(self, node: Any) -> str:
+    def node(self, node: Any) -> Code:
         kind = type(node).__name__
         method = getattr(self, "on_" + kind.lower(), None)
         if method is None:
@@ -187,41 +202,42 @@ class _Jinja:
                 "template",
                 *REFUSED.get(kind, (f"{kind} is not part of the language", "a path and functions as filters")),
             )
-        return str(method(node))
+        made: Code = method(node)
+        return made
 
-    def on_const(self, node: Any) -> str:
+    def on_const(self, node: Any) -> Code:
         return self.em.const(exact(node.value))
 
-    def on_name(self, node: Any) -> str:
+    def on_name(self, node: Any) -> Code:
         variable = self.em.root(node.name)
         self.em.use((node.name,))
         return variable
 
-    def on_getattr(self, node: Any) -> str:
+    def on_getattr(self, node: Any) -> Code:
         return self.path(node, node.attr)
 
-    def on_getitem(self, node: Any) -> str:
+    def on_getitem(self, node: Any) -> Code:
         if type(node.arg).__name__ == "Neg" and type(node.arg.node).__name__ == "Const":  # the last: list[-1]
-            return f"item({self.node(node.node)}, {-node.arg.node.value!r})"
+            return self.em.item_of(self.node(node.node), -node.arg.node.value)
         if type(node.arg).__name__ != "Const" or not isinstance(node.arg.value, (str, int)):
             raise ExpressionError("template", "a key that is computed", "{{ map | get(key) }}")
         return self.path(node, node.arg.value)
 
-    def path(self, node: Any, key: str | int) -> str:
+    def path(self, node: Any, key: str | int) -> Code:
         code = self.node(node.node)
         if isinstance(key, int):
-            return f"item({code}, {key})"
+            return self.em.item_of(code, key)
         last = self.em.uses[-1] if self.em.uses else None
         if last is not None and last.path == path_of(node.node):
             self.em.uses.pop()
             self.em.use((*last.path, key))
         return self.em.key_of(code, key)
 
-    def on_filter(self, node: Any) -> str:
+    def on_filter(self, node: Any) -> Code:
         if node.kwargs or node.dyn_args or node.dyn_kwargs:
             raise ExpressionError("template", f"{node.name}: arguments stand in order, without names")
         if node.name in ("name", "like") and self.hole in ("soql", "sql") and node.node is not None and not node.args:
-            return f"{self.hole}_{node.name}({self.node(node.node)})"
+            return self.em.assign(f"{self.hole}_{node.name}({self.node(node.node)})", risky=True)
         if node.node is None:
             raise ExpressionError("template", "a filter needs a value before it")
         if node.name == "join" and type(node.node).__name__ == "Const":
@@ -230,26 +246,36 @@ class _Jinja:
         kinds = [semantics.kind(exact(value.value)) if type(value).__name__ == "Const" else "any" for value in values]
         return emit_call(self.em, node.name, [self.node(value) for value in values], kinds)
 
-    def on_compare(self, node: Any) -> str:
+    def on_compare(self, node: Any) -> Code:
         if len(node.ops) != 1 or node.ops[0].op not in _OPERATORS:
             raise ExpressionError(
                 "template", "compare two values with == != < <= > >=", "for lists: list | contains(value)"
             )
         return compare(self.em, _OPERATORS[node.ops[0].op], self.node(node.expr), self.node(node.ops[0].expr))
 
-    def on_and(self, node: Any) -> str:
-        return f"(true({self.node(node.left)}) and true({self.node(node.right)}))"
+    def on_and(self, node: Any) -> Code:
+        return self.both(node, "if {}:")
 
-    def on_or(self, node: Any) -> str:
-        return f"(true({self.node(node.left)}) or true({self.node(node.right)}))"
+    def on_or(self, node: Any) -> Code:
+        return self.both(node, "if not {}:")
 
-    def on_not(self, node: Any) -> str:
-        return f"(not true({self.node(node.node)}))"
+    def both(self, node: Any, otherwise: str) -> Code:
+        """Whether `and` or `or` hold; the right one is computed only where the left does not say it."""
+        out = self.em.assign(f"not not {truth(self.node(node.left))}", BOOLEAN)
+        with self.em.block(otherwise.format(out)):
+            self.em.line(f"{out} = not not {truth(self.node(node.right))}")
+        return out
 
-    def on_test(self, node: Any) -> str:
+    def on_not(self, node: Any) -> Code:
+        return self.em.assign(f"not {truth(self.node(node.node))}", BOOLEAN)
+
+    def on_test(self, node: Any) -> Code:
         if node.name not in ("defined", "undefined"):
             raise ExpressionError("template", f"is {node.name} is not part of the language", "only `is defined`")
-        return f"({self.node(node.node)} is {'not ' if node.name == 'defined' else ''}None)"
+        code = self.node(node.node)
+        if code.literal:
+            return self.em.const((code.value is not None) is (node.name == "defined"))
+        return self.em.assign(f"{code} is {'not ' if node.name == 'defined' else ''}None", BOOLEAN)
 
 
 REFUSED = {

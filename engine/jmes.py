@@ -9,14 +9,19 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from engine import semantics
-from engine.emitting import MAX_EXPRESSION, ExpressionError, compare, emit_call, exact
+from engine.emitting import ABSENT, BOOLEAN, MAX_EXPRESSION, Code, ExpressionError, compare, emit_call, exact, truth
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from engine.emitting import Emitter
 
+LIST = frozenset({"list"})
+OBJECT = frozenset({"object"})
 
-def emit_expression(em: Emitter, text: str) -> str:
-    """Python source of the inside of one `${ }`."""
+
+def emit_expression(em: Emitter, text: str) -> Code:
+    """The variable or literal with the value of the inside of one `${ }`."""
     from jmespath import exceptions
     from jmespath.parser import Parser
 
@@ -78,11 +83,11 @@ def _syntax(text: str, error: Any) -> tuple[str, str]:
 STEPS = {"subexpression", "index_expression", "projection", "value_projection", "filter_projection", "flatten"}
 
 
-def cut(code: str, node: dict[str, Any]) -> str:
+def cut(em: Emitter, code: Code, node: dict[str, Any]) -> Code:
     first, last, step = node["children"]
     if step == 0:
         raise ExpressionError("syntax", "a slice can't go by steps of 0", "[::2] takes each second item")
-    return f"cut({code}, {first!r}, {last!r}, {step!r})"
+    return em.assign(f"cut({code}, {first!r}, {last!r}, {step!r})", LIST | ABSENT)
 
 
 class _Jmes:
@@ -91,12 +96,13 @@ class _Jmes:
     def __init__(self, em: Emitter, text: str) -> None:
         self.em, self.text = em, text
 
-    def node(self, node: dict[str, Any], cur: str | None, start: bool) -> str:
+    def node(self, node: dict[str, Any], cur: Code | None, start: bool) -> Code:
         if node["type"] in STEPS and node["children"][0]["type"] == "not_expression":
             raise ExpressionError("not-path", "! binds to the first name only, JMESPath reads (!a).b", "write !(a.b)")
-        return str(getattr(self, "on_" + node["type"])(node, cur, start))
+        made: Code = getattr(self, "on_" + node["type"])(node, cur, start)
+        return made
 
-    def on_field(self, node: dict[str, Any], cur: str | None, start: bool) -> str:
+    def on_field(self, node: dict[str, Any], cur: Code | None, start: bool) -> Code:
         name = node["value"]
         if cur is None:
             if name not in self.em.names and name not in self.em.bound and f'"{name}"' in self.text:
@@ -115,7 +121,7 @@ class _Jmes:
             )
         return self.em.key_of(cur, name)
 
-    def on_subexpression(self, node: dict[str, Any], cur: str | None, start: bool) -> str:
+    def on_subexpression(self, node: dict[str, Any], cur: Code | None, start: bool) -> Code:
         children = node["children"]
         path = []
         if cur is None and children[0]["type"] == "field" and children[0]["value"] not in self.em.bound:
@@ -134,103 +140,135 @@ class _Jmes:
                 code = self.with_current(code, child, False)
         return code
 
-    def with_current(self, code: str, node: dict[str, Any], start: bool) -> str:
+    def with_current(self, code: Code, node: dict[str, Any], start: bool) -> Code:
         """`node` evaluated over the value of `code`."""
-        if node["type"] in ("identity", "current"):
-            return code
-        item = self.em.fresh("c")
-        return f"(lambda {item}: {self.node(node, item, start)})({code})"
+        return code if node["type"] in ("identity", "current") else self.node(node, code, start)
 
-    def on_index_expression(self, node: dict[str, Any], cur: str | None, start: bool) -> str:
+    def on_index_expression(self, node: dict[str, Any], cur: Code | None, start: bool) -> Code:
         left, *steps = node["children"]
         code = self.node(left, cur, start)
         for step in steps:
-            code = cut(code, step) if step["type"] == "slice" else f"item({code}, {step['value']})"
+            code = cut(self.em, code, step) if step["type"] == "slice" else self.em.item_of(code, step["value"])
         return code
 
-    def on_index(self, node: dict[str, Any], cur: str | None, start: bool) -> str:
-        return f"item({self.current(cur)}, {node['value']})"
+    def on_index(self, node: dict[str, Any], cur: Code | None, start: bool) -> Code:
+        return self.em.item_of(self.current(cur), node["value"])
 
-    def on_slice(self, node: dict[str, Any], cur: str | None, start: bool) -> str:
-        return cut(self.current(cur), node)
+    def on_slice(self, node: dict[str, Any], cur: Code | None, start: bool) -> Code:
+        return cut(self.em, self.current(cur), node)
 
-    def current(self, cur: str | None) -> str:
+    def current(self, cur: Code | None) -> Code:
         if cur is None:
             raise ExpressionError(
                 "name", "@ and [ ] need a value before them", f"begin with a name: {', '.join(sorted(self.em.names))}"
             )
         return cur
 
-    def on_current(self, node: dict[str, Any], cur: str | None, start: bool) -> str:
+    def on_current(self, node: dict[str, Any], cur: Code | None, start: bool) -> Code:
         return self.current(cur)
 
     on_identity = on_current
 
-    def each(self, left: str, right: dict[str, Any]) -> str:
+    def each(self, listed: Code, right: dict[str, Any]) -> Code:
         if right["type"] == "identity":
-            return f"compact({left})"
-        item = self.em.fresh("c")
-        return f"project({left}, lambda {item}: {self.looped(right, item, False)}, {self.em.work()})"
+            return self.em.assign(f"compact({listed})", LIST | ABSENT)
 
-    def looped(self, node: dict[str, Any], cur: str, start: bool) -> str:
-        """What is done with each item of a list."""
-        self.em.looping += 1
-        code = self.node(node, cur, start)
-        self.em.looping -= 1
-        return code
+        def rest(item: Code, out: Code) -> None:
+            code = self.node(right, item, False)
+            self.em.line(f"if {code} is not None: {out}.append({code})")
 
-    def on_projection(self, node: dict[str, Any], cur: str | None, start: bool) -> str:
+        return self.loop(listed, rest)
+
+    def loop(self, listed: Code, do: Callable[[Code, Code], None]) -> Code:
+        """What is done with each item of a list, one step each; absent where it is none."""
+        out, item = Code(self.em.fresh("l"), LIST | ABSENT), Code(self.em.fresh("c"))
+        with self.em.block(f"if {listed}.__class__ is list:"):
+            self.em.pay(f"len({listed})")
+            self.em.line(f"{out} = []")
+            with self.em.block(f"for {item} in {listed}:"):
+                self.em.looping += 1
+                do(item, out)
+                self.em.looping -= 1
+        self.em.line(f"else: {out} = None")
+        return out
+
+    def on_projection(self, node: dict[str, Any], cur: Code | None, start: bool) -> Code:
         left, right = node["children"]
         return self.each(self.node(left, cur, start), right)
 
-    def on_value_projection(self, node: dict[str, Any], cur: str | None, start: bool) -> str:
+    def on_value_projection(self, node: dict[str, Any], cur: Code | None, start: bool) -> Code:
         left, right = node["children"]
-        return self.each(f"values({self.node(left, cur, start)})", right)
+        listed = self.em.assign(f"values({self.node(left, cur, start)})", LIST | ABSENT)
+        return self.each(listed, right)
 
-    def on_flatten(self, node: dict[str, Any], cur: str | None, start: bool) -> str:
-        return f"flat({self.node(node['children'][0], cur, start)}, {self.em.work()})"
+    def on_flatten(self, node: dict[str, Any], cur: Code | None, start: bool) -> Code:
+        listed = self.node(node["children"][0], cur, start)
+        return self.em.assign(f"flat({listed}, {self.em.work()})", LIST | ABSENT, risky=True)
 
-    def on_filter_projection(self, node: dict[str, Any], cur: str | None, start: bool) -> str:
+    def on_filter_projection(self, node: dict[str, Any], cur: Code | None, start: bool) -> Code:
         left, right, condition = node["children"]
-        item = self.em.fresh("c")
-        listed, holds = self.node(left, cur, start), self.looped(condition, item, True)
-        kept = f"keep({listed}, lambda {item}: {holds}, {self.em.work()})"
-        return self.each(kept, right)
 
-    def on_pipe(self, node: dict[str, Any], cur: str | None, start: bool) -> str:
+        def keep(item: Code, out: Code) -> None:
+            holds = self.em.attempt(lambda: self.node(condition, item, True))
+            self.em.line(f"if {holds}: {out}.append({item})")
+
+        return self.each(self.loop(self.node(left, cur, start), keep), right)
+
+    def on_pipe(self, node: dict[str, Any], cur: Code | None, start: bool) -> Code:
         left, right = node["children"]
         return self.with_current(self.node(left, cur, start), right, True)
 
-    def on_comparator(self, node: dict[str, Any], cur: str | None, start: bool) -> str:
+    def on_comparator(self, node: dict[str, Any], cur: Code | None, start: bool) -> Code:
         left, right = (self.node(child, cur, True) for child in node["children"])
         return compare(self.em, node["value"], left, right)
 
-    def on_or_expression(self, node: dict[str, Any], cur: str | None, start: bool) -> str:
-        left, right = (self.node(child, cur, True) for child in node["children"])
-        kept = self.em.fresh()
-        return f"({kept} if true({kept} := {left}) else {right})"
+    def on_or_expression(self, node: dict[str, Any], cur: Code | None, start: bool) -> Code:
+        return self.one_of(node, cur, "if not {}:")
 
-    def on_and_expression(self, node: dict[str, Any], cur: str | None, start: bool) -> str:
-        left, right = (self.node(child, cur, True) for child in node["children"])
-        kept = self.em.fresh()
-        return f"({right} if true({kept} := {left}) else {kept})"
+    def on_and_expression(self, node: dict[str, Any], cur: Code | None, start: bool) -> Code:
+        return self.one_of(node, cur, "if {}:")
 
-    def on_not_expression(self, node: dict[str, Any], cur: str | None, start: bool) -> str:
-        return f"(not true({self.node(node['children'][0], cur, True)}))"
+    def one_of(self, node: dict[str, Any], cur: Code | None, otherwise: str) -> Code:
+        """The left value, or the right one where the left is false (`||`) or true (`&&`); only then it is computed."""
+        first, second = node["children"]
+        left = self.node(first, cur, True)
+        out = self.em.assign(left)
+        with self.em.block(otherwise.format(truth(left))):
+            right = self.node(second, cur, True)
+            self.em.line(f"{out} = {right}")
+        kept = left.kinds - ABSENT if "not" in otherwise else left.kinds
+        out.kinds, out.capped = kept | right.kinds, left.capped and right.capped
+        return out
 
-    def on_multi_select_list(self, node: dict[str, Any], cur: str | None, start: bool) -> str:
-        made = f"compact([{', '.join(self.node(child, cur, True) for child in node['children'])}])"
-        return made if cur is None else f"(None if {cur} is None else {made})"
+    def on_not_expression(self, node: dict[str, Any], cur: Code | None, start: bool) -> Code:
+        return self.em.assign(f"not {truth(self.node(node['children'][0], cur, True))}", BOOLEAN)
 
-    def on_multi_select_dict(self, node: dict[str, Any], cur: str | None, start: bool) -> str:
-        pairs = (f"{pair['value']!r}: {self.node(pair['children'][0], cur, True)}" for pair in node["children"])
-        made = f"solid({{{', '.join(pairs)}}})"
-        return made if cur is None else f"(None if {cur} is None else {made})"
+    def on_multi_select_list(self, node: dict[str, Any], cur: Code | None, start: bool) -> Code:
+        def make() -> str:
+            return f"compact([{', '.join([self.node(child, cur, True) for child in node['children']])}])"
 
-    def on_literal(self, node: dict[str, Any], cur: str | None, start: bool) -> str:
+        return self.selected(make, cur, LIST)
+
+    def on_multi_select_dict(self, node: dict[str, Any], cur: Code | None, start: bool) -> Code:
+        def make() -> str:
+            pairs = [f"{pair['value']!r}: {self.node(pair['children'][0], cur, True)}" for pair in node["children"]]
+            return f"solid({{{', '.join(pairs)}}})"
+
+        return self.selected(make, cur, OBJECT)
+
+    def selected(self, make: Callable[[], str], cur: Code | None, kinds: frozenset[str]) -> Code:
+        if cur is None:
+            return self.em.assign(make(), kinds)
+        out = Code(self.em.fresh(), kinds | ABSENT)
+        with self.em.block(f"if {cur} is not None:"):
+            self.em.line(f"{out} = {make()}")
+        self.em.line(f"else: {out} = None")
+        return out
+
+    def on_literal(self, node: dict[str, Any], cur: Code | None, start: bool) -> Code:
         return self.em.const(exact(node["value"]))
 
-    def on_function_expression(self, node: dict[str, Any], cur: str | None, start: bool) -> str:
+    def on_function_expression(self, node: dict[str, Any], cur: Code | None, start: bool) -> Code:
         name, children = node["value"], node["children"]
         if name == "join" and children and children[0]["type"] == "literal":
             raise ExpressionError("argument-order", "join takes the list first here", "join(list, ', ')")
@@ -238,7 +276,7 @@ class _Jmes:
             self.em, name, [self.node(child, cur, True) for child in children], [kind_of(child) for child in children]
         )
 
-    def on_expref(self, node: dict[str, Any], cur: str | None, start: bool) -> str:
+    def on_expref(self, node: dict[str, Any], cur: Code | None, start: bool) -> Code:
         raise ExpressionError("syntax", "& is not used here", "name the key in quotes: sort(list, 'price')")
 
 

@@ -12,8 +12,20 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from engine import functions, semantics
-from engine.emitting import Emitter, ExpressionError, closest, is_expression, is_template
+from engine import semantics
+from engine.emitting import (
+    ABSENT,
+    ANY,
+    DEEP,
+    NONE,
+    TEXT,
+    Code,
+    Emitter,
+    ExpressionError,
+    closest,
+    is_expression,
+    is_template,
+)
 from engine.errors import BadValue
 from engine.expressions import Compiler, emit_scalar
 from engine.holes import place_of
@@ -139,6 +151,12 @@ HELPERS: dict[str, Any] = {
     function.__name__: function
     for function in (plain_null, json_text, lines, merged, rest, entries, renamed, as_object, columns_and_rows, case)
 } | {"NULL": NULL, "DEEP": semantics.DEEP}
+WRITTEN_NULL = Code("NULL", frozenset(), null=True, value=NULL)
+LIST, OBJECT = frozenset({"list"}), frozenset({"object"})
+KEPT = {"[]": LIST, "{}": OBJECT}
+CLASSES = {"text": "str", "list": "list", "object": "dict"}
+HOLE = re.compile(r"\A\$|\{\{|\$\{")
+AT_ONCE = 8  # absent entries of one list or object for which all of them together are tried first
 FEW = 100  # computed texts of a megabyte each are the most that is made without a look at their sum
 
 ALONE = {
@@ -161,100 +179,156 @@ class Tree:
     def __init__(self, em: Emitter, drop: Drop) -> None:
         self.em, self.drop = em, drop
         em.globals.update(HELPERS)
-        self.leaves = 0  # that are computed
-        self.deepens = False  # one of them may be a list or an object; `deep` says whether it is
+        self.leaves = 0  # that are computed, outside of loops
+        self.parts = 0  # of one round of the loop that we are in: leaves, lists and objects
+        self.loops = False  # `many` counts the parts that they make
+        self.deepens = False  # a leaf may be a list or an object; `deep` says whether one is
         self.missing: str | None = None  # inside $all: the flag that a leaf was absent
 
-    def emit(self, node: Any, *keys: str | int) -> str:
-        """Python source of the value of `node`, placed at the current place plus `keys`; None is absent, NULL null."""
+    def emit(self, node: Any, *keys: str | int) -> Code:
+        """The variable or literal of the value of `node`, placed at the current place plus `keys`; NULL is a null."""
         outer = self.em.place
         self.em.place = (*outer, *keys)
         try:
-            return self.value(node)
+            with self.em.undone():
+                return self.value(node)
         except ExpressionError as error:
             self.em.problem(error.rule, error.message, error.hint)
-            return "None"
+            return NONE
         finally:
             self.em.place = outer
 
-    def value(self, node: Any) -> str:
+    def value(self, node: Any) -> Code:
         if node is None:
-            return "None" if self.drop.null == "drop" else "NULL"
+            return NONE if self.drop.null == "drop" else WRITTEN_NULL
+        self.parts += 1
         if isinstance(node, dict):
             return self.object(node)
         if isinstance(node, list):
             return self.sequence(node)
         code = emit_scalar(self.em, node)
-        kept = self.em.fresh()
-        self.em.line(f"{kept} = {code}")
         computed = is_expression(node) or is_template(node)
-        tests = [
-            f"{kept} == {empty}"
-            for policy, empty in ((self.drop.text, "''"), (self.drop.list, "[]"), (self.drop.object, "{}"))
-            if policy == "drop" and (computed or node == "")
-        ]
-        if tests:
-            self.em.line(f"if {' or '.join(tests)}: {kept} = None")
-        if self.missing and computed:
+        if not computed:
+            return NONE if node == "" and self.drop.text == "drop" else code
+        kept = self.not_empty(code)
+        if self.missing and "absent" in kept.kinds:
             self.em.line(f"if {kept} is None: {self.missing} = True")
-        self.leaves += computed
-        if is_expression(node) and not gives_scalar(code):
-            self.deepens = True
-            self.em.line(f"if {kept}.__class__ in DEEP: deep = True")
+        self.leaves += not self.em.looping
+        if is_expression(node) and kept.kinds & DEEP:
+            self.deepen(f"if {kept}.__class__ is not str and {kept}.__class__ in DEEP: ")
         return kept
 
-    def weighed(self, code: str) -> str:
+    def deepen(self, test: str = "") -> None:
+        self.deepens = True
+        self.em.line(f"{test}deep = True")
+
+    def not_empty(self, code: Code) -> Code:
+        """The value of a leaf, absent where it is an empty one that is dropped."""
+        empty = [
+            kind
+            for policy, kind in ((self.drop.text, "text"), (self.drop.list, "list"), (self.drop.object, "object"))
+            if policy == "drop" and kind in code.kinds
+        ]
+        if not empty:
+            return code
+        classes = [CLASSES[kind] for kind in empty]
+        other = (
+            f"{code}.__class__ is not {classes[0]}"
+            if len(classes) == 1
+            else f"{code}.__class__ not in ({', '.join(classes)})"
+        )
+        kept = self.em.assign(f"{code} if {code} or {other} else None", code.kinds | ABSENT, capped=code.capped)
+        kept.plain = code.plain
+        return kept
+
+    def weighed(self, code: Code) -> str:
         """
         The finished tree, held against the caps where it can reach them: not where few scalars are written into it.
 
         Most records are such, and a look at all their parts would take a third as long as making them.
         """
-        code = f"plain_null({code})"
-        known = "known=scope.get('#encoded')"
-        if self.em.metered or self.leaves > FEW:
-            return f"weighed({code}, {known})"
-        return f"weighed({code}, {known}) if deep else {code}" if self.deepens else code
+        made = plain(code)
+        if self.leaves > FEW:
+            return f"weighed({made})"
+        tests = ["deep"] if self.deepens else []
+        if self.loops:
+            tests.append(f"many > {FEW - self.leaves}")
+        self.em.prelude += [*(["deep = False"] if self.deepens else []), *(["many = 0"] if self.loops else [])]
+        self.em.risks += bool(tests)
+        return f"weighed({made}) if {' or '.join(tests)} else {made}" if tests else made
 
-    def object(self, node: dict[str, Any]) -> str:
+    def object(self, node: dict[str, Any]) -> Code:
         directive = next((key for key in node if key.startswith("$") and not key.startswith("$$")), None)
         if directive is not None:
             return self.directive(directive, node)
-        built = self.em.fresh("d")
-        self.em.line(f"{built} = {{}}")
+        pairs: list[tuple[str, Code]] = []
         for key, child in node.items():
             name = key[1:] if key.startswith("$$") else key
             if "{{" in name or "${" in name:
                 self.em.problem("key", f"a key is a literal: {name}", "computed keys: $object: [{key: …, value: …}]")
                 continue
             code = self.emit(child, key)
-            self.em.place = (*self.em.place, key)
-            if code == "NULL":
-                self.em.line(f"{built}[{name!r}] = None")
-            elif code != "None":
-                self.em.line(f"if {code} is not None: {built}[{name!r}] = {unwrapped(code)}")
-            self.em.place = self.em.place[:-1]
-        if node:
-            self.em.line(f"if not {built}: {built} = None")
-        return built
+            if code.value is not None:
+                pairs.append((name, code))
+        return self.made(
+            Code(self.em.fresh("d"), OBJECT),
+            [(f"{name!r}: {plain(code)}", code) for name, code in pairs],
+            [f"[{name!r}] = {plain(code)}" for name, code in pairs],
+            "{}",
+            keeps_empty=not node,
+        )
 
-    def sequence(self, node: list[Any]) -> str:
-        built = self.items(node)
-        if node:
-            self.em.line(f"if not {built}: {built} = None")
-        return built
+    def sequence(self, node: list[Any]) -> Code:
+        return self.listed(self.children(node), keeps_empty=not node)
 
-    def items(self, node: list[Any], *keys: str | int) -> str:
-        built = self.em.fresh("l")
-        self.em.line(f"{built} = []")
-        for position, child in enumerate(node):
-            code = self.emit(child, *keys, position)
-            if code != "None":
-                self.em.line(f"if {code} is not None: {built}.append({unwrapped(code)})")
+    def children(self, node: list[Any], *keys: str | int) -> list[Code]:
+        return [self.emit(child, *keys, position) for position, child in enumerate(node)]
+
+    def listed(self, codes: list[Code], *, keeps_empty: bool = False) -> Code:
+        there = [code for code in codes if code.value is not None]
+        return self.made(
+            Code(self.em.fresh("l"), LIST),
+            [(plain(code), code) for code in there],
+            [f".append({plain(code)})" for code in there],
+            "[]",
+            keeps_empty=keeps_empty,
+        )
+
+    def made(
+        self, built: Code, entries: list[tuple[str, Code]], steps: list[str], brackets: str, *, keeps_empty: bool
+    ) -> Code:
+        """A list or object of those entries that are there: at once where all are, else step by step."""
+        absent = [code for _, code in entries if "absent" in code.kinds]
+        sure = next((at for at, (_, code) in enumerate(entries) if "absent" in code.kinds), len(entries))
+
+        def written(upto: int) -> str:
+            return f"{brackets[0]}{', '.join(entry for entry, _ in entries[:upto])}{brackets[1]}"
+
+        def one_by_one() -> None:
+            self.em.line(f"{built} = {written(sure)}")
+            for (_, code), step in zip(entries[sure:], steps[sure:], strict=True):
+                self.em.line(f"if {code} is not None: {built}{step}" if "absent" in code.kinds else f"{built}{step}")
+            if len(absent) == len(entries) and not keeps_empty:
+                self.em.line(f"if not {built}: {built} = None")
+
+        if len(absent) == len(entries) and not keeps_empty:
+            built.kinds |= ABSENT
+        if not absent:
+            self.em.line(f"{built} = {written(len(entries)) if entries or keeps_empty else 'None'}")
+            if not entries and not keeps_empty:
+                built.kinds = ABSENT
+        elif len(absent) <= AT_ONCE:
+            tests = " and ".join(f"{code} is not None" for code in dict.fromkeys(absent))
+            self.em.line(f"if {tests}: {built} = {written(len(entries))}")
+            with self.em.block("else:"):
+                one_by_one()
+        else:
+            one_by_one()
         return built
 
     # --- directives: one method each ---
 
-    def directive(self, name: str, node: dict[str, Any]) -> str:
+    def directive(self, name: str, node: dict[str, Any]) -> Code:
         if name not in DIRECTIVES:
             raise ExpressionError(
                 "directive", f"unknown directive {name}", closest(name, DIRECTIVES) or "$literal keeps a map as it is"
@@ -267,58 +341,69 @@ class Tree:
         if name in OWN:
             self.missing = None
         try:
-            code = str(getattr(self, "on_" + name[1:])(node))
+            code: Code = getattr(self, "on_" + name[1:])(node)
         finally:
             self.missing = outer
-        if outer and code == "None":
+        if outer and code.value is None:
             self.em.line(f"{outer} = True")
-        elif outer and code != "NULL":
+        elif outer and "absent" in code.kinds:
             self.em.line(f"if {code} is None: {outer} = True")
         return code
 
-    def on_literal(self, node: dict[str, Any]) -> str:
-        return "NULL" if node["$literal"] is None else self.assigned(self.em.const(node["$literal"]))
+    def on_literal(self, node: dict[str, Any]) -> Code:
+        if node["$literal"] is None:
+            return WRITTEN_NULL
+        code = self.em.const(node["$literal"])
+        if self.em.looping and code.kinds & DEEP:
+            self.deepen()
+        return Code(code, code.kinds)
 
     def condition(self, node: Any, *keys: str | int) -> str:
         outer = self.em.place
         self.em.place = (*outer, *keys)
-        code = emit_scalar(self.em, node)
+        test = self.em.attempt(lambda: emit_scalar(self.em, node))
         self.em.place = outer
-        return f"true(attempt(lambda: {code}))"
+        return test
 
-    def branch(self, head: str, out: str, node: Any, *keys: str | int) -> None:
-        self.em.line(head)
-        self.em.depth += 1
-        self.em.passed(*keys)
-        self.em.line(f"{out} = {self.emit(node, *keys)}")
-        self.em.depth -= 1
+    def branch(self, head: str, out: Code, node: Any, *keys: str | int) -> None:
+        with self.em.block(head):
+            self.em.passed(*keys)
+            code = self.emit(node, *keys)
+            self.em.line(f"{out} = {code}")
+        out.kinds, out.null = out.kinds | code.kinds, out.null or code.null
 
-    def on_if(self, node: dict[str, Any]) -> str:
+    def on_if(self, node: dict[str, Any]) -> Code:
         if "then" not in node:
             raise ExpressionError("directive", "$if needs then")
-        out, test = self.em.fresh("b"), self.em.fresh()
-        self.em.line(f"{out} = None")
-        self.em.line(f"{test} = {self.condition(node['$if'], '$if')}")
+        out = Code(self.em.fresh("b"), frozenset())
+        test = self.condition(node["$if"], "$if")
         self.branch(f"if {test}:", out, node["then"], "then")
         if "else" in node:
             self.branch("else:", out, node["else"], "else")
+        else:
+            self.em.line(f"else: {out} = None")
+            out.kinds |= ABSENT
         return out
 
-    def on_switch(self, node: dict[str, Any]) -> str:
+    def on_switch(self, node: dict[str, Any]) -> Code:
         if not isinstance(node.get("cases"), dict):
             raise ExpressionError("directive", "$switch needs cases, a map from value to what it gives")
-        out, chosen = self.em.fresh("b"), self.em.fresh()
-        self.em.line(f"{out} = None")
-        self.em.line(f"{chosen} = case({self.emit(node['$switch'], '$switch')})")
+        out, chosen = Code(self.em.fresh("b"), frozenset()), self.emit(node["$switch"], "$switch")
+        if chosen.literal or chosen.null or not chosen.kinds <= TEXT | ABSENT:
+            quick = "" if chosen.literal else f"{chosen} if {chosen}.__class__ is str else "
+            chosen = self.em.assign(f"{quick}case({chosen})", TEXT | ABSENT, risky=True)
         word = "if"
         for value, child in node["cases"].items():
             self.branch(f"{word} {chosen} == {str(value)!r}:", out, child, "cases", value)
             word = "elif"
         if "default" in node:
             self.branch("else:" if node["cases"] else "if True:", out, node["default"], "default")
+        else:
+            self.em.line(f"else: {out} = None" if node["cases"] else f"{out} = None")
+            out.kinds |= ABSENT
         return out
 
-    def on_each(self, node: dict[str, Any]) -> str:
+    def on_each(self, node: dict[str, Any]) -> Code:
         if "do" not in node:
             raise ExpressionError("directive", "$each needs do, what each item gives")
         name = node.get("as", "item")
@@ -327,63 +412,75 @@ class Tree:
         if name in self.em.names:
             raise ExpressionError("directive", f"as: {name} hides the {name} of the context", "choose another name")
         listed = self.emit(node["$each"], "$each")
-        out, variable, index = self.em.fresh("l"), self.em.fresh("v"), self.em.fresh("i")
+        out = Code(self.em.fresh("l"), LIST | ABSENT)
+        variable, index = Code(self.em.fresh("v")), Code(self.em.fresh("i"), frozenset({"number"}), capped=True)
         self.em.line(f"{out} = []")
-        self.em.line(f"for {index}, {variable} in enumerate(bounded({listed}, {self.em.work()})):")
-        self.em.depth += 1
-        self.em.looping += 1
-        outer = dict(self.em.bound)
-        self.em.bound.update({"index": index, name: variable})
-        if "where" in node:
-            self.em.line(f"if not {self.condition(node['where'], 'where')}: continue")
-        code = self.emit(node["do"], "do")
-        self.em.line(f"if {code} is not None: {out}.append(plain_null({code}))")
-        self.em.bound = outer
-        self.em.looping -= 1
-        self.em.depth -= 1
+        head = f"for {index}, {variable} in enumerate(bounded({listed}, {self.em.work()})):"
+        outer, parts, self.parts, self.loops = dict(self.em.bound), self.parts, 0, True
+        at = len(self.em.lines)
+        with self.em.block(head, risky=True):
+            self.em.looping += 1
+            self.em.bound.update({"index": index, name: variable})
+            if "where" in node:
+                self.em.line(f"if not {self.condition(node['where'], 'where')}: continue")
+            code = self.emit(node["do"], "do")
+            self.em.line(f"many += {self.parts + 1}")
+            there = f"if {code} is not None: " if "absent" in code.kinds else ""
+            self.em.line(f"{there}{out}.append({plain(code)})")
+            self.em.looping -= 1
+        if not any(index in line for _, line in self.em.lines[at + 1 :]):
+            self.em.lines[at] = (self.em.depth, f"for {variable} in bounded({listed}, {self.em.work()}):")
+        self.em.bound, self.parts = outer, parts
         self.em.line(f"if not {out}: {out} = None")
         return out
 
-    def parts(self, name: str, node: dict[str, Any]) -> str:
+    def part(self, name: str, node: dict[str, Any]) -> list[Code]:
         if not isinstance(node[name], list):
             raise ExpressionError("directive", f"{name} takes a list")
-        return self.items(node[name], name)
+        return self.children(node[name], name)
 
-    def assigned(self, code: str, prefix: str = "t") -> str:
-        out = self.em.fresh(prefix)
-        self.em.line(f"{out} = {code}")
-        return out
+    def assigned(self, source: str, kinds: frozenset[str] = ANY, prefix: str = "t") -> Code:
+        return self.em.assign(source, kinds, risky=True, prefix=prefix)
 
-    def on_merge(self, node: dict[str, Any]) -> str:
-        return self.assigned(f"merged({self.parts('$merge', node)})")
+    def on_merge(self, node: dict[str, Any]) -> Code:
+        return self.assigned(f"merged({self.listed(self.part('$merge', node), keeps_empty=True)})", OBJECT | ABSENT)
 
-    def on_lines(self, node: dict[str, Any]) -> str:
-        return self.assigned(f"lines({self.parts('$lines', node)})")
+    def on_lines(self, node: dict[str, Any]) -> Code:
+        codes = [code for code in self.part("$lines", node) if code.value is not None]
+        if not codes or any(code.null or code.literal or not code.kinds <= TEXT | ABSENT for code in codes):
+            return self.assigned(f"lines({self.listed(codes, keeps_empty=True)})", TEXT | ABSENT)
+        there = " and ".join(f"{code} is not None" for code in dict.fromkeys(codes) if "absent" in code.kinds)
+        whole = 'f"' + "\\n".join(f"{{{code}}}" for code in codes) + '"'
+        made = f"{whole} if {there} else lines([{', '.join(codes)}])" if there else whole
+        return self.em.assign(made, TEXT | (ABSENT if there else frozenset()))
 
-    def on_object(self, node: dict[str, Any]) -> str:
+    def on_object(self, node: dict[str, Any]) -> Code:
         if isinstance(node["$object"], dict):
-            return self.assigned(f"as_object({self.emit(node['$object'], '$object')})")
-        return self.assigned(f"as_object({self.parts('$object', node)})")
+            return self.assigned(f"as_object({self.emit(node['$object'], '$object')})", OBJECT | ABSENT)
+        pairs = self.listed(self.part("$object", node), keeps_empty=True)
+        return self.assigned(f"as_object({pairs})", OBJECT | ABSENT)
 
-    def on_json(self, node: dict[str, Any]) -> str:
-        return self.assigned(f"json_text({self.emit(node['$json'], '$json')})")
+    def on_json(self, node: dict[str, Any]) -> Code:
+        if self.em.looping:  # its text may be longer than what it is made of
+            self.deepen()
+        return self.assigned(f"json_text({self.emit(node['$json'], '$json')})", TEXT | ABSENT)
 
-    def on_soql(self, node: dict[str, Any]) -> str:
+    def on_soql(self, node: dict[str, Any]) -> Code:
         return self.query(node, "soql")
 
-    def on_sql(self, node: dict[str, Any]) -> str:
+    def on_sql(self, node: dict[str, Any]) -> Code:
         return self.query(node, "sql")
 
-    def query(self, node: dict[str, Any], kind: str) -> str:
+    def query(self, node: dict[str, Any], kind: str) -> Code:
         text = node[f"${kind}"]
         if not isinstance(text, str):
             raise ExpressionError("directive", f"${kind} takes a text")
         if is_expression(text):
             raise ExpressionError("query", "a query is a text with holes, each escaped", "… WHERE Email = {{ … }}")
         check_query_holes(text, escapes=kind == "soql")
-        return self.assigned(emit_scalar(self.em, text, kind))
+        return emit_scalar(self.em, text, kind)
 
-    def on_html(self, node: dict[str, Any]) -> str:
+    def on_html(self, node: dict[str, Any]) -> Code:
         text = node["$html"]
         if not isinstance(text, str):
             raise ExpressionError("directive", "$html takes a text")
@@ -393,22 +490,26 @@ class Tree:
             place = place_of("html")
             place.read(text)
             place.end()
-        return self.assigned(emit_scalar(self.em, text, "html"))
+        return emit_scalar(self.em, text, "html")
 
-    def on_all(self, node: dict[str, Any]) -> str:
+    def on_all(self, node: dict[str, Any]) -> Code:
         outer, self.missing = self.missing, self.em.fresh("m")
         self.em.line(f"{self.missing} = False")
         code = self.emit(node["$all"], "$all")
-        out = self.assigned(f"None if {self.missing} else {code}", "b")
-        self.missing = outer
+        out = self.em.assign(f"None if {self.missing} else {code}", code.kinds | ABSENT, prefix="b")
+        self.missing, out.null = outer, code.null
         return out
 
-    def on_keep(self, node: dict[str, Any]) -> str:
+    def on_keep(self, node: dict[str, Any]) -> Code:
         empty = empty_of(node["$keep"])
         code = self.emit(node["$keep"], "$keep")
-        return self.assigned(f"{empty} if {code} is None else {code}", "b")
+        if code.literal:
+            return code if code.value is not None else self.em.assign(empty, KEPT[empty])
+        out = self.em.assign(f"{empty} if {code} is None else {code}", code.kinds - ABSENT | KEPT[empty], prefix="b")
+        out.null = code.null
+        return out
 
-    def on_drop(self, node: dict[str, Any]) -> str:
+    def on_drop(self, node: dict[str, Any]) -> Code:
         outer = self.drop
         try:
             self.drop = msgspec.convert(node["$drop"], Drop)
@@ -419,7 +520,7 @@ class Tree:
         finally:
             self.drop = outer
 
-    def on_rest(self, node: dict[str, Any]) -> str:
+    def on_rest(self, node: dict[str, Any]) -> Code:
         source = node["$rest"]
         code = self.emit(source, "$rest")
         only, dropped = node.get("only"), node.get("except", [])
@@ -430,27 +531,40 @@ class Tree:
             if not is_expression(source):
                 raise ExpressionError("directive", "except: [used] needs a path", "$rest: ${ event }")
             self.em.watch(tuple(source.strip()[2:-1].strip().split(".")), used)
-        return self.assigned(f"rest({code}, {self.em.const(used)}, {self.em.const(only)})")
+        return self.assigned(f"rest({code}, {self.em.const(used)}, {self.em.const(only)})", OBJECT | ABSENT)
 
-    def on_entries(self, node: dict[str, Any]) -> str:
-        code = self.emit(node["$entries"], "$entries")
-        by = self.emit(node["by"], "by") if "by" in node else "None"
+    def on_entries(self, node: dict[str, Any]) -> Code:
         key, value = names_of(node, "key", "value")
-        return self.assigned(f"entries({code}, {key!r}, {value!r}, {by})")
+        source = node["$entries"]
+        if "by" not in node and isinstance(source, dict) and not any(HOLE.search(name) for name in source):
+            return self.pairs(source, key, value)
+        code = self.emit(source, "$entries")
+        by = self.emit(node["by"], "by") if "by" in node else NONE
+        return self.assigned(f"entries({code}, {key!r}, {value!r}, {by})", LIST | ABSENT)
 
-    def on_rename(self, node: dict[str, Any]) -> str:
+    def pairs(self, source: dict[str, Any], key: str, value: str) -> Code:
+        """$entries of a map that stands there: its pairs at once."""
+        self.parts += 1 + len(source)
+        codes = [(name, self.emit(child, "$entries", name)) for name, child in source.items()]
+        made = [
+            (f"{{{key!r}: {name!r}, {value!r}: {plain(code)}}}", code) for name, code in codes if code.value is not None
+        ]
+        steps = [f".append({pair})" for pair, _ in made]
+        return self.made(Code(self.em.fresh("l"), LIST), made, steps, "[]", keeps_empty=False)
+
+    def on_rename(self, node: dict[str, Any]) -> Code:
         if "by" not in node:
             raise ExpressionError("directive", "$rename needs by, a map from the keys here to the names they get")
         code = self.emit(node["$rename"], "$rename")
         by = self.emit(node["by"], "by")
-        return self.assigned(f"renamed({code}, {by})")
+        return self.assigned(f"renamed({code}, {by})", OBJECT | ABSENT)
 
-    def on_rows(self, node: dict[str, Any]) -> str:
+    def on_rows(self, node: dict[str, Any]) -> Code:
         code = self.emit(node["$rows"], "$rows")
         columns, rows = names_of(node, "columns", "rows")
-        return self.assigned(f"columns_and_rows({code}, {columns!r}, {rows!r})")
+        return self.assigned(f"columns_and_rows({code}, {columns!r}, {rows!r})", OBJECT | ABSENT)
 
-    def on_with(self, node: dict[str, Any]) -> str:
+    def on_with(self, node: dict[str, Any]) -> Code:
         """A definition used with arguments: `args` stands for them inside it."""
         inside = node["$with"]
         if not isinstance(inside, dict) or "do" not in inside:
@@ -463,16 +577,9 @@ class Tree:
         return code
 
 
-def gives_scalar(code: str) -> bool:
-    """Is this the call of a function that gives a text, a number or a boolean?"""
-    name = code.partition("(")[0].removeprefix("f_")
-    function = functions.REGISTRY.get(name) if code.startswith("f_") else None
-    return function is not None and function.returns in ("text", "number", "boolean")
-
-
-def unwrapped(code: str) -> str:
-    """The value as it is stored: only a branch (a variable b…) can be a written null that has come as a value."""
-    return "None" if code == "NULL" else f"plain_null({code})" if code.startswith("b") else code
+def plain(code: Code) -> str:
+    """The value as it is stored: a branch may give a written null, which has come as a value."""
+    return "None" if code.value is NULL else f"plain_null({code})" if code.null else code
 
 
 def names_of(node: dict[str, Any], *options: str) -> list[str]:
@@ -542,7 +649,6 @@ def compile_tree(
         tree = Tree(em, drop)
         if args:
             em.bound["args"] = tree.emit(dict(args), "args")
-        em.prelude.append("deep = False")
         return em.build(tree.weighed(tree.emit(spec)))
 
     return compiler.kept(("tree", encode_json([spec, args]), drop, names, place), make)

@@ -320,6 +320,16 @@ def concat(parts: tuple[str | None, ...]) -> str | None:
     return whole
 
 
+def too_long(whole: str) -> None:
+    """A text above its cap that was made without `concat`."""
+    raise TooMuch(f"a text of {len(whole)} characters; {MAX_TEXT} is the most")
+
+
+def digits(value: Any) -> str | None:
+    """A number within the caps as text, as `plain` writes it."""
+    return None if value is None else str(value) if value.__class__ is int else format(value, "f")
+
+
 class Ready(str):
     """A text that is already right for where it goes; the hole passes it through."""
 
@@ -384,9 +394,9 @@ def sql_like(value: Any) -> Ready:
 HELPERS: dict[str, Any] = {
     function.__name__: function
     for function in (
-        attempt, item, cut, true, same, ordered, compact, solid, project, keep, values, flat, bounded, text, must,
-        metered, metered_quick, metered_slow, metered_deep, written, weighed,
+        item, cut, same, ordered, compact, solid, values, flat, bounded, text, must, digits, spend, too_long,
+        metered, metered_quick, metered_slow, metered_deep, weighed,
         segment, url_host, url_base, url_value, html, html_link, html_part, html_mail, concat, soql, soql_name,
         soql_like, sql, sql_like,
     )
-} | {"sql_name": sql_name}  # fmt: skip
+} | {"sql_name": sql_name, "DEEP": DEEP, "NUMBERS": NUMBERS, "TooMuch": TooMuch}  # fmt: skip

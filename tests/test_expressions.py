@@ -441,7 +441,7 @@ def test_a_syntax_error_comes_with_what_was_probably_meant(text: str, hint: str)
         ("${ @ }", "name", "@ and [ ] need a value before them"),
         ("${ sort(event.x, &price) }", "syntax", "& is not used here"),
         (f"${{ {'!' * 5000}event }}", "syntax", "an expression nested too deeply"),
-        (f"${{ {' || '.join(['event.a'] * 120)} }}", "nesting", "nested too deeply"),
+        (f"${{ {'event.a || (' * 120}event.a{')' * 120} }}", "nesting", "nested too deeply"),
         (f"${{ event{'.a' * 15_000} }}", "syntax", "an expression of 30007 characters; 20000 is the most"),
         (f"{'{% for a in event.b %}' * 25}{'{% endfor %}' * 25}", "nesting", "nested too deeply"),
     ],

@@ -11,8 +11,9 @@ where the parameter has a default it counts as left out, where it has none the r
 
 import inspect
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from decimal import Decimal
+from functools import lru_cache
 from types import NoneType, UnionType
 from typing import Any, TypeVar, Union, get_args, get_origin
 
@@ -64,7 +65,9 @@ class Function:
     takes_absent: bool  # an absent subject reaches the function
     summary: str
     examples: tuple[Example, ...]
-    theme: str  # the module it stands in, a key of THEMES, a key of THEMES
+    theme: str  # the module it stands in, a key of THEMES
+    body: Callable[..., Any] = field(repr=False, compare=False)  # without the looks at its arguments and its result
+    defaults: tuple[Any, ...] = field(repr=False, compare=False)
 
     @property
     def least_arguments(self) -> int:
@@ -85,15 +88,18 @@ def function(summary: str, *examples: tuple[tuple[Any, ...], Any]) -> Callable[[
         name = body.__name__.rstrip("_")
         signature = inspect.signature(body)
         parameters = tuple(_parameter(each) for each in signature.parameters.values())
+        defaults = tuple(each.default for each in signature.parameters.values())
         registered[name] = Function(
             name=name,
-            call=_guarded(name, body, parameters, [each.default for each in signature.parameters.values()]),
+            call=_guarded(name, body, parameters, defaults),
             parameters=parameters,
             returns=_returned(signature.return_annotation),
             takes_absent=parameters[0].takes_absent,
             summary=summary,
             examples=tuple(Example(args, result, expression(name, args)) for args, result in examples),
             theme=body.__module__,
+            body=body,
+            defaults=defaults,
         )
         return body
 
@@ -112,6 +118,7 @@ def literal(value: Any) -> str:
 
 
 _SHORT = MAX_TEXT_BYTES // 4  # characters; no text of fewer is beyond the cap
+_SMALL = 10**15  # whole numbers below it are in range
 
 _KINDS: dict[Any, str] = {
     str: "text", int: "number", Decimal: "number", bool: "boolean", list: "list", dict: "object", Any: "any",
@@ -182,6 +189,67 @@ def _guarded(
     return call
 
 
+@lru_cache(maxsize=4096)
+def checked(name: str, sure: tuple[bool, ...]) -> Callable[..., Any]:
+    """
+    The function for a call with so many arguments, of which it looks only at those that are not `sure`: of a kind that
+    it takes, in its range. Their count is right.
+    """
+    function = registered[name]
+    return _written(name, function.body, function.parameters, function.defaults, sure)
+
+
+@lru_cache(maxsize=64)
+def guarded_as(name: str, body: Callable[..., Any], names: tuple[str, ...]) -> Callable[..., Any]:
+    """A part of the function `name`, which takes some of its parameters; its errors are those of the whole."""
+    function = registered[name]
+    at = [[each.name for each in function.parameters].index(one) for one in names]
+    parameters, defaults = [function.parameters[one] for one in at], [function.defaults[one] for one in at]
+    return _written(name, body, parameters, defaults, (False,) * len(at))
+
+
+def _written(
+    name: str, body: Callable[..., Any], parameters: Sequence[Parameter], defaults: Sequence[Any], sure: Sequence[bool]
+) -> Callable[..., Any]:
+    """What `_guarded` does, written out for one count of arguments."""
+    given: dict[str, Any] = {"body": body, "capped": capped, "BadValue": BadValue}
+    last = len(parameters) - 1
+    names = [f"a{position}" for position in range(len(sure))]
+    lines = [f"def call({', '.join(names)}):", " try:"]
+    for position, (value, known) in enumerate(zip(names, sure, strict=True)):
+        if known:
+            continue
+        index = min(position, last)
+        parameter, quick = parameters[index], _quick(parameters[index])
+        given[f"take{index}"], given[f"quick{index}"] = _taker(parameter), quick
+        given[f"default{index}"] = defaults[index]
+        if len(quick) == 1:
+            (given[f"quick{index}"],) = quick
+            lines.append(f"  if {value}.__class__ is not quick{index}:")
+        else:
+            lines.append(f"  if {value}.__class__ not in quick{index}:")
+        if parameter.takes_absent:
+            lines.append(f"   if {value} is not None: {value} = take{index}({value})")
+        elif parameter.required or parameter.variadic:
+            lines += [f"   if {value} is None: return None", f"   {value} = take{index}({value})"]
+        else:
+            lines.append(f"   {value} = default{index} if {value} is None else take{index}({value})")
+    lines += [
+        f"  result = body({', '.join(names)})",
+        f"  if result.__class__ is str and len(result) < {_SHORT}: return result",
+        "  return capped(result)",
+        " except BadValue as error:",
+        f"  raise type(error)(f'{name}: {{error.reason}}') from None",
+        " except UnicodeEncodeError:",
+        f"  raise BadValue('{name}: the text has a character that is not valid Unicode') from None",
+        " except RecursionError:",
+        f"  raise BadValue('{name}: the value is nested too deeply') from None",
+    ]
+    exec("\n".join(lines), given)
+    call: Callable[..., Any] = given["call"]
+    return call
+
+
 def _quick(parameter: Parameter) -> frozenset[type]:
     """The classes that go to the body as they are; numbers are looked at first."""
     if "any" in parameter.kinds:
@@ -197,6 +265,8 @@ def _taker(parameter: Parameter) -> Callable[[Any], Any]:
 
     def take(value: Any) -> Any:
         if value is None or "any" in kinds:
+            return value
+        if value.__class__ is int and -_SMALL < value < _SMALL and "number" in kinds:
             return value
         kind = _kind(value)
         if kind not in kinds:

@@ -16,6 +16,7 @@ MAX_DIGITS = 40
 MAX_EXPONENT = 40
 MAX_COMPARED = 5_000_000  # values within one that is compared
 _MAX_INTEGER: int = 10**MAX_EXPONENT
+_SMALL = 10**15
 
 # Wide enough that sums and products of numbers within the caps are exact; what comes out is capped afterwards.
 EXACT = Context(prec=200, rounding=ROUND_HALF_UP, traps=[InvalidOperation, DivisionByZero, Overflow])
@@ -55,6 +56,8 @@ def capped_items(count: int) -> None:
 
 def capped(value: Any) -> Any:
     """A function's result, or BadValue where it is beyond the caps; what lies in a list or object was capped before."""
+    if value.__class__ is int and -_SMALL < value < _SMALL:
+        return value
     match value:
         case None | bool():
             return value
