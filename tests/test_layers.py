@@ -14,8 +14,8 @@ LAYERS = (
     # ground
     "errors", "records", "ports", "clock", "ids", "names", "owners", "people", "segments", "writing",
     # the language
-    "spec.units", "spec.types", "spec.findings", "functions", "semantics", "emitting", "holes", "jmes", "jinja",
-    "expressions",
+    "spec.units", "spec.types", "spec.findings", "functions", "semantics", "inlining", "emitting",
+    "holes", "jmes", "jinja", "expressions",
     # a spec, from its file to its types
     "spec.shipped", "spec.sound", "spec.located", "spec.presets", "spec.expand", "spec.violations", "spec.load", "spec.project", "spec.compiled",
     "spec.fix", "spec.report",
