@@ -8,7 +8,7 @@ text is text. Whatever two YAML readers would read differently is a finding. Not
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from functools import cached_property
 from pathlib import Path
@@ -46,6 +46,7 @@ _WORDS_ELSEWHERE = {"~"} | {
     form for word in ("yes", "no", "on", "off", "true", "false", "null") for form in (word, word.title(), word.upper())
 } - set(_WORDS)
 _PATH = r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)+"
+_CUT = re.compile(r"[ \t]{1,77}#(?:\{\{|\$\{)")
 _OPENING = re.compile(r"\$\{|\{\{")
 _INDENTATION = "check its indentation"
 _SYNTAX = {  # what the YAML parsers say -> what to do about it
@@ -270,10 +271,15 @@ class _Reading:
 
     def run(self, loader: Any) -> Located:
         parser = loader(self.text)
+        scalar, take, get_event = self._scalar, self._take, parser.get_event
         try:
-            for event in self._events(parser):
-                if not self._take(event):
+            while (event := get_event()) is not None:
+                if type(event) is yaml.ScalarEvent:  # most are
+                    scalar(event)
+                elif not take(event):
                     break
+        except yaml.YAMLError as error:
+            self._explain(error)
         finally:
             parser.dispose()
         if self.root is None and not self.unusable:
@@ -282,23 +288,10 @@ class _Reading:
             raise SpecErrors(in_file_order(self.findings))
         return Located(self.file, self.text, self.root, in_file_order(self.findings))
 
-    def _events(self, parser: Any) -> Iterator[yaml.Event]:
-        while True:
-            try:
-                event = parser.get_event()
-            except yaml.YAMLError as error:
-                self._explain(error)
-                return
-            if event is None:
-                return
-            yield event
-
     def _take(self, event: Any) -> bool:
         """Go on with the next event?"""
         kind = type(event)
-        if kind is yaml.ScalarEvent:
-            self._scalar(event)
-        elif kind is yaml.MappingStartEvent or kind is yaml.SequenceStartEvent:
+        if kind is yaml.MappingStartEvent or kind is yaml.SequenceStartEvent:
             return self._open(event, {} if kind is yaml.MappingStartEvent else [])
         elif kind is yaml.MappingEndEvent or kind is yaml.SequenceEndEvent:
             self._close()
@@ -315,9 +308,11 @@ class _Reading:
     # values
 
     def _scalar(self, event: Any) -> None:
-        mark = _mark(event)
+        start = event.start_mark
+        mark = start.line + 1, start.column + 1
         self.last = event
-        self._refuse_tag_and_anchor(event)
+        if event.tag is not None or event.anchor is not None:
+            self._refuse_tag_and_anchor(event)
         frame = self.stack[-1] if self.stack else None
         if frame is not None and frame.is_map and not frame.awaits_value:
             self._key(frame, event, mark)
@@ -364,7 +359,7 @@ class _Reading:
             self._unquoted(text, mark)
         elif "{" in text:
             self._expression(text, mark, event)
-        elif re.match(r"[ \t]+#(?:\{\{|\$\{)", self.text[event.end_mark.index :][:80]):
+        elif _CUT.match(self.text, event.end_mark.index):
             says = "this text is cut at ` #`, which begins a comment"
             self._find(mark, "unclosed", says, "put the whole text in double quotes")
         return text
@@ -410,7 +405,8 @@ class _Reading:
 
     def _open(self, event: Any, value: Any) -> bool:
         mark = _mark(event)
-        self._refuse_tag_and_anchor(event)
+        if event.tag is not None or event.anchor is not None:
+            self._refuse_tag_and_anchor(event)
         if len(self.stack) >= MAX_DEPTH:
             self._find(mark, "too-deep", f"nested more than {MAX_DEPTH} levels deep", fatal=True)
             return False

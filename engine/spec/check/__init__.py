@@ -73,6 +73,7 @@ class _Check:
         self.facts: dict[str, Facts | None] = {}
         self.asked: set[str] = set()  # the connectors that were looked at for the piece at hand
         self.found: list[Finding] = []
+        self.refers: dict[Path, list[str]] = {}
 
     def run(self, pieces: Sequence[Piece], kept: Remembered | None, processes: int) -> list[Finding]:
         found: list[Finding] = []
@@ -110,7 +111,7 @@ class _Check:
     def one(self, piece: Piece) -> tuple[list[Finding], list[str]]:
         """The findings of a piece on its own, and what besides itself they depend on."""
         self.found, self.asked = [], set()
-        needs = referred(Path(piece.file))
+        needs = self.referred(Path(piece.file))
         if piece.kind == "client":
             self.client(piece)
         elif piece.kind == "settings":
@@ -118,10 +119,16 @@ class _Check:
         else:
             self.connector(piece)
         for name in sorted(self.asked - {piece.name}):
-            needs += [f"connector:{name}", *referred(self.known[name])]
+            needs += [f"connector:{name}", *self.referred(self.known[name])]
         if any(each.rule == "unknown-connector" for each in self.found):
             needs.append("connectors")
         return self.found, list(dict.fromkeys(needs))
+
+    def referred(self, path: Path) -> list[str]:
+        """Looked for once: many clients bind the same connector."""
+        if path not in self.refers:
+            self.refers[path] = referred(path)
+        return self.refers[path].copy()
 
     def connector(self, piece: Piece) -> None:
         self.keep(piece, piece.findings)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from engine.emitting import Problem
@@ -105,10 +106,9 @@ def _takes(key: str, wide: Any, narrow: Any) -> bool:
         return True
     if key == "status":
         try:
-            test, inner = units.statuses(wide), units.statuses(narrow)
+            return _statuses(tuple(_listed(narrow))) <= _statuses(tuple(_listed(wide)))
         except units.UnitError:
             return False
-        return all(test(status) for status in range(100, 600) if inner(status))
     if key == "code":
         takes = units.codes(wide)
         return all((_no_wider(str(code)) and takes(str(code))) or code in _listed(wide) for code in _listed(narrow))
@@ -116,6 +116,12 @@ def _takes(key: str, wide: Any, narrow: Any) -> bool:
         parts = [str(part).lower() for part in _listed(wide["contains"])]
         return all(any(part in str(text).lower() for part in parts) for text in _listed(narrow["contains"]))
     return False
+
+
+@cache
+def _statuses(spec: tuple[Any, ...]) -> frozenset[int]:
+    holds = units.statuses(list(spec))
+    return frozenset(status for status in range(100, 600) if holds(status))
 
 
 def _no_wider(code: str) -> bool:

@@ -53,16 +53,30 @@ def defaults_faults(connector: Connector) -> Iterator[Problem]:
 
 
 def value_faults(schema: dict[str, Any], value: Any, place: Path) -> Iterator[Problem]:
-    import jsonschema_rs
-
     try:
-        errors = list(jsonschema_rs.validator_for(schema).iter_errors(value))
+        errors = list(_validator(schema).iter_errors(value))
     except ValueError:  # not a JSON Schema: that is a finding already
         return
     for error in errors:
         yield _explained(schema, error, place)
     if not errors:
         yield from _unit_fault(schema, value, place)
+
+
+_MOST = 1_000
+_validators: dict[int, tuple[dict[str, Any], Any]] = {}  # by the schema's id, which is its own while it is kept
+
+
+def _validator(schema: dict[str, Any]) -> Any:
+    """What many clients are held against is compiled once. ValueError for what is no schema."""
+    kept = _validators.get(id(schema))
+    if kept is None:
+        import jsonschema_rs
+
+        if len(_validators) >= _MOST:
+            _validators.clear()
+        kept = _validators[id(schema)] = schema, jsonschema_rs.validator_for(schema)
+    return kept[1]
 
 
 def _explained(schema: dict[str, Any], error: Any, place: Path) -> Problem:
