@@ -224,6 +224,12 @@ def machine() -> str:
 # --- judging ---
 
 
+def kept() -> dict[str, Any]:
+    """{counts: {version of Python: {path: {kind: figure}}}, machine, times: {path: figure}}."""
+    none: dict[str, Any] = {"counts": {}, "machine": "", "times": {}}
+    return json.loads(FILE.read_text()) if FILE.exists() else none
+
+
 def measured() -> Iterator[Figure]:
     for name, path in HOT_PATHS.items():
         progress(path.what)
@@ -235,13 +241,13 @@ def measured() -> Iterator[Figure]:
         yield from started(name, code)
 
 
-def judged(figure: Figure, kept: dict[str, Any]) -> Judged:
+def judged(figure: Figure, by: dict[str, Any]) -> Judged:
     """A time that is over is taken again before it is believed."""
     if figure.kind != "time":
-        value = kept["counts"].get(PYTHON, {}).get(figure.path, {}).get(figure.kind)
+        value = by["counts"].get(PYTHON, {}).get(figure.path, {}).get(figure.kind)
         return Judged(figure, value, value is not None)
-    value = kept["times"].get(figure.path)
-    verdict = Judged(figure, value, value is not None and kept["machine"] == machine())
+    value = by["times"].get(figure.path)
+    verdict = Judged(figure, value, value is not None and by["machine"] == machine())
     for _ in range(TRIES - 1):
         if verdict.is_over:
             verdict = verdict._replace(figure=min(verdict.figure, timed(figure.path, HOT_PATHS[figure.path])))
@@ -268,7 +274,7 @@ def change(verdict: Judged) -> str:
     return f"{percent}!" if verdict.is_over else percent
 
 
-def moved(kept: dict[str, Any], figures: Iterable[Figure]) -> dict[str, Any]:
+def moved(before: dict[str, Any], figures: Iterable[Figure]) -> dict[str, Any]:
     """The figures of other versions of Python stay as they are."""
     counts: dict[str, dict[str, float]] = {}
     times: dict[str, float] = {}
@@ -277,7 +283,7 @@ def moved(kept: dict[str, Any], figures: Iterable[Figure]) -> dict[str, Any]:
             times[figure.path] = figure.value
         else:
             counts.setdefault(figure.path, {})[figure.kind] = figure.value
-    return {"counts": {**kept["counts"], PYTHON: counts}, "machine": machine(), "times": times}
+    return {"counts": {**before["counts"], PYTHON: counts}, "machine": machine(), "times": times}
 
 
 def spread(runs: int) -> int:
@@ -298,20 +304,20 @@ def main() -> int:
     given = parser.parse_args()
     if given.spread:
         return spread(given.spread)
-    kept = json.loads(FILE.read_text()) if FILE.exists() else {"counts": {}, "machine": "", "times": {}}
+    figures_kept = kept()
     verdicts: list[Judged] = []
     print(f"{'':<29}{'instructions':<17}{'C calls, modules':<17}{'time':>9}")
     for _, figures in groupby(measured(), key=lambda figure: figure.path):
-        of_path = [judged(figure, kept) for figure in figures]
+        of_path = [judged(figure, figures_kept) for figure in figures]
         progress("")
         print(told(of_path), flush=True)
         verdicts += of_path
     if given.move:
-        FILE.write_text(json.dumps(moved(kept, (each.figure for each in verdicts)), indent=1) + "\n")
+        FILE.write_text(json.dumps(moved(figures_kept, (each.figure for each in verdicts)), indent=1) + "\n")
         return 0
-    if PYTHON not in kept["counts"]:
+    if PYTHON not in figures_kept["counts"]:
         print(f"No figures for Python {PYTHON}; python -m benchmarks.budget --move writes them.")
-    if kept["machine"] != machine():
+    if figures_kept["machine"] != machine():
         print("The times were taken on another kind of machine; only what is counted is judged.")
     over = [each for each in verdicts if each.is_over]
     for each in over:

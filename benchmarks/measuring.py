@@ -201,8 +201,10 @@ class Beside:
 
     def __exit__(self, *_: object) -> None:
         assert self.process.stdin is not None
+        assert self.process.stdout is not None
         self.process.stdin.close()
         self.process.wait(10)
+        self.process.stdout.close()
 
     def _line(self) -> Any:
         assert self.process.stdout is not None

@@ -127,11 +127,12 @@ def summary(results: Sequence[Result]) -> str:
     said = f"**{len(judged) - len(unmet)} of {len(judged)} goals are met.**"
     if open_goals:
         said += f" {len(open_goals)} more could not be judged on this machine."
+    listed = []
     for line in unmet:
         against = f" against {line.against}" if line.against else ""
         had = number(line.ratio if line.against else line.ours) + ("" if line.against else f" {line.unit}")
-        said += f"\n- Not met: {line.what}{against}: {had}, the goal is {goal(line.goal)}."
-    return said.replace("**\n", "**\n\n", 1)
+        listed.append(f"- Not met: {line.what}{against}: {had}, the goal is {goal(line.goal)}.")
+    return "\n\n".join([said, "\n".join(listed)] if listed else [said])
 
 
 def written(name: str) -> str:
