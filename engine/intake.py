@@ -78,6 +78,7 @@ _DECODER = json.JSONDecoder(
 
 _quick_decode = msgspec.json.Decoder(float_hook=Decimal).decode
 _AS_ZEROS = bytes.maketrans(b"0123456789", b"0" * 10)
+_E = ord("E")
 _MANY_DIGITS = b"0" * 20  # shorter numbers, before and behind the point, are within MAX_DIGITS together
 
 
@@ -89,7 +90,7 @@ def quick(body: bytes) -> tuple[Any, bytes] | None:
     read in another way than it is written, and the decoder was no laxer than the exact one. What is written otherwise
     (escapes, exponents, a byte order mark) is not wrong for that.
     """
-    if b"E" in body and (b"E+" in body or b"E-" in body):  # the only exponents that are written again as they came
+    if _E in body and (b"E+" in body or b"E-" in body):  # the only exponents that are written again as they came
         return None
     if _MANY_DIGITS in body.translate(_AS_ZEROS):
         return None
@@ -221,6 +222,7 @@ class Receiver:
         self.meters = meters or {}
         self.problems = compiler.problems
         self.named = next((use.path for use in compiler.uses), ("event",))
+        self.reads_time = any(use.path[0] == "received_at" for use in compiler.uses)
         self.validator = None
         if schema is not None:
             import jsonschema_rs
@@ -251,17 +253,19 @@ class Receiver:
         except Refused as refused:
             wait_s = max(waits.values(), default=0.0)
             return Received(0, [], list(refused.faults), refused.status, refused.title, self.direct, wait_s=wait_s)
+        if not listed:
+            return self._received_one(events[0], holder, now, origin, waits, written)
         accepted: list[tuple[int, Accepted]] = []
         faults: list[Fault] = []
         status, title = 422, "the event can't be accepted"
         for index, event in enumerate(events):
             try:
-                accepted.append((index, self.accept(event, holder, now, origin, waits, written)))
+                accepted.append((index, self.accept(event, holder, now, origin, waits)))
             except Refused as refused:
                 if not faults or refused.status in (401, 403, 429):
                     status, title = refused.status, refused.title
                 told = refused.faults if len(faults) < MAX_TOLD else refused.faults[:1]
-                faults += [Fault(fault.field, fault.reason, index if listed else None, fault.kind) for fault in told]
+                faults += [Fault(fault.field, fault.reason, index, fault.kind) for fault in told]
         return Received(
             len(events),
             accepted,
@@ -269,9 +273,27 @@ class Receiver:
             202 if accepted else status,
             "" if accepted else title,
             self.direct,
-            listed,
+            True,
             max(waits.values(), default=0.0),
         )
+
+    def _received_one(
+        self,
+        event: Any,
+        holder: str | None,
+        now: float,
+        origin: str,
+        waits: dict[str, float],
+        written: bytes | None,
+    ) -> Received:
+        try:
+            accepted = self.accept(event, holder, now, origin, waits, written)
+        except Refused as refused:
+            faults = list(refused.faults[:MAX_TOLD])
+            wait_s = max(waits.values(), default=0.0)
+            return Received(1, [], faults, refused.status, refused.title, self.direct, wait_s=wait_s)
+        wait_s = max(waits.values()) if waits else 0.0
+        return Received(1, [(0, accepted)], [], 202, "", self.direct, wait_s=wait_s)
 
     def pace(self, client: str, waits: dict[str, float]) -> None:
         """Refused with 429 where the client's rate is used up; asked once for a body, which is taken whole."""
@@ -301,7 +323,9 @@ class Receiver:
         """One event, or Refused with its faults; `written`: its JSON, where that is at hand."""
         if not isinstance(event, dict):
             raise Refused(400, "an event is a JSON object", [Fault("body", "not an object")])
-        scope = {"event": event, "received_at": Decimal(repr(now))}
+        scope: dict[str, Any] = {"event": event}
+        if self.reads_time:
+            scope["received_at"] = Decimal(repr(now))
         client = self.bind(scope, holder)
         if origin:
             self.senders.require_origin(client, origin)
@@ -365,8 +389,10 @@ class Receiver:
             return
         faults = []
         for error in self.validator.iter_errors(event):
-            path = [*map(str, error.instance_path), *missing(error.message)]
-            faults.append(Fault(".".join(path) or "event", shown(error.message)))
+            message, path = error.message, [str(part) for part in error.instance_path]
+            if message.endswith(_REQUIRED):
+                path += missing(message)
+            faults.append(Fault(".".join(path) or "event", shown(message)))
             if len(faults) == MAX_FAULTS:
                 break
         raise Refused(422, "the event does not fit its schema", faults)
@@ -377,14 +403,21 @@ def shortened(text: str) -> str:
     return text if len(text) <= MAX_ID else f"{text[: MAX_ID - 65]}-{sha256(text.encode()).hexdigest()}"
 
 
+_REQUIRED = "is a required property"
+_FORMAT = ' is not a "'
+
+
 def missing(message: str) -> list[str]:
-    """The field of `"email" is a required property`; nothing for another fault."""
-    return [message.split('"')[1]] if message.endswith("is a required property") and message.count('"') >= 2 else []
+    """The field of `"email" is a required property`."""
+    return message.split('"')[1:2] if message.count('"') >= 2 else []
 
 
 def shown(message: str) -> str:
     """The library's sentence, without the value it begins with where that is long."""
-    if message.endswith("is a required property"):
+    if message.endswith(_REQUIRED):
         return "missing"
-    message = re.sub(r' is not a "([^" ]+)"$', r" is not of the format \1", message)
+    if message.endswith('"'):
+        value, found, name = message[:-1].rpartition(_FORMAT)
+        if found and name and '"' not in name and " " not in name:
+            message = f"{value} is not of the format {name}"
     return message if len(message) <= 160 else "…" + message[-120:]

@@ -32,7 +32,7 @@ from engine.spec.findings import Finding
 from engine.steps import Step, Steps
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Container, Mapping, Sequence
 
     from engine.expressions import Path, Run
     from engine.outcomes import ResultsRule
@@ -143,6 +143,11 @@ class Action:
 
         self.steps = Steps(name, steps(spec.steps, "steps"), steps(spec.on_failure, "on_failure"), single=single)
         compiler.made(self, place)
+
+    def draft(self, scope: dict[str, Any], wanted: Container[str]) -> Draft:
+        """The delivery that it makes of an event; `wanted`: the actions that want the event, too."""
+        after = tuple([other for other in self.spec.after if other in wanted]) if self.spec.after else ()
+        return Draft(self.name, key_text(self.key(scope)), after, self.spec.if_rejected == "continue")
 
     @staticmethod
     def checks(compiler: Compiler, spec: types.Action, place: Path) -> tuple[list[Check], list[Check]]:
@@ -418,15 +423,7 @@ class Program:
         """
         scope = self.row_scope(event, received_at)
         wanted = {name: action for name, action in self.actions.items() if action.when(scope)}
-        return tuple(
-            Draft(
-                name,
-                key_text(action.key(scope)),
-                tuple(other for other in action.spec.after if other in wanted),
-                past_rejected=action.spec.if_rejected == "continue",
-            )
-            for name, action in wanted.items()
-        )
+        return tuple([action.draft(scope, wanted) for action in wanted.values()])
 
 
 def key_text(value: Any) -> str | None:

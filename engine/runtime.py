@@ -278,6 +278,13 @@ class Engine:
 
     def program(self, connector: str, client: str) -> Program:
         """What runs for this client, compiled. UsageError for unknown names, SpecErrors for what does not compile."""
+        ready = self.programs.get((connector, client))
+        if (
+            ready is not None  # for each event: without the lock, and right whichever of the specs is the newer
+            and ready[0] is self.connector_specs.get(connector)
+            and ready[1] is self.client_specs.get(client)
+        ):
+            return ready[2]
         with self.lock:
             spec, who = self.connector_specs.get(connector), self.client_specs.get(client)
             if spec is None:
@@ -366,9 +373,10 @@ class Engine:
         if not self.keeping:
             self.look()
         received = self.receivers[connector].receive(body, content_type, key, now, signature=signature, origin=origin)
-        for kind in dict.fromkeys(fault.kind for fault in received.faults if fault.kind):
-            count = sum(fault.kind == kind for fault in received.faults)
-            self.telemetry.event("misconfigured", connector=connector, reason=kind, count=count)
+        if received.faults:
+            for kind in dict.fromkeys(fault.kind for fault in received.faults if fault.kind):
+                count = sum(fault.kind == kind for fault in received.faults)
+                self.telemetry.event("misconfigured", connector=connector, reason=kind, count=count)
         return received
 
     def full(self) -> str | None:

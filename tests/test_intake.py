@@ -64,6 +64,12 @@ def refused(found: Received) -> tuple[int, list[tuple[str, str]]]:
 # --- what is taken ---
 
 
+def test_an_id_may_be_made_of_when_the_event_came() -> None:
+    crm = shop("receive: {client: '${ event.client }', id: '{{ event.id }} of {{ received_at }}', dedupe: 24h}")
+    [(_, accepted)] = crm.received({"client": "abc", "id": "e-1"}).accepted
+    assert accepted.event_id == f"e-1 of {Decimal(repr(accepted.received_at))}"
+
+
 def test_an_event_becomes_one_draft_for_each_action_that_wants_it() -> None:
     crm = shop("receive: {client: '${ event.client }', id: '${ event.id }', dedupe: 24h}\nkey: '${ event.email }'")
     found = crm.received({"client": "abc", "id": "e-1", "email": "ana@example.com"})
