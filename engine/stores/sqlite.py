@@ -325,6 +325,7 @@ class _Connection(sqlite3.Connection):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.lanes: dict[tuple[str, str], int] = {}
+        self.passing = False  # is no disk waited for at a commit?
         self.unswept = 0  # event ids remembered since expired ones were last cleaned
 
 
@@ -397,7 +398,7 @@ class SqliteStore:
         return self._writer.run(lambda db: _lease(db, connector, client, owner, now + ttl_s, now))
 
     def renew(self, lease: Lease, *, ttl_s: float, now: float) -> Lease:
-        return self._writer.run(lambda db: _renew(db, lease, now + ttl_s))
+        return self._writer.run(lambda db: _renew(db, lease, now + ttl_s), passing=True)
 
     def release(self, lease: Lease, *, wake_at: float | None) -> None:
         self._writer.run(lambda db: _release(db, lease, wake_at))
@@ -582,13 +583,14 @@ class SqliteStore:
 
     def take(self, name: str, *, count: int, per_s: float, now: float, cost: int = 1) -> float:
         refuse_impossible(name, count=count, cost=cost)
-        return self._writer.run(lambda db: _take(db, name, count, per_s, now, cost))
+        return self._writer.run(lambda db: _take(db, name, count, per_s, now, cost), passing=True)
 
     def acquire(self, name: str, *, slots: int, owner: str, ttl_s: float, now: float) -> bool:
-        return self._writer.run(lambda db: _acquire(db, name, slots, owner, now + ttl_s, now))
+        return self._writer.run(lambda db: _acquire(db, name, slots, owner, now + ttl_s, now), passing=True)
 
     def release_slot(self, name: str, *, owner: str) -> None:
-        self._writer.run(lambda db: db.execute("DELETE FROM slots WHERE name = ? AND owner = ?", (name, owner)))
+        freed = "DELETE FROM slots WHERE name = ? AND owner = ?"
+        self._writer.run(lambda db: db.execute(freed, (name, owner)), passing=True)
 
     def used(self, name: str, *, per_s: float, now: float) -> tuple[int, float | None]:
         with self._readers.reading() as db:
@@ -683,8 +685,14 @@ class _NotNow(Exception):
 
 
 class _Job(NamedTuple):
+    """
+    `passing`: it serves the processes that run now (leases, slots, rates) and holds across all of them, also where one
+    is killed; with the machine's power it may go, as they do. It is written, but no disk is waited for.
+    """
+
     future: Future[Any]
     work: Callable[[_Connection], Any] | _Put | _Outside
+    passing: bool = False
 
 
 class _Writer:
@@ -715,19 +723,20 @@ class _Writer:
     @overload
     def submit(self, work: _Put) -> Future[list[Stored]]: ...
     @overload
-    def submit(self, work: Callable[[_Connection], T]) -> Future[T]: ...
+    def submit(self, work: Callable[[_Connection], T], *, passing: bool = False) -> Future[T]: ...
     @overload
     def submit(self, work: _Outside) -> Future[Any]: ...
-    def submit(self, work: Callable[[_Connection], Any] | _Put | _Outside) -> Future[Any]:
+    def submit(self, work: Callable[[_Connection], Any] | _Put | _Outside, *, passing: bool = False) -> Future[Any]:
         future: Future[Any] = Future()
         with self._gate:
             if self._closed:
                 raise StoreUnavailable(self._refusal)
-            self._jobs.put(_Job(future, work))
+            self._jobs.put(_Job(future, work, passing))
         return future
 
-    def run(self, work: Callable[[_Connection], T]) -> T:
-        return self.submit(work).result()
+    def run(self, work: Callable[[_Connection], T], *, passing: bool = False) -> T:
+        found: T = self.submit(work, passing=passing).result()
+        return found
 
     def alone(self, work: Callable[[_Connection], T]) -> T:
         """Work outside of any transaction, while no other process writes."""
@@ -812,6 +821,10 @@ class _Writer:
             job.future.set_result(value)
 
     def _transact(self, db: _Connection, jobs: list[_Job]) -> list[_Answer]:
+        passing = all(job.passing for job in jobs)
+        if passing != db.passing:
+            db.execute(f"PRAGMA synchronous = {'NORMAL' if passing else 'FULL'}")
+            db.passing = passing
         db.execute("BEGIN IMMEDIATE")
         try:
             if len(jobs) == 1:  # needs no savepoint: it is all there is to take back
