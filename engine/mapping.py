@@ -248,14 +248,15 @@ class Tree:
         Most records are such, and a look at all their parts would take a third as long as making them.
         """
         made = plain(code)
+        looked = f"weighed({made}, known=scope.get('#encoded'))"
         if self.leaves > FEW:
-            return f"weighed({made})"
+            return looked
         tests = ["deep"] if self.deepens else []
         if self.loops:
             tests.append(f"many > {FEW - self.leaves}")
         self.em.prelude += [*(["deep = False"] if self.deepens else []), *(["many = 0"] if self.loops else [])]
         self.em.risks += bool(tests)
-        return f"weighed({made}) if {' or '.join(tests)} else {made}" if tests else made
+        return f"{looked} if {' or '.join(tests)} else {made}" if tests else made
 
     def object(self, node: dict[str, Any]) -> Code:
         directive = next((key for key in node if key.startswith("$") and not key.startswith("$$")), None)
