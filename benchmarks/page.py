@@ -66,8 +66,8 @@ def row(line: Comparison) -> str:
     cells = [
         cell(line.what),
         cell(line.against),
-        f"{number(line.ours)} {line.unit}" if line.ours is not None else "–",
-        f"{number(line.theirs)} {line.unit}" if line.theirs is not None else "",
+        f"{number(line.ours)} {line.unit}".strip() if line.ours is not None else "–",
+        f"{number(line.theirs)} {line.unit}".strip() if line.theirs is not None else "",
         f"**{number(line.ratio)}**" if line.ratio is not None else "",
         f"± {line.spread / 2:.0%}" if line.spread is not None else "",
         goal(line.goal),
@@ -130,7 +130,7 @@ def summary(results: Sequence[Result]) -> str:
     listed = []
     for line in unmet:
         against = f" against {line.against}" if line.against else ""
-        had = number(line.ratio if line.against else line.ours) + ("" if line.against else f" {line.unit}")
+        had = number(line.ratio) if line.against else f"{number(line.ours)} {line.unit}".strip()
         listed.append(f"- Not met: {line.what}{against}: {had}, the goal is {goal(line.goal)}.")
     return "\n\n".join([said, "\n".join(listed)] if listed else [said])
 
