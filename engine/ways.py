@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from engine.intake import shortened
 from engine.ports import Carrier
+from engine.program import decode_event
 from engine.records import Waiting
+from engine.trail.entries import LEAST_PREFIX
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from engine.dead_letters import Desk
     from engine.ports import Store
     from engine.records import Dead, Lane, Which
-    from engine.trail.entries import Followed
+    from engine.trail.entries import Followed, Found, Query
     from engine.trail.recording import Recorder
 
 MOST_ATTEMPTS = 100  # of one event that are shown, the latest
@@ -86,3 +89,71 @@ def _waiting(store: Store, lanes: Sequence[Lane], event_id: str) -> tuple[list[W
             most = len(rows)
         unseen += max(lane.waiting - most, 0)
     return found, unseen
+
+
+class Now(NamedTuple):
+    """What became of one action of an event, last."""
+
+    connector: str
+    client: str
+    action: str
+    outcome: str  # one of OUTCOMES | waits | stands, for its lane is paused | dead
+    at: float
+    reason: str = ""
+    due_at: float | None = None  # inf: it waits for another action
+    letter: int | None = None
+
+
+def now_at(way: Way) -> list[Now]:
+    """Of each action of each lane: what the store says of it, else what was last known."""
+    found: dict[tuple[str, str, str], Now] = {}
+    for each in way.attempts:
+        one = each.found
+        key = (one.connector, one.client, one.action)
+        found[key] = Now(*key, one.outcome, one.at, one.reason)
+    for letter in way.dead:
+        key = (letter.connector, letter.client, letter.action)
+        found[key] = Now(*key, "dead", letter.at, letter.reason, letter=letter.id)
+    for waits in way.waiting:
+        delivery = waits.row.delivery
+        key = (waits.lane.connector, waits.lane.client, delivery.action)
+        due_at = float("inf") if waits.row.after else max(delivery.due_at, waits.lane.not_before)
+        outcome = "stands" if waits.lane.state == "paused" else "waits"
+        last = waits.row.tries[-1].reason if waits.row.tries else ""
+        found[key] = Now(*key, outcome, delivery.received_at, last, due_at)
+    return [found[key] for key in sorted(found)]
+
+
+def bodies(way: Way, desk: Desk) -> list[tuple[str, str, Any]]:
+    """(connector, client, the event as it may be shown) of each that the store still has; the same one once."""
+    held = {(each.lane.connector, each.lane.client, each.row.delivery.body) for each in way.waiting}
+    held |= {(each.connector, each.client, each.body) for each in way.dead}
+    return [
+        (connector, client, desk.personal(connector).event(decode_event(body)))
+        for connector, client, body in sorted(held)
+    ]
+
+
+def found(trail: Recorder | None, query: Query, given: str, limit: int) -> tuple[list[Found], str]:
+    """
+    What fits the query and what somebody wrote: an id, its beginning, an address, the key of a record.
+
+    And how it was found: id | prefix | person, or empty where nothing was written.
+    """
+    if trail is None:
+        return [], ""
+    ways: list[tuple[str, Query]] = []
+    if not given:
+        ways.append(("", query))
+    elif "@" in given:
+        ways.append(("person", query._replace(people=trail.people(given))))
+    if given:
+        ways.append(("id", query._replace(event_id=shortened(given))))
+        if len(given) >= LEAST_PREFIX:
+            ways.append(("prefix", query._replace(event_id=given, prefix=True)))
+        if "@" not in given:
+            ways.append(("person", query._replace(people=trail.people(given))))
+    for how, each in ways:
+        if rows := trail.find(each, limit):
+            return rows, how
+    return [], ""

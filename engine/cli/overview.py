@@ -23,6 +23,7 @@ COMMANDS = {
     "check": ("check", "Can we log in for a client?"),
     "login": ("login", "Let a person agree once, for a vendor that asks for it."),
     "status": ("status", "What waits, for whom, and why."),
+    "event": ("event", "Did an event arrive? Its attempts, with times."),
     "dead": ("dead", "Events that were rejected: look, mend, retry, discard."),
     "alert": ("alert", "Who is told of trouble: try it, and see what stands."),
     "forget": ("forget", "Erase a person from the store."),

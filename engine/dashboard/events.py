@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING
 from urllib.parse import urlencode
 
 from starlette.routing import Route
@@ -12,12 +12,10 @@ from engine.dashboard.asking import Trouble
 from engine.dashboard.letters import LoadedSpecs
 from engine.dashboard.rendering import see_other
 from engine.dead_letters import Desk
-from engine.intake import shortened
 from engine.people import digest
-from engine.program import decode_event
 from engine.segments import segment
 from engine.trail.entries import LEAST_PREFIX, Cursor, Query, cursor_of
-from engine.ways import way_of
+from engine.ways import bodies, found, now_at, way_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,7 +26,6 @@ if TYPE_CHECKING:
     from engine.dashboard.asking import Ask
     from engine.dashboard.catalogue_pages import Frame
     from engine.runtime import Engine
-    from engine.trail.entries import Found
     from engine.ways import Way
 
 PER_PAGE = 50
@@ -38,19 +35,6 @@ GROUPS = {  # what can be asked for -> outcomes
     "skipped": ("skipped",),
     "retry": ("retry", "throttle", "defer", "pause", "later"),
 }
-
-
-class Now(NamedTuple):
-    """What became of one action of an event, last."""
-
-    connector: str
-    client: str
-    action: str
-    outcome: str  # one of OUTCOMES | waits | stands, for its lane is paused | dead
-    at: float
-    reason: str = ""
-    due_at: float | None = None  # inf: it waits for another action
-    letter: int | None = None
 
 
 class EventPages:
@@ -86,7 +70,7 @@ class EventPages:
             until=_time(asked["to"]),
             before=cursor_of(ask.text("before", 80)),
         )
-        rows, how = ([], "") if wrong else self._found(query, given)
+        rows, how = ([], "") if wrong else found(self.engine.trail, query, given, PER_PAGE + 1)
         if given and not rows and query.before is None:
             way = self._way(given, query.connector, query.client)
             if way.is_known:
@@ -107,27 +91,6 @@ class EventPages:
             state=self.engine.trail.state() if self.engine.trail is not None else None,
         )
 
-    def _found(self, query: Query, given: str) -> tuple[list[Found], str]:
-        """The rows, and how they were found: id | prefix | person, or empty for a list without a search."""
-        trail = self.engine.trail
-        if trail is None:
-            return [], ""
-        ways: list[tuple[str, Query]] = []
-        if not given:
-            ways.append(("", query))
-        elif "@" in given:
-            ways.append(("person", query._replace(people=trail.people(given))))
-        if given:
-            ways.append(("id", query._replace(event_id=shortened(given))))
-            if len(given) >= LEAST_PREFIX:
-                ways.append(("prefix", query._replace(event_id=given, prefix=True)))
-            if "@" not in given:
-                ways.append(("person", query._replace(people=trail.people(given))))  # the key of a record
-        for how, each in ways:
-            if rows := trail.find(each, PER_PAGE + 1):
-                return rows, how
-        return [], ""
-
     # --- one ---
 
     def event(self, ask: Ask) -> Response:
@@ -144,43 +107,13 @@ class EventPages:
             200 if way.is_known else 404,
             way=way,
             now_at=now_at(way),
-            bodies=self._bodies(way),
+            bodies=bodies(way, Desk(LoadedSpecs(self.engine))),
             trail=self.engine.trail is not None,
             segment=segment,
         )
 
     def _way(self, given: str, connector: str | None, client: str | None) -> Way:
         return way_of(self.engine.store, self.engine.trail, given, connector=connector, client=client)
-
-    def _bodies(self, way: Way) -> list[tuple[str, str, Any]]:
-        """(connector, client, the event as it may be shown) of each that the store still has; the same one once."""
-        desk = Desk(LoadedSpecs(self.engine))
-        held = {(each.lane.connector, each.lane.client, each.row.delivery.body) for each in way.waiting}
-        held |= {(each.connector, each.client, each.body) for each in way.dead}
-        return [
-            (connector, client, desk.personal(connector).event(decode_event(body)))
-            for connector, client, body in sorted(held)
-        ]
-
-
-def now_at(way: Way) -> list[Now]:
-    """Of each action of each lane: what the store says of it, else what was last known."""
-    found: dict[tuple[str, str, str], Now] = {}
-    for each in way.attempts:
-        one = each.found
-        key = (one.connector, one.client, one.action)
-        found[key] = Now(*key, one.outcome, one.at, one.reason)
-    for letter in way.dead:
-        key = (letter.connector, letter.client, letter.action)
-        found[key] = Now(*key, "dead", letter.at, letter.reason, letter=letter.id)
-    for waits in way.waiting:
-        delivery = waits.row.delivery
-        key = (waits.lane.connector, waits.lane.client, delivery.action)
-        due_at = float("inf") if waits.row.after else max(delivery.due_at, waits.lane.not_before)
-        outcome = "stands" if waits.lane.state == "paused" else "waits"
-        last = waits.row.tries[-1].reason if waits.row.tries else ""
-        found[key] = Now(*key, outcome, delivery.received_at, last, due_at)
-    return [found[key] for key in sorted(found)]
 
 
 def _time(text: str) -> float | None:

@@ -1,0 +1,132 @@
+"""`connect event`: did it arrive? And `connect forget` with what is kept of that."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from command import EVENTS, connect, make_project
+
+from engine.records import Accepted, Draft, Settled, Trace
+from engine.stores.sqlite import SqliteStore
+from engine.telemetry import NullTelemetry
+from engine.trail.entries import Attempt, Missing
+from engine.trail.opening import keeper_of
+from engine.trail.recording import Limits, Recorder
+
+STAGES = b'{"began":1001.0,"mapped_at":1001.5,"sent":[{"step":"request","method":"POST","host":"api.rd.services","status":%d,"began":1001.5,"ended":1001.75}]}'  # noqa: E501
+EVENT = {**EVENTS["rdstation"], "name": "Ana Souza"}
+LANE = ("rdstation", "client-xyz", "send_conversion")
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    """e1 was tried twice and delivered, e2 is a dead letter, e3 waits; nothing else is known of e2 and e3."""
+    home = make_project(tmp_path)
+    store = SqliteStore(home / "connect.db")
+    keeper = keeper_of(store)
+    assert keeper is not None
+    trail = Recorder(keeper, _key(), Limits(), now=lambda: 1_100.0, telemetry=NullTelemetry())
+    [person] = trail.people("user@example.com")
+    trace = Trace("POST", "https://api.rd.services/c", 503, '{"name":"***"}', "try later")
+    passed = [("order-2026-1", 1_000.0, person, None)]
+    keeper.write(
+        [
+            Attempt(*LANE, 1_002.0, "retry", "HTTP 503", "", 1, STAGES % 503, trace, [*passed]),
+            Attempt(*LANE, 1_062.0, "delivered", "", "", 1, STAGES % 200, None, [*passed, ("o2", 1.0, None, None)]),
+        ],
+        [Missing(1_003.0, 7)],
+    )
+    keeper.close()
+    body = json.dumps(EVENT).encode()
+    events = [Accepted("rdstation", "client-xyz", name, body, 1_000.0, (Draft(LANE[2]),)) for name in ("e2", "e3")]
+    stored = store.put(events, now=1_000.0).result()
+    rejected = Settled(stored[0].deliveries[0].seq, "rejected", attempts=1, reason="HTTP 422 unknown", trace=trace)
+    store.settle(None, [rejected], now=1_010.0)
+    store.close()
+    return home
+
+
+def _key() -> bytes:
+    """Of an installation without CONNECT_KEY."""
+    from hashlib import sha256
+
+    return sha256(b"").digest()
+
+
+def said(home: Path, *args: str, code: int = 0) -> str:
+    done = connect(*args, project=home, TZ="UTC")
+    assert done.code == code, done.err
+    assert all(len(line) <= 80 for line in done.out.splitlines())
+    return str(done.out)
+
+
+def data(home: Path, *args: str) -> Any:
+    return json.loads(connect("event", *args, "--json", project=home).out)
+
+
+def test_the_way_of_an_event_is_told_attempt_by_attempt(home: Path) -> None:
+    assert said(home, "event", "order-2026-1").splitlines() == [
+        "order-2026-1",
+        "  rdstation/client-xyz send_conversion: delivered (1970-01-01 00:17:42)",
+        "",
+        "1970-01-01 00:16:42+00:00  try 1: failed, tried again",
+        "  rdstation/client-xyz send_conversion",
+        "  HTTP 503",
+        "  accepted   1970-01-01 00:16:40+00:00",
+        "  taken up   1970-01-01 00:16:41+00:00",
+        "  mapped     1970-01-01 00:16:41+00:00",
+        "  request: POST api.rd.services 503 in 250 ms",
+        "  > POST https://api.rd.services/c",
+        '  > {"name":"***"}',
+        "  < 503",
+        "  < try later",
+        "",
+        "1970-01-01 00:17:42+00:00  try 1: delivered",
+        "  rdstation/client-xyz send_conversion",
+        "  accepted   1970-01-01 00:16:40+00:00",
+        "  taken up   1970-01-01 00:16:41+00:00",
+        "  mapped     1970-01-01 00:16:41+00:00",
+        "  request: POST api.rd.services 200 in 250 ms",
+        "  in a batch, with 1 others that ended alike",
+    ]
+
+
+def test_what_waits_and_what_is_a_dead_letter_is_told_from_the_store(home: Path) -> None:
+    assert said(home, "event", "e2").splitlines()[1:] == [
+        "  rdstation/client-xyz send_conversion: dead letter 1 (1970-01-01 00:16:50)",
+        "  see `connect dead show 1`",
+    ]
+    assert "waits (accepted 1970-01-01 00:16:40)" in said(home, "event", "e3")
+    waits = data(home, "e3")
+    assert (waits["now"][0]["outcome"], waits["missing"], waits["unseen"]) == ("waits", 7, 0)
+    assert waits["event"][0]["event"]["email"].endswith("***@example.com")
+    assert "Ana Souza" not in json.dumps(waits)
+
+
+def test_events_of_a_person_and_ids_that_begin_so_are_listed(home: Path) -> None:
+    assert said(home, "event", "USER@example.com").splitlines()[1].split() == [
+        *("order-2026-1", "client-xyz", "send_conversion", "delivered", "1970-01-01", "00:17:42"),
+    ]
+    assert [each["outcome"] for each in data(home, "order-20")["found"]] == ["delivered", "retry"]
+    assert said(home, "event", "order-20", "--client", "nobody", code=1) == "nothing is known of such an event\n"
+
+
+def test_forgetting_somebody_erases_what_became_of_their_events(home: Path) -> None:
+    dry = json.loads(connect("forget", "user@example.com", "--dry-run", "--json", project=home).out)
+    assert dry["trail"] == 2
+    assert "     2  deliveries, of what is kept about what became of events" in said(home, "forget", "user@example.com")
+    assert said(home, "event", "order-2026-1", code=1) == "nothing is known of such an event\n"
+    held = (home / "connect.trail.db").read_bytes()
+    assert b"order-2026-1" not in held
+
+
+def test_without_a_trail_it_says_so(tmp_path: Path) -> None:
+    home = make_project(tmp_path)
+    SqliteStore(home / "connect.db").close()
+    done = connect("event", "e1", project=home)
+    assert (done.code, done.out) == (1, "nothing is known of such an event\n")
+    assert "is not kept here" in done.err
+    assert not (home / "connect.trail.db").exists()
