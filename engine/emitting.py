@@ -88,17 +88,20 @@ class Code(str):
 
     kinds: frozenset[str]  # what it may be
     capped: bool  # a number in it is within the caps, as one that a function gave
-    plain: bool  # str() writes it as the language does
+    unseen: bool  # nobody has looked yet whether it is a list or an object (mapping.Tree.settle)
+    small: bool  # a whole number far from the caps
+    as_text: str  # a Python expression that gives it as text at once
     null: bool  # it may be a written null (mapping.NULL)
     value: Any  # of a literal
 
-    __slots__ = ("capped", "kinds", "null", "plain", "value")
+    __slots__ = ("as_text", "capped", "kinds", "null", "small", "unseen", "value")
 
     def __new__(
         cls, text: str, kinds: frozenset[str] = ANY, *, capped: bool = False, null: bool = False, value: Any = UNKNOWN
     ) -> Code:
         made = super().__new__(cls, text)
-        made.kinds, made.capped, made.null, made.plain, made.value = kinds, capped, null, False, value
+        made.kinds, made.capped, made.null, made.value = kinds, capped, null, value
+        made.small, made.unseen, made.as_text = False, False, ""
         return made
 
     @property
@@ -186,12 +189,19 @@ class Emitter:
 
     def once(self, key: Any, compute: Callable[[], Code]) -> Code:
         """What was computed before where we are, or `compute` of it; `key` tells it from all else."""
-        for known in reversed(self.known):
-            if (found := known.get(key)) is not None:
-                return found
-        code = compute()
-        self.known[-1][key] = code
-        return code
+        found: Code | None = next((known[key] for known in reversed(self.known) if key in known), None)
+        if found is None:
+            found = compute()
+            self.known[-1][key] = found
+        return found
+
+    def only_just(self, code: Code) -> bool:
+        """Takes the last line back, if it is the one that computes this and nothing has read it."""
+        if not self.lines or not self.lines[-1][1].startswith(f"{code} = "):
+            return False
+        del self.lines[-1], self.places[-1]
+        self.known[-1] = {key: known for key, known in self.known[-1].items() if known != code}
+        return True
 
     def pay(self, steps: str) -> None:
         """A line that takes steps from the work that is left."""
@@ -249,10 +259,15 @@ class Emitter:
     def key_of(self, code: Code, key: str) -> Code:
         """A key of an object, absent of all else."""
 
-        def read() -> Code:
+        def keys() -> Code:
             if code.kinds <= OBJECT:
-                return self.assign(f"{code}.get({key!r})", prefix="p")
-            return self.assign(f"{code}.get({key!r}) if {code}.__class__ is dict else None", prefix="p")
+                return code
+            return self.assign(f"{code} if {code}.__class__ is dict else NO_KEYS", OBJECT, prefix="o")
+
+        def read() -> Code:
+            if code.literal:
+                return self.assign(f"{code}.get({key!r}) if {code}.__class__ is dict else None", prefix="p")
+            return self.assign(f"{self.once(('keys', code), keys)}.get({key!r})", prefix="p")
 
         return self.once((code, key), read) if not code.literal else read()
 
@@ -372,7 +387,7 @@ def truth(code: Code) -> str:
         return repr(semantics.true(code.value))
     if "number" not in code.kinds:
         return code
-    return f"({code} or {code} is not None and {code}.__class__ in NUMBERS)"
+    return f"({code} or {code}.__class__ is int or {code}.__class__ is Decimal)"
 
 
 ORDER = {"lt": "<", "lte": "<=", "gt": ">", "gte": ">="}
@@ -383,7 +398,8 @@ def compare(em: Emitter, operator: str, left: Code, right: Code) -> Code:
     if operator in ("eq", "ne"):
         return equal(em, left, right, "" if operator == "eq" else "not ")
     if right.literal and right.kinds == NUMBER and not left.literal:
-        test = f"{left} {ORDER[operator]} {right} if {left}.__class__ in NUMBERS else None"
+        number = f"{left}.__class__ is int or {left}.__class__ is Decimal"
+        test = f"{left} {ORDER[operator]} {right} if {number} else None"
         return em.assign(test, BOOLEAN | ABSENT)
     return em.assign(f"ordered({left}, {operator!r}, {right})", BOOLEAN | ABSENT)
 
@@ -407,8 +423,9 @@ def in_text(em: Emitter, value: Code, helper: str, name: str) -> Code:
     if helper == "text" and value.kinds <= TEXT | ABSENT:
         return value
     if helper == "text" and value.kinds <= NUMBER | ABSENT and value.capped:
-        made = f"str({value}) if {value} is not None else None" if value.plain else f"digits({value})"
-        return em.assign(made, value.kinds - NUMBER | TEXT)
+        if value.as_text and em.only_just(value):
+            return em.assign(value.as_text, value.kinds - NUMBER | TEXT, risky=True)
+        return em.assign(f"digits({value})", value.kinds - NUMBER | TEXT)
     if helper in ("text", "must"):
         kinds = (value.kinds & ABSENT if helper == "text" else frozenset()) | TEXT
         return em.assign(f"{value} if {value}.__class__ is str else {helper}({value}, {named})", kinds, risky=True)
@@ -481,8 +498,9 @@ def plain_call(em: Emitter, function: functions.Function, arguments: list[Code])
     made = inlining.INLINE.get(function.name, no_inlining)(em, arguments, whole)
     if made is None:
         return em.assign(whole, kinds, risky=True, capped=True)
+    kinds = kinds - ABSENT if made.there else kinds
     code = em.assign(made.source, kinds, risky=made.risky, capped=True)
-    code.plain = made.plain
+    code.as_text = made.as_text
     if made.unless:
         em.line(f"if {made.unless.format(code)}: {code} = {whole}", risky=True)
     return code
@@ -507,7 +525,7 @@ def takes(function: functions.Function, position: int, code: Code) -> bool:
 
 def metered_call(em: Emitter, function: functions.Function, arguments: list[Code], how: str) -> Code:
     """A call in a loop, or one that takes long: it pays for what it is given and for what it makes."""
-    if function.name not in inlining.INLINE or how not in ("metered", "metered_quick"):
+    if how not in ("metered", "metered_quick"):
         called = f"f_{function.name}"
         em.globals[called] = function.call
         kinds = ABSENT | (frozenset({function.returns}) if function.returns != "any" else ANY)
@@ -528,7 +546,12 @@ def weight(code: Code) -> str:
         return f"(len({code}) >> 4)"
     if not code.kinds & (TEXT | DEEP):
         return ""
-    return f"(len({code}) >> 4 if {code}.__class__ is str else len({code}) if {code}.__class__ in DEEP else 0)"
+    return f"(len({code}) >> 4 if {code}.__class__ is str else len({code}) if {deep(code)} else 0)"
+
+
+def deep(code: Code) -> str:
+    """A Python test: is it a list or an object?"""
+    return f"({code}.__class__ is list or {code}.__class__ is dict)"
 
 
 def written(em: Emitter, code: Code) -> None:

@@ -28,7 +28,7 @@ _DIGITS = 25
 
 _NOT_SHORT = f"{{0}}.__class__ is not str or len({{0}}) > {SHORT}"
 _CALLED = (  # a result that the caps, which are the call's, may have to do with
-    f"{{0}} is not None and ({_NOT_SHORT}) and not ({{0}}.__class__ is int and -{SMALL} < {{0}} < {SMALL})"
+    f"({_NOT_SHORT}) and {{0}} is not None and not ({{0}}.__class__ is int and -{SMALL} < {{0}} < {SMALL})"
 )
 
 
@@ -38,7 +38,8 @@ class Inline(NamedTuple):
     source: str
     risky: bool = True
     unless: str = ""
-    plain: bool = False  # str() writes the number as the language does
+    there: bool = False  # it is never absent
+    as_text: str = ""  # an expression that gives the number as text
 
 
 def _else(value: Code, whole: str) -> str:
@@ -78,7 +79,7 @@ def _first_there(_em: Emitter, arguments: list[Code], _whole: str) -> Inline | N
     source = ""
     for value in arguments:
         if "absent" not in value.kinds:
-            return Inline(source + value, unless=_CALLED)
+            return Inline(source + value, unless=_CALLED, there=True)
         source += f"{value} if {value} is not None else "
     return Inline(source + "None", unless=_CALLED)
 
@@ -95,7 +96,10 @@ def _at(position: int) -> Callable[[Emitter, list[Code], str], Inline | None]:
 
 def _length(_em: Emitter, arguments: list[Code], whole: str) -> Inline | None:
     (value,) = arguments
-    return Inline(f"len({value}) if {value}.__class__ is str or {value}.__class__ in DEEP else {_else(value, whole)}")
+    return Inline(
+        f"len({value}) if {value}.__class__ is list or {value}.__class__ is str or {value}.__class__ is dict"
+        f" else {_else(value, whole)}"
+    )
 
 
 def _affix(method: str) -> Callable[[Emitter, list[Code], str], Inline | None]:
@@ -119,7 +123,10 @@ def _present(_em: Emitter, arguments: list[Code], _whole: str) -> Inline | None:
     (value,) = arguments
     if value.literal:
         return None
-    return Inline(f"True if {value} else {value} is False or {value}.__class__ in NUMBERS", risky=False)
+    return Inline(
+        f"True if {value} else {value} is False or {value}.__class__ is int or {value}.__class__ is Decimal",
+        risky=False,
+    )
 
 
 def _truncate(em: Emitter, arguments: list[Code], whole: str) -> Inline | None:
@@ -143,10 +150,15 @@ def _add(_em: Emitter, arguments: list[Code], whole: str) -> Inline | None:
             continue
         if value.literal:
             return None
+        if value.small:
+            continue
         tests.append(f"{value}.__class__ is int and -{SMALL} < {value} < {SMALL}")
-    if not tests:
+    if all(value.literal for value in arguments):
         return None
-    return Inline(f"{arguments[0]} + {arguments[1]} if {' and '.join(tests)} else {whole}")
+    added = f"{arguments[0]} + {arguments[1]}"
+    return Inline(
+        f"{added} if {' and '.join(tests)} else {whole}" if tests else added, risky=bool(tests), there=not tests
+    )
 
 
 def _decimal(em: Emitter, arguments: list[Code], whole: str) -> Inline | None:
@@ -154,28 +166,50 @@ def _decimal(em: Emitter, arguments: list[Code], whole: str) -> Inline | None:
     if len(places) != 1 or places[0].value.__class__ is not int or not 0 < places[0].value <= _PLACES:
         return None
     name = f"to_{places[0].value}_places"
-    em.globals[name] = to_places(places[0].value)
-    return Inline(f"{name}({value}, {whole.partition('(')[0]})", plain=True)
+    em.globals[name], em.globals[f"{name}_text"] = to_places(places[0].value)
+    given = f"({value}, {whole.partition('(')[0]})"
+    return Inline(name + given, as_text=f"{name}_text{given}")
 
 
 @cache
-def to_places(places: int) -> Callable[[Any, Callable[..., Any]], Any]:
-    """(value, the function) -> the value to so many places; most prices have them already."""
+def to_places(places: int) -> tuple[Callable[..., Any], Callable[..., str | None]]:
+    """(value, the function) -> the value to so many places, and the same as text; most prices have them already."""
     unit = Decimal((0, (1,), -places))
     point = -1 - places
+    least = places + 1
 
     def rounded(value: Any, call: Callable[..., Any]) -> Any:
         if value.__class__ is Decimal:
             digits = str(value)
-            if len(digits) < _DIGITS and value.is_finite() and "E" not in digits:
-                return value if digits[point:-places] == "." else value.quantize(unit, None, EXACT)
+            if len(digits) < _DIGITS:
+                if len(digits) > least and digits[point] == ".":
+                    return value
+                if "E" not in digits and value.is_finite():
+                    return value.quantize(unit, None, EXACT)
         elif value.__class__ is int and -SMALL < value < SMALL:
             return Decimal(value).quantize(unit, None, EXACT)
         elif value is None:
             return None
         return call(value, places)
 
-    return rounded
+    zeros = "." + "0" * places
+
+    def text(value: Any, call: Callable[..., Any]) -> str | None:
+        if value.__class__ is Decimal:
+            digits = str(value)
+            if len(digits) < _DIGITS:
+                if len(digits) > least and digits[point] == ".":
+                    return digits
+                if "E" not in digits and value.is_finite():
+                    return str(value.quantize(unit, None, EXACT))
+        elif value.__class__ is int and -SMALL < value < SMALL:
+            return str(value) + zeros
+        elif value is None:
+            return None
+        found = call(value, places)
+        return None if found is None else str(found)  # which writes no exponent with so few places
+
+    return rounded, text
 
 
 _CUTS = {

@@ -23,6 +23,7 @@ from engine.emitting import (
     Emitter,
     ExpressionError,
     closest,
+    deep,
     is_expression,
     is_template,
 )
@@ -156,7 +157,7 @@ LIST, OBJECT = frozenset({"list"}), frozenset({"object"})
 KEPT = {"[]": LIST, "{}": OBJECT}
 CLASSES = {"text": "str", "list": "list", "object": "dict"}
 HOLE = re.compile(r"\A\$|\{\{|\$\{")
-AT_ONCE = 8  # absent entries of one list or object for which all of them together are tried first
+AT_ONCE = 8  # entries of one list or object that may be absent, for which all of them together are tried first
 FEW = 100  # computed texts of a megabyte each are the most that is made without a look at their sum
 
 ALONE = {
@@ -183,10 +184,18 @@ class Tree:
         self.parts = 0  # of one round of the loop that we are in: leaves, lists and objects
         self.loops = False  # `many` counts the parts that they make
         self.deepens = False  # a leaf may be a list or an object; `deep` says whether one is
+        self.reading = False  # a leaf is read for what it holds, and not written
         self.missing: str | None = None  # inside $all: the flag that a leaf was absent
 
     def emit(self, node: Any, *keys: str | int) -> Code:
         """The variable or literal of the value of `node`, placed at the current place plus `keys`; NULL is a null."""
+        code = self.entry(node, *keys)
+        if code.unseen:
+            self.deepen(f"if {code}.__class__ is not str and {deep(code)}: ")
+        return code
+
+    def entry(self, node: Any, *keys: str | int) -> Code:
+        """The same for one that goes into a list or an object, which looks at it where it is put in."""
         outer = self.em.place
         self.em.place = (*outer, *keys)
         try:
@@ -210,35 +219,55 @@ class Tree:
         computed = is_expression(node) or is_template(node)
         if not computed:
             return NONE if node == "" and self.drop.text == "drop" else code
-        kept = self.not_empty(code)
+        kept = self.leaf(code, written=is_expression(node))
         if self.missing and "absent" in kept.kinds:
             self.em.line(f"if {kept} is None: {self.missing} = True")
         self.leaves += not self.em.looping
-        if is_expression(node) and kept.kinds & DEEP:
-            self.deepen(f"if {kept}.__class__ is not str and {kept}.__class__ in DEEP: ")
         return kept
+
+    def read(self, node: dict[str, Any], key: str) -> Code:
+        """What a directive goes by: its value is not written as it is."""
+        self.reading = isinstance(node[key], str)
+        code = self.emit(node[key], key)
+        self.reading = False
+        return code
 
     def deepen(self, test: str = "") -> None:
         self.deepens = True
         self.em.line(f"{test}deep = True")
 
-    def not_empty(self, code: Code) -> Code:
-        """The value of a leaf, absent where it is an empty one that is dropped."""
-        empty = [
+    def leaf(self, code: Code, *, written: bool) -> Code:
+        """
+        The value of a leaf, absent where it is an empty one that is dropped.
+
+        `written`: it may be a list or an object, which `deep` tells where it goes into the tree.
+        """
+        empty = {
             kind
             for policy, kind in ((self.drop.text, "text"), (self.drop.list, "list"), (self.drop.object, "object"))
             if policy == "drop" and kind in code.kinds
-        ]
+        }
+        deepens = written and not self.reading and code.kinds & DEEP
         if not empty:
-            return code
-        classes = [CLASSES[kind] for kind in empty]
-        other = (
-            f"{code}.__class__ is not {classes[0]}"
-            if len(classes) == 1
-            else f"{code}.__class__ not in ({', '.join(classes)})"
-        )
-        kept = self.em.assign(f"{code} if {code} or {other} else None", code.kinds | ABSENT, capped=code.capped)
-        kept.plain = code.plain
+            if not deepens:
+                return code
+            kept = Code(code, code.kinds, capped=code.capped, null=code.null, value=code.value)
+            kept.small, kept.as_text, kept.unseen = code.small, code.as_text, True
+            return kept
+        if code.kinds <= empty | ABSENT:
+            kept = self.em.assign(f"{code} or None", code.kinds | ABSENT)
+        elif empty == {"text"}:
+            kept = Code(self.em.fresh(), code.kinds | ABSENT, capped=code.capped)
+            self.em.line(f"if {code}.__class__ is str: {kept} = {code} or None")
+            with self.em.block("else:"):
+                self.em.line(f"{kept} = {code}")
+                if deepens:
+                    self.deepen(f"if {deep(code)}: ")
+        else:
+            other = " and ".join(f"{code}.__class__ is not {CLASSES[kind]}" for kind in sorted(empty))
+            kept = self.em.assign(f"{code} if {code} or {other} else None", code.kinds | ABSENT, capped=code.capped)
+            if deepens:
+                self.deepen(f"if {kept}.__class__ is not str and {deep(kept)}: ")
         return kept
 
     def weighed(self, code: Code) -> str:
@@ -268,7 +297,7 @@ class Tree:
             if "{{" in name or "${" in name:
                 self.em.problem("key", f"a key is a literal: {name}", "computed keys: $object: [{key: …, value: …}]")
                 continue
-            code = self.emit(child, key)
+            code = self.entry(child, key)
             if code.value is not None:
                 pairs.append((name, code))
         return self.made(
@@ -283,7 +312,7 @@ class Tree:
         return self.listed(self.children(node), keeps_empty=not node)
 
     def children(self, node: list[Any], *keys: str | int) -> list[Code]:
-        return [self.emit(child, *keys, position) for position, child in enumerate(node)]
+        return [self.entry(child, *keys, position) for position, child in enumerate(node)]
 
     def listed(self, codes: list[Code], *, keeps_empty: bool = False) -> Code:
         there = [code for code in codes if code.value is not None]
@@ -299,8 +328,9 @@ class Tree:
         self, built: Code, entries: list[tuple[str, Code]], steps: list[str], brackets: str, *, keeps_empty: bool
     ) -> Code:
         """A list or object of those entries that are there: at once where all are, else step by step."""
-        absent = [code for _, code in entries if "absent" in code.kinds]
-        sure = next((at for at, (_, code) in enumerate(entries) if "absent" in code.kinds), len(entries))
+        unsure = [code for _, code in entries if code.unseen or "absent" in code.kinds]
+        sure = next((at for at, (_, code) in enumerate(entries) if code in unsure), len(entries))
+        may_be_empty = not keeps_empty and all("absent" in code.kinds for _, code in entries)
 
         def written(upto: int) -> str:
             return f"{brackets[0]}{', '.join(entry for entry, _ in entries[:upto])}{brackets[1]}"
@@ -308,24 +338,35 @@ class Tree:
         def one_by_one() -> None:
             self.em.line(f"{built} = {written(sure)}")
             for (_, code), step in zip(entries[sure:], steps[sure:], strict=True):
-                self.em.line(f"if {code} is not None: {built}{step}" if "absent" in code.kinds else f"{built}{step}")
-            if len(absent) == len(entries) and not keeps_empty:
+                self.put(code, f"{built}{step}")
+            if may_be_empty:
                 self.em.line(f"if not {built}: {built} = None")
 
-        if len(absent) == len(entries) and not keeps_empty:
-            built.kinds |= ABSENT
-        if not absent:
-            self.em.line(f"{built} = {written(len(entries)) if entries or keeps_empty else 'None'}")
-            if not entries and not keeps_empty:
-                built.kinds = ABSENT
-        elif len(absent) <= AT_ONCE:
-            tests = " and ".join(f"{code} is not None" for code in dict.fromkeys(absent))
+        if may_be_empty:
+            built.kinds = built.kinds | ABSENT if entries else ABSENT
+        if not unsure:
+            self.em.line(f"{built} = {written(len(entries)) if not may_be_empty else 'None'}")
+        elif len(unsure) <= AT_ONCE:
+            tests = " and ".join(
+                f"{code}.__class__ is str" if code.unseen else f"{code} is not None" for code in dict.fromkeys(unsure)
+            )
             self.em.line(f"if {tests}: {built} = {written(len(entries))}")
             with self.em.block("else:"):
                 one_by_one()
         else:
             one_by_one()
         return built
+
+    def put(self, code: Code, step: str) -> None:
+        """The line that puts one entry into what is built, where it is there."""
+        if not code.unseen:
+            self.em.line(f"if {code} is not None: {step}" if "absent" in code.kinds else step)
+            return
+        self.deepens = True
+        self.em.line(f"if {code}.__class__ is str: {step}")
+        with self.em.block(f"elif {code} is not None:"):
+            self.em.line(step)
+            self.em.line(f"if {deep(code)}: deep = True")
 
     # --- directives: one method each ---
 
@@ -389,7 +430,7 @@ class Tree:
     def on_switch(self, node: dict[str, Any]) -> Code:
         if not isinstance(node.get("cases"), dict):
             raise ExpressionError("directive", "$switch needs cases, a map from value to what it gives")
-        out, chosen = Code(self.em.fresh("b"), frozenset()), self.emit(node["$switch"], "$switch")
+        out, chosen = Code(self.em.fresh("b"), frozenset()), self.read(node, "$switch")
         if chosen.literal or chosen.null or not chosen.kinds <= TEXT | ABSENT:
             quick = "" if chosen.literal else f"{chosen} if {chosen}.__class__ is str else "
             chosen = self.em.assign(f"{quick}case({chosen})", TEXT | ABSENT, risky=True)
@@ -412,9 +453,10 @@ class Tree:
             raise ExpressionError("directive", "as: is a name, such as item")
         if name in self.em.names:
             raise ExpressionError("directive", f"as: {name} hides the {name} of the context", "choose another name")
-        listed = self.emit(node["$each"], "$each")
+        listed = self.read(node, "$each")
         out = Code(self.em.fresh("l"), LIST | ABSENT)
         variable, index = Code(self.em.fresh("v")), Code(self.em.fresh("i"), frozenset({"number"}), capped=True)
+        index.small = True
         self.em.line(f"{out} = []")
         head = f"for {index}, {variable} in enumerate(bounded({listed}, {self.em.work()})):"
         outer, parts, self.parts, self.loops = dict(self.em.bound), self.parts, 0, True
@@ -546,7 +588,7 @@ class Tree:
     def pairs(self, source: dict[str, Any], key: str, value: str) -> Code:
         """$entries of a map that stands there: its pairs at once."""
         self.parts += 1 + len(source)
-        codes = [(name, self.emit(child, "$entries", name)) for name, child in source.items()]
+        codes = [(name, self.entry(child, "$entries", name)) for name, child in source.items()]
         made = [
             (f"{{{key!r}: {name!r}, {value!r}: {plain(code)}}}", code) for name, code in codes if code.value is not None
         ]
