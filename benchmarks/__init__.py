@@ -13,5 +13,6 @@ itself; `measuring.Beside` asks a process that did). See `measuring` for figures
 contestant (`measured`), and for a contestant that cannot be had here (`missing`); `competitors` for the packages of
 others (airbyte-cdk, drt-core, huey, RudderStack's, Segment's), which live in environments of their own. Text below
 a section's table goes to benchmarks/notes/NAME.md; at the end of the page stand profile.md (of the finished walk),
-next.md (where the next 20 % would come from) and no-help.md (what did not help). `python -m benchmarks.sampled` writes profile.md.
+next.md (where the next 20 % would come from) and no-help.md (what did not help). `python -m benchmarks.sampled` writes
+profile.md.
 """

@@ -1,8 +1,9 @@
 """
 Where the time of the finished walk goes: `python -m benchmarks.sampled` writes benchmarks/notes/profile.md.
 
-Every few milliseconds of the processor's time the stack is looked at, which costs the walk next to nothing, where a profiler
-that counts calls makes small functions look dear. Time in C or in a package is told of the line of ours that called it.
+Every few milliseconds of the processor's time the stack is looked at. That costs the walk next to nothing, where a
+profiler that counts calls makes small functions look dear. Time in C or in a package is told of the line of ours that
+called it; what other threads take is not seen.
 """
 
 from __future__ import annotations
@@ -89,8 +90,8 @@ def page(connector: str, title: str, count: int) -> str:
     within = table(sampler.within, sampler.samples)
     return "\n".join(
         [
-            f"**{title}**: {rate:,.0f} events/s of one core, {sampler.samples:,} samples. A function's own time, with what",
-            "it calls in C and in packages; and all the time that it is on the stack:",
+            f"**{title}**: {rate:,.0f} events/s of one core, {sampler.samples:,} samples. A function's own time, with",
+            "what it calls in C and in packages; and all the time that it is on the stack:",
             "",
             "| its own | | on the stack | |",
             "| --- | ---: | --- | ---: |",
