@@ -8,11 +8,14 @@ the thread that writes; one core carries what is shown as events a second. Where
 
 from __future__ import annotations
 
+import gc
 import json
 import shutil
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -21,13 +24,24 @@ import httpx
 
 from benchmarks import by_hand
 from benchmarks.crm import crm
-from benchmarks.measuring import CPU, Comparison, Contestant, Took, alternate, at_least, compare, measured, version
+from benchmarks.measuring import (
+    CPU,
+    WALL,
+    Comparison,
+    Contestant,
+    Took,
+    alternate,
+    at_least,
+    compare,
+    measured,
+    version,
+)
 from benchmarks.templates import Loop
 from engine.alerts import LogAlerts
 from engine.clock import SystemClock
 from engine.program import Program
 from engine.records import Accepted, Draft
-from engine.sending import HttpTransport, Masker
+from engine.sending import HttpTransport, Masker, Prepared
 from engine.spec import types
 from engine.spec.project import Project
 from engine.stores.sqlite import SqliteStore
@@ -37,6 +51,7 @@ from engine.worker import Worker
 
 TITLE = "Drain"
 BATCH = 200
+LATENCY_S = 0.1
 ACTIONS = {"responsys": "trigger_event", "salesforce": "create_task"}
 SETTINGS = {
     "responsys": {"list": "CONTACTS_LIST", "rate": "10000000/1m"},
@@ -148,7 +163,8 @@ def ours(folder: Path, connector: str, base: str, count: int, clock: Callable[[]
     file = folder / "ours.db"
     shutil.copy(template, file)
     engine = Engine(SqliteStore(file), connector, base)
-    before = engine.delivered()
+    before, usual = engine.delivered(), gc.get_threshold()
+    engine.worker.begin()
 
     def drained() -> int:
         engine.worker.drain()
@@ -157,6 +173,7 @@ def ours(folder: Path, connector: str, base: str, count: int, clock: Callable[[]
     took = timed(drained, clock)
     lanes = engine.store.lanes()
     engine.close()
+    gc.set_threshold(*usual)
     file.unlink()
     assert took.count == count, f"{took.count} of {count} delivered: {lanes}"
     return took
@@ -212,5 +229,84 @@ def at_once(quick: bool) -> Iterator[Comparison]:
                 yield compare(what, figures, "ours", "by hand", "written by hand")
 
 
+def in_flight(folder: Path, base: str, slots: int, batches: int) -> Took:
+    """As many lanes as slots, each with so many batches, until all are empty: one process, wall clock."""
+    file = folder / f"lanes-{slots}-{batches}.db"
+    if not file.exists():
+        filled(file, "responsys", slots, batches * BATCH).close()
+    shutil.copy(file, folder / "lanes.db")
+    engine = Engine(SqliteStore(folder / "lanes.db"), "responsys", base, workers=slots)
+    engine.worker.begin()
+    began = time.perf_counter()
+    thread = threading.Thread(target=engine.worker.run, kwargs={"until_empty": True})
+    thread.start()
+    thread.join()
+    took = Took(engine.delivered(), time.perf_counter() - began)
+    engine.close()
+    assert took.count == slots * batches * BATCH
+    return took
+
+
+def by_hand_in_flight(folder: Path, base: str, slots: int, batches: int) -> Took:
+    """A thread and a connection for each slot, each with its share of the rows."""
+    file = table(folder, slots * batches * BATCH)
+
+    def share(slot: int) -> int:
+        db = by_hand.opened(str(file))
+        with httpx.Client(timeout=30) as client:
+            done = by_hand.drained(db, client, base, slot, slots)
+        db.close()
+        return done
+
+    began = time.perf_counter()
+    with ThreadPoolExecutor(slots) as pool:
+        count = sum(pool.map(share, range(slots)))
+    return Took(count, time.perf_counter() - began)
+
+
+def sent_alone(base: str, slots: int, seconds: float) -> Took:
+    """The way out alone, at that many slots: batches that are ready, sent and answered."""
+    transport, body = HttpTransport(via=base), b"[%b]" % b",".join([b'{"emailAddress":"%b"}' % (b"x" * 400)] * BATCH)
+    headers = {"Content-Type": "application/json"}
+    asked = Prepared("POST", "https://api2-012.responsys.net/rest/api/v1.3/events/x", headers, body, 30.0)
+    ends_at = time.perf_counter() + seconds
+
+    def share(_: int) -> int:
+        count = 0
+        while time.perf_counter() < ends_at:
+            count += len(transport.send(asked).body)
+        return count
+
+    began = time.perf_counter()
+    with ThreadPoolExecutor(slots) as pool:
+        count = sum(pool.map(share, range(slots)))
+    took = Took(count, time.perf_counter() - began)
+    transport.close()
+    return took
+
+
+def slow_crm(quick: bool) -> Iterator[Comparison]:
+    """The CRM takes 100 ms for each request; what n slots could send at the most is n x 200 / 0.1 s."""
+    rounds, batches = 5, 5 if quick else 10
+    with scratch() as folder, crm(LATENCY_S) as base:
+        for slots in (8, 32):
+            most = slots * BATCH / LATENCY_S
+            what = f"Responsys, the CRM takes 100 ms, {slots} in flight"
+            contestants: dict[str, Contestant] = {
+                "ours": partial(in_flight, folder, base, slots, batches),
+                "by hand": partial(by_hand_in_flight, folder, base, slots, batches),
+            }
+            figures = alternate(contestants, rounds=rounds, clock=WALL)
+            yield compare(what, figures, "ours", "by hand", "written by hand, a thread for each slot")
+            shares = [rate / most for rate in figures.values("ours", "events/s")]
+            hands = [rate / most for rate in figures.values("by hand", "events/s")]
+            yield measured(f"{what}: share of {most:,.0f} events/s", shares, "", goal=at_least(0.8))
+            yield measured(f"{what}: share of it that is written by hand reaches", hands, "")
+            alone = [sent_alone(base, slots, 1.0) for _ in range(rounds)]
+            share = [took.count / took.seconds / most for took in alone]
+            yield measured(f"{what}: share of it, sending alone", share, "", goal=at_least(0.8))
+
+
 def measure(quick: bool) -> Iterator[Comparison]:
     yield from at_once(quick)
+    yield from slow_crm(quick)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gc
 import math
+import sys
 import threading
 import time
 from collections import Counter
@@ -42,6 +43,7 @@ HOLD_MARGIN_S = 5.0
 SETTLE_S = 5.0  # for what is left to do after the last answer of a batch
 STANDS_S = 1.0  # a lane that settled nothing for so long waits for its CRM; others are served meanwhile
 MOST_LANES = 8  # times `workers`: lanes at a time, with those that wait
+SWITCH_S = 0.001
 COLLECTIONS = (10_000, 20, 20)  # objects made, and looks at the younger ones, before a look for circles of garbage
 MOST_DUE = 10_000  # lanes asked for where only some of them are ours
 
@@ -161,8 +163,10 @@ class Worker:
         What a lane waits for may have been changed while nobody ran it; so each is looked at.
 
         Python looks for circles of garbage less often from now on: a window of deliveries is many objects, no circle.
+        And its threads take turns more often: who has an answer to read or to write down waits less for who maps.
         """
         gc.set_threshold(*COLLECTIONS)
+        sys.setswitchinterval(SWITCH_S)
         store, now = self.world.store, self.world.clock.now()
         store.reclaim(is_gone)
         for lane in store.lanes():
