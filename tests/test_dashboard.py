@@ -733,6 +733,36 @@ def test_dead_letters_are_listed_with_the_oldest_or_the_newest_first_page_after_
     assert "Os mais novos primeiro" in house.page("/dead?order=newest&lang=pt").text
 
 
+def test_many_who_watch_cost_as_much_as_one_and_what_has_not_changed_is_not_sent_again(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks: list[float] = []
+    rows = house.board.lanes.rows
+    monkeypatch.setattr(house.board.lanes, "rows", lambda now: looks.append(now) or rows(now))
+    made: list[str] = []
+    html = house.board.renderer.html
+    monkeypatch.setattr(house.board.renderer, "html", lambda name, **all: made.append(name) or html(name, **all))
+    monkeypatch.setattr("engine.dashboard.board.LANES_S", 3600.0)
+
+    def live(**headers: str) -> httpx.Response:
+        return house.http.get("/?part=live", headers=headers)
+
+    first = live()
+    again = [live(**{"if-none-match": first.headers["etag"]}) for _ in range(5)]
+    assert [(one.status_code, one.content, one.headers["etag"]) for one in again] == [
+        (304, b"", first.headers["etag"])
+    ] * 5
+    assert live(**{"if-none-match": '"another"'}).text == first.text
+    assert first.text in house.http.get("/").text
+    assert (len(looks), made) == (1, ["overview_live.html", "overview.html"])
+    house.http.get("/?part=live&lang=pt")
+    house.http.get("/?part=live&lang=pt&sort=name")
+    assert (len(looks), made[2:]) == (1, ["overview_live.html"] * 2)
+    house.press("/lane/crm/abc", "/lane/crm/abc/pause")  # what was done is to be seen at once
+    changed = live(**{"if-none-match": first.headers["etag"]})
+    assert (changed.status_code, len(looks)) == (200, 2)
+
+
 def test_a_job_of_another_process_is_a_page_that_says_so(house: House) -> None:
     assert "This is not known any more" in house.page("/dead/job/abc", 404).text
 

@@ -8,6 +8,7 @@ import time
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit
 
+from markupsafe import Markup
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.routing import Route
@@ -23,7 +24,7 @@ from engine.dashboard.events import EventPages
 from engine.dashboard.jobs import Jobs
 from engine.dashboard.lanes import Lanes
 from engine.dashboard.letters import Counted, Letters, which_of
-from engine.dashboard.rendering import HEADERS, Renderer, moment, number, page, percent, see_other
+from engine.dashboard.rendering import HEADERS, Renderer, live_part, moment, number, page, percent, see_other
 from engine.dashboard.texts import LANGUAGES
 from engine.dead_letters import one_event
 from engine.errors import ConnectError, Refused, SpecErrors, UsageError, told
@@ -42,13 +43,32 @@ if TYPE_CHECKING:
     from engine.records import Dead
     from engine.runtime import Engine
 
-LANES_S = 1.0  # how long a look at all lanes is remembered: many may watch
+LANES_S = 2.0  # how long a look at all lanes is remembered: many may watch
+MAX_VIEWS = 50  # of one look: in each language, order, search and page
 OPEN = ("/login",)
 PROBLEMS = {
     404: "error_no_page",
     405: "error_method",
     503: "error_store",
 }
+
+
+class Look:
+    """All lanes at one moment, and what was made of them: many who watch cost as much as one."""
+
+    def __init__(self, at: float, rows: list[lanes_.Row]) -> None:
+        self.at, self.rows = at, rows  # `at` by the monotonic clock
+        self._views: dict[tuple[str, ...], Markup] = {}
+        self._lock = threading.Lock()
+
+    def view(self, key: tuple[str, ...], make: Callable[[], str]) -> Markup:
+        """Made once, however many ask at the same time."""
+        with self._lock:
+            if key not in self._views:
+                if len(self._views) >= MAX_VIEWS:
+                    self._views.clear()
+                self._views[key] = Markup(make())  # from our own template, which escapes
+            return self._views[key]
 
 
 class Board:
@@ -72,8 +92,8 @@ class Board:
         frame = Frame(self._get, self._post, self._page, self._back, self._audit, self.rows)
         self.catalogue = CataloguePages(engine, frame, new_id)
         self.events = EventPages(engine, frame)
-        self._rows: tuple[float, list[lanes_.Row]] = (float("-inf"), [])
-        self._rows_lock = threading.Lock()
+        self._look = Look(float("-inf"), [])
+        self._look_lock = threading.Lock()
 
     # --- what admin.py asks ---
 
@@ -139,14 +159,19 @@ class Board:
     # --- overview and lanes ---
 
     def rows(self) -> list[lanes_.Row]:
-        with self._rows_lock:
+        return self.look().rows
+
+    def look(self) -> Look:
+        """At all lanes, at most every LANES_S."""
+        with self._look_lock:
             now = time.monotonic()
-            if self._rows[0] < now - LANES_S:
-                self._rows = (now, self.lanes.rows(self.clock()))
-            return self._rows[1]
+            if self._look.at < now - LANES_S:
+                self._look = Look(now, self.lanes.rows(self.clock()))
+            return self._look
 
     def overview(self, ask: Ask) -> Response:
-        every = self.rows()
+        look = self.look()
+        every = look.rows
         sort = ask.text("sort") if ask.text("sort") in lanes_.SORTS else "attention"
         kind = ask.text("kind") if ask.text("kind") in lanes_.KINDS else ""
         search = ask.text("q", 100)
@@ -161,21 +186,22 @@ class Board:
             "delivered": sum(row.delivered for row in every),
             "rejected": sum(row.rejected for row in every),
         }
-        return self._page(
-            "overview",
-            ask,
-            rows=shown,
-            count=len(fitting),
-            total=len(every),
-            page=at,
-            pages=pages,
-            asked={"q": search, "sort": sort if sort != "attention" else "", "kind": kind},
-            sort=sort,
-            kind=kind,
-            sorts=lanes_.SORTS,
-            kinds=lanes_.KINDS,
-            sums=sums,
+        context: dict[str, Any] = {
+            "rows": shown,
+            "count": len(fitting),
+            "total": len(every),
+            "page": at,
+            "pages": pages,
+            "asked": {"q": search, "sort": sort if sort != "attention" else "", "kind": kind},
+            "sums": sums,
+        }
+        live = look.view(
+            (ask.words.language, search, kind, sort, str(at)), lambda: self._html("overview_live.html", ask, **context)
         )
+        if ask.text("part") == "live":
+            return live_part(live, ask.known)
+        context |= {"sort": sort, "kind": kind, "sorts": lanes_.SORTS, "kinds": lanes_.KINDS}
+        return self._page("overview", ask, live=live, **context)
 
     def _row(self, ask: Ask) -> lanes_.Row:
         connector, client = ask.params["connector"], ask.params["client"]
@@ -364,7 +390,8 @@ class Board:
         params = {
             key: name_of(value) if isinstance(value, str) else value for key, value in request.path_params.items()
         }
-        return Ask(request.url.path, params, request.query_params, {}, request.scope["visit"], words_of(request))
+        visit, known = request.scope["visit"], request.headers.get("if-none-match", "")[:100]
+        return Ask(request.url.path, params, request.query_params, {}, visit, words_of(request), known)
 
     def _get(self, view: Callable[[Ask], Response]) -> Callable[[Request], Any]:
         async def shown(request: Request) -> Response:
@@ -407,10 +434,10 @@ class Board:
 
     def _page(self, name: str, ask: Ask, status: int = 200, **context: Any) -> Response:
         """The page, or with `part=live` only what changes in it."""
-        template = f"{name}_live.html" if ask.text("part") == "live" else f"{name}.html"
-        if template not in self.renderer.env.list_templates():
-            template = f"{name}.html"
-        return page(self._html(template, ask, **context), status)
+        part = f"{name}_live.html"
+        if ask.text("part") == "live" and part in self.renderer.names:
+            return live_part(self._html(part, ask, **context), ask.known, status)
+        return page(self._html(f"{name}.html", ask, **context), status)
 
     def _html(self, template: str, ask: Ask, **context: Any) -> str:
         words, visit = ask.words, ask.visit
@@ -444,7 +471,7 @@ class Board:
         return answer
 
     def _back(self, path: str) -> Response:
-        self._rows = (float("-inf"), [])
+        self._look = Look(float("-inf"), [])
         return see_other(path)
 
     def _audit(self, ask: Ask) -> Audit:
