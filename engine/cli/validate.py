@@ -58,7 +58,7 @@ def command(
     from engine.cli import output
 
     project = options.open_project(directory)
-    gc.set_threshold(100_000, 20, 100)  # the process ends soon: little of what it makes is worth looking for
+    gc.set_threshold(1_000_000, 50, 100)  # the process ends soon: little of what it makes is worth looking for
     from engine.spec.check import check, looked_at
     from engine.spec.findings import errors_in
     from engine.spec.report import report
