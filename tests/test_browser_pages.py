@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from test_dashboard import House, opened, rejected
 from test_dashboard_browser import Person, chromium
+from test_dashboard_events import follow
 
 __all__ = ["chromium", "opened"]  # fixtures
 
@@ -51,11 +52,13 @@ LOOKS = {
 def busy(opened: Any) -> Iterator[House]:
     """A house in which each page has something to show: delivered, rejected, waiting, paused."""
     with opened(crm=CRM, **CLIENTS) as house:
+        trail = follow(house)
         house.post({"id": "fine", "email": "bia@example.com"})
         house.run()
         rejected(house, "wrong " * 40, "wrong", name="Ana")
         house.post({"id": "waits"}, client="xyz")
         house.board.lanes.pause("crm", "xyz", "a move")
+        assert trail.flush(1.0)
         yield house
 
 
@@ -64,6 +67,11 @@ PATHS = {
     "overview without a lane": "/?q=nothing",
     "lane": "/lane/crm/abc",
     "paused lane": "/lane/crm/xyz",
+    "events": "/events",
+    "no such event": "/events?q=nothing",
+    "event": "/event?id=fine",
+    "rejected event": "/event?id=e0",
+    "event that waits": "/event?id=waits",
     "dead letters": "/dead",
     "letter": "/dead/1",
     "preview": "/dead/1/preview",
@@ -155,7 +163,7 @@ def walked(page: Any) -> list[str]:
         }}"""
     )
     reached: dict[int, bool] = {}
-    for _ in range(len(names) + 10):
+    for _ in range(len(names) + 20):  # a field for a time has several stops
         page.keyboard.press("Tab")
         at, shown = page.evaluate(FOCUSED)
         if at >= 0:

@@ -101,7 +101,7 @@ def state(one: Now) -> str:
 def attempt(each: Followed) -> list[str]:
     one, stages = each.found, each.stages
     said = output.coloured(one.outcome) if one.outcome not in WORDS else WORDS[one.outcome]
-    lines = [f"{output.moment(one.at)}  try {each.tries}: {said}", below(lane(one))]
+    lines = [f"{output.moment(one.at)}  {said}{f', try {each.tries}' if each.tries > 1 else ''}", below(lane(one))]
     if one.reason or one.code:
         lines.append(below(f"{one.reason} {one.code}"))
     times = [("accepted", one.received_at), ("taken up", stages.began)]

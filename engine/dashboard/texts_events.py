@@ -5,7 +5,7 @@ from __future__ import annotations
 # key -> English, Portuguese
 EVENTS: dict[str, tuple[str, str]] = {
     "events": ("Events", "Eventos"),
-    "events_search": ("Id of the event, its beginning, or an e-mail", "Id do evento, o começo dele, ou um e-mail"),
+    "events_search": ("Id or e-mail", "Id ou e-mail"),
     "events_search_help": (
         "An id is found whole or by its first {least} characters; a person by their address.",
         "Um id é achado inteiro ou pelos primeiros {least} caracteres; uma pessoa, pelo endereço.",
