@@ -14,7 +14,7 @@ print(json.dumps({"huey": importlib.metadata.version("huey")}), flush=True)
 for _ in sys.stdin:
     for _ in range(TURN):
         queue.enqueue(BODY)
-    began = time.process_time()
+    began = time.perf_counter()
     for _ in range(TURN):
         assert queue.dequeue() is not None
-    print(json.dumps({"count": TURN, "seconds": time.process_time() - began}), flush=True)
+    print(json.dumps({"count": TURN, "seconds": time.perf_counter() - began}), flush=True)
