@@ -75,6 +75,12 @@ PATHS = {
     "dead letters": "/dead",
     "letter": "/dead/1",
     "preview": "/dead/1/preview",
+    "connectors": "/connectors",
+    "connector": "/connectors/crm",
+    "a connector's docs": "/connectors/crm/docs",
+    "try": "/connectors/crm/try?client=abc",
+    "clients": "/clients",
+    "client": "/clients/abc",
     "trouble": "/lane/crm/nobody",
 }
 
@@ -108,6 +114,13 @@ def test_axe_finds_nothing_serious_on_any_page(chromium: Any, opened: Any, look:
         page.goto(f"{person.base}/dead/1")
         page.get_by_role("button", name="Retry", exact=True).click()
         found["job"] = serious(page)
+        page.goto(f"{person.base}/connectors/crm/try?client=abc")
+        page.locator("textarea").fill('{"id": "tried", "client": "abc", "email": "ana@example.com"}')
+        page.get_by_role("button", name="Preview").click()
+        found["an event that is tried"] = serious(page)
+        page.goto(f"{person.base}/clients/abc")
+        page.get_by_role("button", name="Check").first.click()
+        found["a check"] = serious(page)
         assert {name: one for name, one in found.items() if one} == {}
         assert [each for each in person.complaints if "404" not in each] == []
         assert person.hosts == {f"127.0.0.1:{house.port}"}
