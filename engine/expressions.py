@@ -59,6 +59,19 @@ _KEPT: dict[Any, Compiled] = {}
 MAX_KEPT = 50_000
 
 
+# One for all programs: of the clients of a connector each has its own.
+def _absent(_scope: Scope) -> None:
+    return None
+
+
+def _always(_scope: Scope) -> bool:
+    return True
+
+
+def _never(_scope: Scope) -> bool:
+    return False
+
+
 class Compiler:
     """Compiles the scalars of one spec; gathers what is wrong and what is read, by place."""
 
@@ -88,6 +101,8 @@ class Compiler:
 
     def value(self, spec: Any, names: Iterable[str], place: Path) -> Run:
         """scope -> the value, None if absent. A literal is itself."""
+        if spec is None:
+            return _absent
         if is_literal(spec):
             return lambda _scope: spec
         names = frozenset(names)
@@ -104,10 +119,9 @@ class Compiler:
         What takes more work than an expression may, or gives more, is neither: TooMuch, which names the place.
         """
         if spec is None:
-            return lambda _scope: default
+            return _always if default else _never
         if is_literal(spec):
-            fixed = semantics.true(spec)
-            return lambda _scope: fixed
+            return _always if semantics.true(spec) else _never
         names = frozenset(names)
 
         def make() -> Run:

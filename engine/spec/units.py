@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+KEPT = 4_000  # tests: each client's program has the same ones
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)\Z", re.ASCII)
 _SIZE = re.compile(r"(\d+)(B|KB|MB|GB|KiB|MiB|GiB)\Z", re.ASCII)
 _RATE = re.compile(r"(\d+)/(\S+)\Z", re.ASCII)
@@ -48,25 +50,37 @@ def rate(text: Any) -> Rate:
 
 
 def statuses(spec: Any) -> Callable[[int], bool]:
-    """A test for `429`, `5xx`, `400-422` or a list of these."""
-    wanted: list[tuple[int, int]] = []
-    for part in spec if isinstance(spec, list) else [spec]:
-        text = str(part)
-        if re.fullmatch(r"[1-5]xx", text):
-            low, high = int(text[0]) * 100, int(text[0]) * 100 + 99
-        elif match := re.fullmatch(r"([1-5]\d\d)(?:-([1-5]\d\d))?", text, re.ASCII):
-            low, high = int(match[1]), int(match[2] or match[1])
-        else:
-            low, high = 1, 0
-        if low > high:
+    """A test for `429`, `5xx`, `400-422` or a list of these; one for all who ask for the same."""
+    parts = spec if isinstance(spec, list) else [spec]
+    for part in parts:
+        if _bounds(str(part)) is None:
             raise UnitError(f"{part!r} is not a status; write it as 429, 5xx or 400-422")
-        wanted.append((low, high))
+    return _status_test(tuple(map(str, parts)))
+
+
+@lru_cache(KEPT)
+def _status_test(parts: tuple[str, ...]) -> Callable[[int], bool]:
+    wanted = [bounds for part in parts if (bounds := _bounds(part)) is not None]
     return lambda status: any(low <= status <= high for low, high in wanted)
+
+
+@lru_cache(KEPT)
+def _bounds(text: str) -> tuple[int, int] | None:
+    if re.fullmatch(r"[1-5]xx", text):
+        return int(text[0]) * 100, int(text[0]) * 100 + 99
+    match = re.fullmatch(r"([1-5]\d\d)(?:-([1-5]\d\d))?", text, re.ASCII)
+    if match is None or int(match[1]) > int(match[2] or match[1]):
+        return None
+    return int(match[1]), int(match[2] or match[1])
 
 
 def codes(spec: Any) -> Callable[[Any], bool]:
     """A test for a vendor's code, compared as text; a `*` at an end stands for anything there."""
-    wanted = [str(part) for part in (spec if isinstance(spec, list) else [spec])]
+    return _code_test(tuple(str(part) for part in (spec if isinstance(spec, list) else [spec])))
+
+
+@lru_cache(KEPT)
+def _code_test(wanted: tuple[str, ...]) -> Callable[[Any], bool]:
     whole = {part for part in wanted if "*" not in (part[:1], part[-1:])}
     starts = tuple(part[:-1] for part in wanted if part.endswith("*") and not part.startswith("*"))
     ends = tuple(part[1:] for part in wanted if part.startswith("*") and not part.endswith("*"))
