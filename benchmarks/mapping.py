@@ -43,14 +43,15 @@ def program_of(file: Path, settings: dict[str, Any]) -> Program:
 
 def ours(program: Program, action: str) -> Map:
     """As a walk does it: the row's context, its fields, then the record."""
-    record, bound = program.actions[action].record, {**program.scope, "derived": {}}
+    wanted, bound = program.actions[action], {**program.scope, "derived": {}}
 
     def run(event: dict[str, Any]) -> Any:
         scope = program.row_scope(event, AT, bound)
-        scope["delivery"] = {"id": "6f1e", "attempt": 1}
-        scope["lookups"] = {"person": PERSON}
-        scope["vars"] = {}
-        return scope["fields"], record(scope)
+        if program.reads_delivery:
+            scope["delivery"] = {"id": "6f1e", "attempt": 1}
+        if wanted.lookups:
+            scope["lookups"] = {"person": PERSON}
+        return scope["fields"], wanted.record(scope)
 
     return run
 

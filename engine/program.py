@@ -43,8 +43,8 @@ MAX_DERIVED = 200  # characters
 MASKED = 4  # shorter secrets stand in too many words to be told from them
 
 # A row's context is a copy of this over the names that are bound: a copy of a dict with all its keys takes half as long
-# as one that grows by them. What is not computed yet is absent.
-EMPTY_ROW = dict.fromkeys(("event", "received_at", "fields", "delivery", "lookups", "vars"))
+# as one that grows by them. What is not computed yet is absent; nothing is ever written into its two empty objects.
+EMPTY_ROW: dict[str, Any] = {**dict.fromkeys(("event", "received_at", "fields", "delivery")), "lookups": {}, "vars": {}}
 
 decode_event = msgspec.json.Decoder(dict[str, Any], float_hook=Decimal).decode
 
@@ -178,8 +178,9 @@ class Action:
             ours = False
             try:
                 scope = program.row_scope(decode_event(delivery.body), delivery.received_at, wire.scope)
-                scope["delivery"] = {"id": delivery.id, "attempt": delivery.attempts + 1}
-                reason = failed(self.early, scope, None)
+                if program.reads_delivery:
+                    scope["delivery"] = {"id": delivery.id, "attempt": delivery.attempts + 1}
+                reason = failed(self.early, scope, None) if self.early else None
             except (BadValue, msgspec.DecodeError) as error:
                 reason = str(error)
             except Exception as error:  # whatever one event does to us, its lane goes on
@@ -187,7 +188,8 @@ class Action:
             if reason is not None:
                 done.append(Done(delivery, Outcome(OutcomeKind.REJECT, reason, "invalid", private=ours)))
             else:
-                scope["lookups"] = {}
+                if self.lookups:
+                    scope["lookups"] = {}
                 rows.append((delivery, scope))
         for name, lookup in self.lookups.items():
             if not rows:
@@ -208,7 +210,8 @@ class Action:
         for delivery, scope in rows:
             ours = False
             try:
-                scope["vars"] = (self.vars(scope) or {}) if self.vars is not None else {}
+                if self.vars is not None:
+                    scope["vars"] = self.vars(scope) or {}
                 record = self.record(scope)
                 one = self.batcher.ready(delivery, scope, record)
                 reason = failed(self.late, scope, record)
@@ -289,10 +292,8 @@ class Program:
         self.compiler.problems += faults
         self.actions = {name: Action(self, name, spec) for name in sequence if (spec := self.action_specs[name]).active}
         self.checks = {name: self.check_call(name, check) for name, check in connector.checks.items()}
-
-    @cached_property
-    def reads_received_at(self) -> bool:
-        return any(use.path[0] == "received_at" for use in self.compiler.uses)
+        read = {use.path[0] for use in self.compiler.uses}
+        self.reads_received_at, self.reads_delivery = "received_at" in read, "delivery" in read
 
     @property
     def name(self) -> str:
@@ -422,15 +423,15 @@ class Program:
     ) -> dict[str, Any]:
         """The context of one event: what mapping and conditions read; on a walk over the `bound` scope of its wire."""
         bound = bound or self.scope
-        of, blank = self.blank
-        if of is not bound:
-            blank = {**bound, **EMPTY_ROW}
-            self.blank = bound, blank
-        scope = blank.copy()
+        blank = self.blank
+        if blank[0] is not bound:
+            self.blank = blank = bound, {**bound, **EMPTY_ROW}
+        scope = blank[1].copy()
         scope["event"] = event
         if self.reads_received_at:
             scope["received_at"] = Decimal(repr(received_at))
-        scope["fields"] = (self.fields(scope) or {}) if self.fields is not None else {}
+        fields = self.fields
+        scope["fields"] = (fields(scope) or {}) if fields is not None else {}
         return scope
 
     def drafts(self, event: dict[str, Any], received_at: float) -> tuple[Draft, ...]:
