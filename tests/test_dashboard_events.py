@@ -175,6 +175,19 @@ def test_what_was_left_out_is_said(kept: House) -> None:
     assert "1 deliveries are missing here" in kept.page("/events").text
 
 
+def test_where_much_is_sent_the_exchange_of_what_went_well_may_be_left_out_and_the_page_says_so(kept: House) -> None:
+    trail = kept.engine.trail
+    assert trail is not None
+    trail._share, trail._allowed_s = 0.0, 0.0
+    kept.post({"id": "e1"})
+    run(kept)
+    assert "Request and answer of this batch were not kept" in kept.page("/event?id=e1").text
+    kept.vendor.answer = lambda _: reply(422, {"error": "no such product"})
+    kept.post({"id": "e2"})
+    run(kept)
+    assert 'HTTP 422 { "error": "no such product" }' in kept.page("/event?id=e2").text
+
+
 def test_who_looks_at_events_is_in_the_audit_without_the_address(kept: House) -> None:
     kept.page("/events?q=ana@example.com&client=abc")
     kept.page("/event?id=e9", 404)
