@@ -199,29 +199,29 @@ class Door:
 
         See asgi.AtOnce.
         """
-        connector = scope["path"][1:]
-        if scope["method"] != "POST" or len(body) > min(LARGE, self._limits.max_body) or self._addresses is not None:
+        connector, size = scope["path"][1:], len(body)
+        if scope["method"] != "POST" or size > min(LARGE, self._limits.max_body) or self._addresses is not None:
             return False
         if connector not in self._front.connectors():
             return False
         headers: dict[bytes, bytes] = dict(scope["headers"])
-        content_type = _read_as(headers)
-        if content_type is None or headers.get(b"content-length") != b"%d" % len(body):
+        if b"content-encoding" in headers or b"transfer-encoding" in headers:
             return False
-        origin = headers.get(b"origin", b"").decode("latin-1")
+        content_type = answers.body_type(headers.get(b"content-type"))
+        if content_type is None or headers.get(b"content-length") != b"%d" % size:
+            return False
+        origin = headers[b"origin"].decode("latin-1") if b"origin" in headers else ""
         if origin and not self._front.allows_origin(connector, origin):
             return False
-        if (
-            self._pending >= self._limits.max_pending
-            or self._held + len(body) > self._limits.max_held
-            or self._front.full() is not None
-        ):
+        if self._pending >= self._limits.max_pending or self._held + size > self._limits.max_held:
             return False
-        self._held += len(body)
-        done = partial(self._told, connector, len(body), tell, _cors(origin))
+        if self._front.full() is not None:
+            return False
+        self._held += size
+        done = partial(self._told, connector, size, tell, _cors(origin))
         try:
             began = self._clock()
-            received = self._reading(connector, body, content_type, scope, headers, origin, began)()
+            received = self._receive(connector, body, content_type, scope, headers, origin, began)
             refused = self._not_taken(connector, received)
             if refused is not None:
                 done(refused)
@@ -291,7 +291,7 @@ class Door:
         finally:
             self._held -= len(body)
 
-    def _reading(
+    def _receive(
         self,
         connector: str,
         body: bytes,
@@ -300,10 +300,9 @@ class Door:
         headers: dict[bytes, bytes],
         origin: str,
         began: float,
-    ) -> Callable[[], Received]:
+    ) -> Received:
         signature = headers.get(b"x-connect-signature")
-        return partial(
-            self._front.receive,
+        return self._front.receive(
             connector,
             body,
             content_type,
@@ -332,7 +331,7 @@ class Door:
         origin: str,
     ) -> Answer:
         began = self._clock()
-        read = self._reading(connector, body, content_type, scope, headers, origin, began)
+        read = partial(self._receive, connector, body, content_type, scope, headers, origin, began)
         try:
             if len(body) > LARGE:
                 received = await asyncio.get_running_loop().run_in_executor(self._beside, read)

@@ -155,6 +155,7 @@ class Room:
         self.most = most
         self.open = 0
         self.waiting: dict[_Protocol, None] = {}
+        self.dated: tuple[object, bytes] = (None, b"")
 
     def enter(self, connection: _Protocol) -> None:
         self.open += 1
@@ -346,14 +347,20 @@ class _Protocol(HttpToolsProtocol):
         if (b"connection", b"close") in answer.headers:
             cycle.keep_alive = False
         head = _head(answer.media_type, (*extra, *answer.headers), cycle.keep_alive)
-        dates = b"".join([b"%b: %b\r\n" % each for each in self.server_state.default_headers])
         self.transport.write_whole(
             b"%b%b%bcontent-length: %d\r\n\r\n%b"
-            % (STATUS_LINE[answer.status], dates, head, len(answer.body), answer.body)
+            % (STATUS_LINE[answer.status], self._dated(), head, len(answer.body), answer.body)
         )
         if not cycle.keep_alive:
             self.transport.close()
         cycle.on_response()
+
+    def _dated(self) -> bytes:
+        """The headers of every answer; uvicorn makes them anew each second."""
+        headers = self.server_state.default_headers
+        if self.room.dated[0] is not headers:
+            self.room.dated = headers, b"".join([b"%b: %b\r\n" % each for each in headers])
+        return self.room.dated[1]
 
     def pause_writing(self) -> None:
         super().pause_writing()
