@@ -330,6 +330,7 @@ def judging() -> Iterator[Work]:
         with heard(Judge, "verdict") as calls:
             place.worker.drain()
         judge, (scope, reply), named = calls[-1]
+        assert isinstance(reply, Reply), reply.reason
 
         def work(_: int) -> Callable[[], object]:
             fresh = Reply(reply.status, reply.headers, reply.content)  # for it remembers what it parsed
