@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         Lane,
         LaneChange,
         Lease,
+        Part,
         Progress,
         Remembered,
         Settled,
@@ -112,6 +113,13 @@ class Buffer(Protocol):
 
     def save_progress(self, lease: Lease | None, progress: Progress, seqs: Sequence[int], *, now: float) -> None:
         """Remember how far a batch has come and that these deliveries belong to it."""
+
+    def add_progress(self, lease: Lease, batch: str, action: str, part: Part, *, now: float) -> bool:
+        """
+        The same with one record more, at the cost of that one; until `save_progress` writes the batch whole again.
+
+        False, and nothing done, where there is no such batch or this store can't: it is to be written whole.
+        """
 
     def settle(
         self, lease: Lease | None, done: Sequence[Settled], *, now: float, change: LaneChange | None = None

@@ -223,6 +223,15 @@ class Progress(msgspec.Struct, frozen=True):
     polls: int = 0  # how often `step` was asked and was not done
 
 
+class Part(msgspec.Struct, frozen=True, array_like=True):
+    """What one record adds to the progress of its batch since that was written whole: nothing else of it changed."""
+
+    step: str  # one with `each: records`
+    mark: str  # of the record: the last of its seqs, as text
+    saved: Any  # what the step saved of it
+    gone: list[str] = []  # marks of records that are no more in the batch
+
+
 class Try(msgspec.Struct, frozen=True):
     """One try that did not end a delivery, or several in a row that ended alike."""
 

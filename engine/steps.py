@@ -19,7 +19,7 @@ from engine.errors import BadValue, ConnectError, EgressRefused, TooMuch
 from engine.mapping import compile_tree, encode_json
 from engine.names import BATCH, REPLY, SINGLE, WAIT
 from engine.outcomes import DELIVERED, Judge, Level, ResultsRule, holds_back
-from engine.records import Outcome, OutcomeKind, Progress
+from engine.records import Outcome, OutcomeKind, Part, Progress
 from engine.retrying import wait_of
 from engine.semantics import bounded, plain
 from engine.spec import types, units
@@ -193,9 +193,14 @@ class Steps:
         group: Any,
         progress: Progress,
         save: Callable[[Progress, list[Member]], None],
+        add: Callable[[Progress, Part], bool] = lambda _progress, _part: False,
         failures: int = 0,
     ) -> None:
-        """Decide every member. `save` writes progress down, for those still undecided, before the next request."""
+        """
+        Decide every member. `save` writes progress down, for those still undecided, before the next request.
+
+        `add` does so for one record more of a progress that was written whole; False: it is to be written whole.
+        """
         at = self.goes_on_at(progress)
         first, resent = progress.batch, 0
         while at < len(self.order):
@@ -205,7 +210,7 @@ class Steps:
                 return
             scope = self.scope(wire, live, group, progress) if live else {}
             if live and step.by_record:
-                progress = self.by_record(wire, step, live, scope, group, progress, save, failures)
+                progress = self.by_record(wire, step, live, scope, group, progress, save, add, failures)
                 if any(member.outcome is not None for member in live):
                     progress = self.passing(progress, members)
             elif live and step.each is not None:
@@ -266,6 +271,7 @@ class Steps:
         group: Any,
         progress: Progress,
         save: Callable[[Progress, list[Member]], None],
+        add: Callable[[Progress, Part], bool],
         failures: int,
     ) -> Progress:
         """
@@ -276,7 +282,11 @@ class Steps:
         finished: dict[str, Any] = dict(by_mark(progress.saved.get(step.name)))
         progress = msgspec.structs.replace(progress, saved={**progress.saved, step.name: finished})
         behind: dict[str, Progress | None] = {}  # keys of which an older one waits, with where that one goes on
+        whole = False  # has it been written down whole, here?
+        gone: list[str] = []  # marks of those that were decided since it was written down
         for at, member in enumerate(live):
+            if at and live[at - 1].outcome is not None:
+                gone.append(mark_of(live[at - 1]))
             if older := behind.keys() & member.unit.keys:
                 self.decide([member], BEHIND, None)
                 member.progress = behind[min(older)]
@@ -305,7 +315,9 @@ class Steps:
                 self.stand_still([each for each in live if each.outcome is None], GIVES_WAY, progress, behind)
                 break
             if at < len(live) - 1:
-                save(progress, [other for other in live if other.outcome is None])
+                if not (whole and add(progress, Part(step.name, mark, kept, gone))):
+                    save(progress, [other for other in live if other.outcome is None])
+                whole, gone = True, []
         return progress
 
     def stand_still(

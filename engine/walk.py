@@ -15,7 +15,7 @@ from engine.journal import Journal
 from engine.outcomes import DELIVERED, holds_back
 from engine.owners import new_owner
 from engine.program import Done, decode_event
-from engine.records import Delivery, Lease, Outcome, OutcomeKind, Progress, Trace
+from engine.records import Delivery, Lease, Outcome, OutcomeKind, Part, Progress, Trace
 from engine.semantics import plain
 from engine.steps import Member
 from engine.wire import Wire, new_nonce
@@ -220,7 +220,10 @@ class Walk:
         def save(reached: Progress, undecided: list[Member]) -> None:
             self.save(action, reached, undecided, group, lease)
 
-        action.steps.run(self.wire, members, group=group, progress=progress, save=save, failures=self.failures)
+        def add(reached: Progress, part: Part) -> bool:
+            return lease is not None and self.add(lease, reached, part)
+
+        action.steps.run(self.wire, members, group=group, progress=progress, save=save, add=add, failures=self.failures)
         ended = []
         for member in members:
             outcome = member.outcome or DELIVERED
@@ -240,6 +243,15 @@ class Walk:
             clock=world.clock,
             telemetry=world.telemetry,
             patience_s=PATIENCE_S if lease is not None else 0.0,  # a caller waits for a direct one
+        )
+
+    def add(self, lease: Lease, reached: Progress, part: Part) -> bool:
+        world = self.world
+        return written(
+            lambda: world.store.add_progress(lease, reached.batch, reached.action, part, now=world.clock.now()),
+            clock=world.clock,
+            telemetry=world.telemetry,
+            patience_s=PATIENCE_S,
         )
 
     @staticmethod

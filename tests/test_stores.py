@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+from contextlib import suppress
 from decimal import Decimal
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,7 @@ from engine.records import (
     Lane,
     LaneChange,
     Lease,
+    Part,
     Progress,
     Settled,
     Skipped,
@@ -410,6 +412,49 @@ def test_a_half_done_batch_is_read_by_progress_only_and_exactly_as_saved(store: 
     further = msgspec.structs.replace(progress, step="close")
     store.save_progress(lease, further, [1, 3], now=2.0)
     assert [step for step, _ in store.progress(lease, "task", now=2.0)] == [further]
+
+
+def test_one_record_more_of_a_half_done_batch_is_as_if_it_had_been_written_whole(store: Store) -> None:
+    put(store, *(event(f"e{n}") for n in range(1, 4)))
+    records, members = [{"m": 1}, {"m": 2}, {"m": 3}], [[1], [2], [3]]
+    progress = Progress("b1", "task", "each", {"job": {"id": 7}}, records=records, members=members)
+    lease = half_done(store, progress, [1, 2, 3])
+    other = Part("each", "1", {})
+    assert not store.add_progress(lease, "b2", "task", other, now=1.0)
+    assert not store.add_progress(lease, "b1", "other", other, now=1.0)
+    parts = [Part("each", "1", {"price": Decimal("0.10")}), Part("each", "3", {}, ["2"])]
+    if [store.add_progress(lease, "b1", "task", part, now=1.0) for part in parts] == [True, True]:
+        [(read, deliveries)] = store.progress(lease, "task", now=1.0)
+        saved = {"job": {"id": 7}, "each": {"1": {"price": Decimal("0.10")}, "3": {}}}
+        whole = msgspec.structs.replace(progress, saved=saved, records=[{"m": 1}, {"m": 3}], members=[[1], [3]])
+        assert (read, ids(deliveries)) == (whole, ["d1", "d2", "d3"])
+        assert str(read.saved["each"]["1"]["price"]) == "0.10"
+        assert store.carry_out("crm", "abc", Progress, after="", limit=9) == [whole]
+    further = msgspec.structs.replace(progress, step="close")
+    store.save_progress(lease, further, [1, 2, 3], now=2.0)
+    assert [each for each, _ in store.progress(lease, "task", now=2.0)] == [further]
+
+
+def test_who_stands_in_one_record_more_of_a_half_done_batch_is_erased_with_it(store: Store) -> None:
+    put(store, event("e1"), event("e2"))
+    progress = Progress("b1", "task", "each", {}, records=[{}, {}], members=[[1], [2]])
+    lease = half_done(store, progress, [1, 2])
+    if store.add_progress(lease, "b1", "task", Part("each", "1", {"to": "ana@x.com"}), now=1.0):
+        assert store.forget("ana@x.com", now=2.0)["progress"] == 1
+        assert store.progress(lease, "task", now=2.0) == []
+        store.save_progress(lease, progress, [1, 2], now=3.0)
+        assert [each for each, _ in store.progress(lease, "task", now=3.0)] == [progress]
+
+
+def test_a_late_worker_adds_nothing_to_a_batch_it_lost(store: Store) -> None:
+    put(store, event("e1"), event("e2"))
+    progress = Progress("b1", "task", "each", {}, records=[{}, {}], members=[[1], [2]])
+    late = half_done(store, progress, [1, 2])
+    lease = store.lease("crm", "abc", owner="another", ttl_s=30.0, now=late.until)
+    assert lease is not None
+    with suppress(LeaseLost):
+        assert not store.add_progress(late, "b1", "task", Part("each", "1", {}), now=late.until)
+    assert [each for each, _ in store.progress(lease, "task", now=late.until)] == [progress]
 
 
 def test_a_half_done_batch_is_due_when_all_of_it_is(store: Store) -> None:

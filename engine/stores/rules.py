@@ -11,10 +11,10 @@ from engine.errors import BadValue, LeaseLost, StoreUnavailable
 from engine.records import Try
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
     from engine.people import Subject
-    from engine.records import Accepted, Dead, Lease
+    from engine.records import Accepted, Dead, Lease, Part, Progress
 
 
 def wait_until(then: float, now: float) -> float:
@@ -113,6 +113,26 @@ def followers(skipped: Mapping[int, int], waits: Mapping[int, Wait]) -> dict[int
             for seq in seqs
         }
     return by_root
+
+
+def with_parts(progress: Progress, parts: Sequence[Part]) -> Progress:
+    """The progress as if it had been written whole with the last of them."""
+    if not parts:
+        return progress
+    saved = dict(progress.saved)
+    for step in {part.step for part in parts}:
+        before = saved.get(step)
+        saved[step] = dict(before) if isinstance(before, dict) else {}
+    for part in parts:
+        saved[part.step][part.mark] = part.saved
+    gone = {mark for part in parts for mark in part.gone}
+    left = [at for at, seqs in enumerate(progress.members) if not seqs or str(seqs[-1]) not in gone]
+    return msgspec.structs.replace(
+        progress,
+        saved=saved,
+        records=[progress.records[at] for at in left],
+        members=[progress.members[at] for at in left],
+    )
 
 
 MOST_TRIES = 20

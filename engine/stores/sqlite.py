@@ -40,6 +40,7 @@ from engine.records import (
     Held,
     Lane,
     Lease,
+    Part,
     Progress,
     Remembered,
     Settled,
@@ -65,6 +66,7 @@ from engine.stores.rules import (
     tried,
     wait_until,
     waits_of,
+    with_parts,
     without,
 )
 
@@ -158,11 +160,22 @@ AGAIN = (
     "INSERT INTO forgotten VALUES (0)",
 )
 MARKS = ("CREATE TABLE marks (name TEXT PRIMARY KEY, value TEXT NOT NULL)",)
+# What is written whole takes the place of all that was added to it, and what leaves takes that along.
+PARTS = (
+    "CREATE TABLE parts (number INTEGER PRIMARY KEY, lane INTEGER NOT NULL, batch TEXT NOT NULL, part TEXT NOT NULL)",
+    "CREATE INDEX parts_batch ON parts (lane, batch, number)",
+    *(
+        f"CREATE TRIGGER batches_{verb} AFTER {verb} ON batches BEGIN"
+        f" DELETE FROM parts WHERE lane = {row}.lane AND batch = {row}.batch; END"
+        for verb, row in (("insert", "new"), ("update", "new"), ("delete", "old"))
+    ),
+)
 SCHEMA = (
     FIRST,
     WAITS,
     AGAIN,
     MARKS,
+    PARTS,
 )  # each takes a file from the version before it; a new file goes through all of them
 VERSION = len(SCHEMA)
 
@@ -292,7 +305,9 @@ _COUNTED = {"reason": "dead.reason", "code": "code", "action": "action", "client
 _encode = msgspec.json.Encoder(decimal_format="number").encode
 _decode_values = msgspec.json.Decoder(dict[str, Any], float_hook=Decimal).decode
 _decode_progress = msgspec.json.Decoder(Progress, float_hook=Decimal).decode
+_decode_part = msgspec.json.Decoder(Part, float_hook=Decimal).decode
 _decode_trace = msgspec.json.Decoder(Trace).decode
+_decode_parts = msgspec.json.Decoder(list[Part], float_hook=Decimal).decode
 _decode_tries = msgspec.json.Decoder(tuple[Try, ...]).decode
 _decode_wait = msgspec.json.Decoder(Wait).decode
 
@@ -455,6 +470,10 @@ class SqliteStore:
     def save_progress(self, lease: Lease | None, progress: Progress, seqs: Sequence[int], *, now: float) -> None:
         del now
         self._writer.run(lambda db: _save_progress(db, lease, progress, seqs))
+
+    def add_progress(self, lease: Lease, batch: str, action: str, part: Part, *, now: float) -> bool:
+        del now
+        return self._writer.run(lambda db: _add_progress(db, lease, batch, action, part))
 
     def settle(
         self, lease: Lease | None, done: Sequence[Settled], *, now: float, change: LaneChange | None = None
@@ -1412,11 +1431,11 @@ def _due_batches(db: _Connection, lane: int, action: str, now: float) -> Iterato
     batches = db.execute(
         "SELECT batch, progress FROM batches WHERE lane = ? AND action = ? ORDER BY rowid", (lane, action)
     ).fetchall()
-    for batch, progress in batches:
+    for batch, written in batches:
         rows = db.execute(MEMBERS, {"lane": lane, "action": action, "batch": batch})
         deliveries = [Delivery(*row) for row in rows]
         if all(delivery.due_at <= now for delivery in deliveries):
-            yield _decode_progress(progress), deliveries
+            yield with_parts(_decode_progress(written), _parts(db, lane, batch)), deliveries
 
 
 # Settling
@@ -1641,6 +1660,21 @@ def _save_progress(db: _Connection, lease: Lease | None, progress: Progress, seq
     _drop_done_batches(db, left + [(each, progress.action, progress.batch) for each in lanes])
 
 
+def _add_progress(db: _Connection, lease: Lease, batch: str, action: str, part: Part) -> bool:
+    lane = _held_lane(db, lease)
+    added = db.execute(
+        "INSERT INTO parts (lane, batch, part)"
+        " SELECT lane, batch, ? FROM batches WHERE lane = ? AND batch = ? AND action = ?",
+        (_encode(part).decode(), lane, batch, action),
+    )
+    return added.rowcount == 1
+
+
+def _parts(db: _Connection, lane: int, batch: str) -> list[Part]:
+    found = db.execute("SELECT part FROM parts WHERE lane = ? AND batch = ? ORDER BY number", (lane, batch))
+    return [_decode_part(part) for (part,) in found]
+
+
 # Dead letters, and people
 
 
@@ -1803,7 +1837,7 @@ def _find_person(db: _Connection, person: Subject, client: str | None, *, mentio
     for lane, batch, progress in db.execute(
         f"SELECT lane, batch, progress FROM batches WHERE lane IN {lanes}", (client,)
     ):
-        if person.named_in(progress):
+        if person.named_in(progress) or any(person.named_in(_encode(part.saved)) for part in _parts(db, lane, batch)):
             found.batches.append((lane, batch))
     for lane, reason in db.execute(
         f"SELECT id, reason FROM lanes WHERE reason IS NOT NULL AND id IN {lanes}", (client,)
@@ -1933,8 +1967,10 @@ CARRIED: dict[Any, tuple[str, Callable[[tuple[Any, ...]], Any]]] = {
         _buried,
     ),
     Progress: (
-        "SELECT progress FROM batches WHERE lane = :lane AND batch > :after ORDER BY batch LIMIT :limit",
-        lambda row: _decode_progress(row[0]),
+        "SELECT progress, (SELECT '[' || ifnull(group_concat(part), '') || ']' FROM (SELECT part FROM parts"
+        " WHERE parts.lane = batches.lane AND parts.batch = batches.batch ORDER BY number))"
+        " FROM batches WHERE lane = :lane AND batch > :after ORDER BY batch LIMIT :limit",
+        lambda row: with_parts(_decode_progress(row[0]), _decode_parts(row[1])),
     ),
     Remembered: (
         "SELECT event_id, until FROM dedupe WHERE lane = :lane AND event_id > :after ORDER BY event_id LIMIT :limit",

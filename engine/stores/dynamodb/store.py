@@ -39,6 +39,7 @@ if TYPE_CHECKING:
         Lane,
         LaneChange,
         Lease,
+        Part,
         Progress,
         Settled,
         Skipped,
@@ -262,6 +263,10 @@ class DynamoStore:
     def save_progress(self, lease: Lease | None, progress: Progress, seqs: Sequence[int], *, now: float) -> None:
         del now
         self._settling.save_progress(lease, progress, seqs)
+
+    def add_progress(self, lease: Lease, batch: str, action: str, part: Part, *, now: float) -> bool:
+        del lease, batch, action, part, now
+        return False  # here a batch is written whole each time
 
     def settle(
         self, lease: Lease | None, done: Sequence[Settled], *, now: float, change: LaneChange | None = None

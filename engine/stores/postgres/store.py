@@ -50,6 +50,7 @@ if TYPE_CHECKING:
         Lane,
         LaneChange,
         Lease,
+        Part,
         Progress,
         Settled,
         Skipped,
@@ -211,6 +212,10 @@ class PostgresStore:
             settling.save_progress(db, lane, lease, progress, seqs)
 
         self._connections.transact(work)
+
+    def add_progress(self, lease: Lease, batch: str, action: str, part: Part, *, now: float) -> bool:
+        del lease, batch, action, part, now
+        return False  # here a batch is written whole each time
 
     def settle(
         self, lease: Lease | None, done: Sequence[Settled], *, now: float, change: LaneChange | None = None
