@@ -14,7 +14,7 @@ import pytest
 from conftest import whole
 
 from engine.errors import SpecErrors
-from engine.spec.compiled import NAME, alike, open_project, write_compiled
+from engine.spec.compiled import KEPT, NAME, alike, keep, open_kept, open_project, write_compiled
 from engine.spec.project import Project
 
 if TYPE_CHECKING:
@@ -111,3 +111,90 @@ def test_a_start_from_what_is_compiled_loads_neither_yaml_nor_json_schema_of_spe
     )
     done = subprocess.run([sys.executable, "-c", code, home], capture_output=True, text=True, check=True)
     assert done.stdout == "['crm'] []\n"
+
+
+# --- what a serving process keeps by itself ---
+
+
+def kept(home: Path) -> Project:
+    """A project that was read once, kept, and is opened again."""
+    first = open_kept(home)
+    first.all()
+    keep(first)
+    return open_kept(home)
+
+
+def read_again(home: Path) -> list[str]:
+    """The files that are read from YAML, of a project that was kept before."""
+    project, seen = open_kept(home), list[str]()
+    read = project.read
+
+    def noted(path: Path) -> object:
+        seen.append(path.name)
+        return read(path)
+
+    project.read = noted  # type: ignore[method-assign, assignment]
+    project.all()
+    return sorted(seen)
+
+
+def test_what_was_served_once_is_not_read_again_and_is_the_same_to_the_last_type(home: Path) -> None:
+    project = kept(home)
+    assert read_again(home) == []
+    assert alike(project.all()[:2], Project(home).all()[:2])
+    assert (project.settings.workers, (home / ".connect/.gitignore").read_text()) == (3, "*\n")
+
+
+@pytest.mark.parametrize(
+    ("change", "read"),
+    [
+        (lambda home: (home / "clients/abc.yaml").write_text(ABC + "title: Loja\n"), ["abc.yaml"]),
+        (lambda home: (home / "clients/xyz.yaml").write_text(ABC.replace("abc", "xyz")), ["xyz.yaml"]),
+        (lambda home: (home / "connectors/crm.yaml").write_text(whole(CRM) + "description: Other\n"), ["crm.yaml"]),
+        (lambda home: (home / "schemas/crm.json").write_text("{}"), ["crm.yaml"]),
+        (lambda home: (home / "connect.yaml").write_text("workers: 4\n"), ["connect.yaml"]),
+        (lambda home: (home / "clients/abc.yaml").unlink(), []),
+    ],
+)
+def test_only_what_has_changed_since_it_was_served_is_read(
+    home: Path, change: Callable[[Path], object], read: list[str]
+) -> None:
+    kept(home)
+    change(home)
+    assert read_again(home) == read
+    assert alike(kept(home).all()[:2], Project(home).all()[:2])
+
+
+def test_two_clients_of_one_name_are_told_from_what_was_kept_too(home: Path) -> None:
+    (home / "clients/other.yaml").write_text(ABC)
+    found = [str(each) for each in Project(home).all()[2]]
+    assert [str(each) for each in kept(home).all()[2]] == found
+    assert "is also the client of" in found[0]
+
+
+def test_a_schema_that_changes_while_a_process_runs_is_not_kept_as_what_it_was(home: Path) -> None:
+    first = open_kept(home)
+    first.all()
+    (home / "schemas/crm.json").write_text('{"type": "object"}')
+    keep(first)
+    assert open_kept(home).connector("crm").receive.schema == {"type": "object"}
+
+
+@pytest.mark.parametrize("text", ["", "{", '{"engine": "0"}'])
+def test_what_can_not_be_read_of_it_is_nothing(home: Path, text: str) -> None:
+    kept(home)
+    (home / KEPT).write_text(text)
+    assert "crm.yaml" in read_again(home)
+
+
+def test_a_folder_that_can_not_be_written_keeps_nothing(home: Path) -> None:
+    (home / ".connect").write_text("")
+    assert "crm.yaml" in read_again(home)
+    kept(home)
+    assert "crm.yaml" in read_again(home)
+
+
+def test_a_file_with_a_fault_is_read_at_each_start_and_its_fault_is_told(home: Path) -> None:
+    (home / "clients/xyz.yaml").write_text("client: xyz\nconnectors: {crm: {secret: 1}}\n")
+    assert [each.rule for each in kept(home).all()[2]] == ["unknown-key"]
+    assert read_again(home) == ["xyz.yaml"]

@@ -59,7 +59,7 @@ def write_compiled(project: Project, out: Path | None = None) -> Path:
         raise SpecErrors(found)
     connectors = {path: project.loaded_connector_at(path) for path in project.connector_files().values()}
     clients = {path: project.loaded_client(path) for path in project.client_files().values()}
-    schemas = [file for loaded in connectors.values() if (file := _schema_of(project, loaded)) is not None]
+    schemas = list(project.schema_files.values())
     name = partial(_name, project.directory)
     compiled = _Compiled(
         engine=_engine(),
@@ -92,6 +92,7 @@ def open_project(directory: Path | str) -> Project:
 def open_kept(directory: Path | str) -> Project:
     """The project in a directory, with what `keep` kept of each file that has not changed since."""
     project = open_project(directory)
+    project.places = False
     compiled = None if project.has_kept else _decoded(project.directory / KEPT)
     if compiled is None:
         return project
@@ -106,6 +107,8 @@ def open_kept(directory: Path | str) -> Project:
     for name, stored in compiled.connectors.items():
         if name in same and (stored.refers is None or stored.refers in same):
             project.keep(_path(home, name), _restored(stored))
+            if stored.refers is not None:
+                project.schema_files[_path(home, name)] = _path(home, stored.refers)
     for name, client in compiled.clients.items():
         if name in same:
             project.keep(_path(home, name), client)
@@ -117,21 +120,18 @@ def keep(project: Project) -> None:
     Keep the files that are sound for the next `open_kept`, unless that is so. Where it can't be written, nothing is.
     """
     home, before = project.directory, _decoded(project.directory / KEPT)
+    if before is not None and not project.has_read:
+        return
     name = partial(_name, home)
     connectors, clients, files = dict[str, _Connector](), dict[str, Client](), dict[str, str]()
     for path in project.connector_files().values():
         loaded = project.loaded_connector_at(path)
         if loaded.value is None or loaded.findings:
             continue
-        if loaded.located is None:
-            stored = before.connectors.get(name(path)) if before is not None else None
-            refers = _path(home, stored.refers) if stored is not None and stored.refers is not None else None
-        else:
-            refers = _schema_of(project, loaded)
-            stored = _stored(loaded.value, name(refers) if refers is not None else None)
+        refers = project.schema_files.get(path)
         digests = _digests({name(each): each for each in (path, refers) if each is not None})
-        if stored is not None and (refers is None or loaded.located is None or _is_of(loaded, project)):
-            connectors[name(path)] = stored
+        if refers is None or _is_of(loaded.value, refers):
+            connectors[name(path)] = _stored(loaded.value, name(refers) if refers is not None else None)
             files |= digests
     for path in project.client_files().values():
         client = project.loaded_client(path)
@@ -147,15 +147,11 @@ def keep(project: Project) -> None:
         _write(home / KEPT, _ENCODER.encode(compiled))
 
 
-def _is_of(loaded: Loaded[Connector], project: Project) -> bool:
+def _is_of(spec: Connector, schema: Path) -> bool:
     """Is the schema of a connector what the file that it refers to has now?"""
-    from engine.spec.load import load_schema_ref
+    from engine.spec.load import read_schema
 
-    spec, located = _sound(loaded), loaded.located
-    assert located is not None
-    receive = msgspec.structs.replace(spec.receive, schema=located.data["receive"]["schema"])
-    schema, _ = load_schema_ref(located, msgspec.structs.replace(spec, receive=receive), root=project.directory)
-    return alike(schema, spec.receive.schema)
+    return alike(read_schema(schema)[0], spec.receive.schema)
 
 
 def _write(path: Path, content: bytes) -> None:
@@ -202,17 +198,6 @@ def _specs(project: Project) -> list[Path]:
     settings = project.directory / SETTINGS
     files = [*project.connector_files().values(), *project.client_files().values()]
     return [*files, settings] if settings.exists() else files
-
-
-def _schema_of(project: Project, loaded: Loaded[Connector]) -> Path | None:
-    """The file that a connector's `receive.schema` refers to."""
-    from engine.spec.load import schema_file
-
-    data = loaded.located.data if loaded.located is not None else {}
-    reference = ((data.get("receive") or {}).get("schema") or {}).get("$ref")
-    if not isinstance(reference, str) or reference.startswith("#"):
-        return None
-    return schema_file(reference, loaded.path.parent, project.directory)
 
 
 def _sound(loaded: Loaded[T]) -> T:

@@ -77,7 +77,7 @@ def load_schema_ref(
         target = schema_file(reference, Path(located.file).parent, root)
     except ValueError as error:
         return None, [located.finding((*path, "$ref"), "schema", str(error))]
-    read, says = _read_schema(target)
+    read, says = read_schema(target)
     if says:
         return None, [located.finding((*path, "$ref"), "schema", says)]
     return _usable(read, located, (*path, "$ref"))
@@ -120,7 +120,7 @@ def schema_file(reference: str, folder: Path, root: Path | None) -> Path:
     raise ValueError(f"{reference}: no such file")
 
 
-def _read_schema(target: Path) -> tuple[Any, str]:
+def read_schema(target: Path) -> tuple[Any, str]:
     """The schema, or what is wrong with its file."""
     try:
         if target.suffix in (".yaml", ".yml"):

@@ -106,16 +106,23 @@ class Loaded(NamedTuple, Generic[T]):
 
 
 class Project:
-    """Nothing is read before it is asked for; a file is read again when its time or size has changed."""
+    """
+    Nothing is read before it is asked for; a file is read again when its time or size has changed.
 
-    def __init__(self, directory: Path | str) -> None:
+    With `places` False what is sound is kept without the places in its file, which take ten times the room.
+    """
+
+    def __init__(self, directory: Path | str, *, places: bool = True) -> None:
         self.directory = Path(directory)
+        self.places = places
+        self.has_read = False  # was any file read since this was made?
+        self.schema_files: dict[Path, Path] = {}  # by the connector's file, where its events' schema stands elsewhere
         self.texts: dict[Path, str] = {}
         self._kept: dict[Path, tuple[tuple[int, int], Loaded[Any]]] = {}
 
     def with_texts(self, texts: Mapping[Path, str]) -> Project:
         """The same project as it would be if these files had these texts; nothing is written."""
-        other = Project(self.directory)
+        other = Project(self.directory, places=self.places)
         other.texts = {**self.texts, **{path.resolve(): text for path, text in texts.items()}}
         other._kept = {path: kept for path, kept in self._kept.items() if path.resolve() not in other.texts}
         return other
@@ -197,10 +204,15 @@ class Project:
                 continue
             called = client.value.client
             if called in clients:
-                findings.append(_twice(client, files[called]))
+                findings.append(self._twice(path, client, files[called]))
                 continue
             clients[called], files[called] = client.value, path
         return connectors, clients, in_file_order(findings)
+
+    def _twice(self, path: Path, client: Loaded[Client], other: Path) -> Finding:
+        located = client.located or self.read(path)
+        says = f"{_name_in(client)} is also the client of {other}"
+        return located.finding(("client",), "duplicate-client", says)
 
     def unusable(self) -> tuple[set[str], set[str]]:
         """The connectors and the clients whose files are there and can't be used."""
@@ -244,7 +256,7 @@ class Project:
         return self._loaded(path, _load_settings)
 
     def _load_connector(self, located: Located) -> tuple[Connector | None, list[Finding], Located]:
-        from engine.spec.load import load_connector, load_schema_ref
+        from engine.spec.load import load_connector, load_schema_ref, schema_file
 
         connector, found, grown = load_connector(located)
         stem = Path(located.file).stem
@@ -254,6 +266,10 @@ class Project:
             hint = f"call the file {connector.name}.yaml, or the connector {stem}"
             found.append(grown.finding(("name",), "file-name", f"{connector.name} stands in {stem}.yaml", hint))
         schema, faults = load_schema_ref(grown, connector, root=self.directory)
+        reference = (connector.receive.schema or {}).get("$ref")
+        if schema is not None and isinstance(reference, str) and not reference.startswith("#"):
+            path = Path(located.file)
+            self.schema_files[path] = schema_file(reference, path.parent, self.directory)
         if schema is not None:
             receive = msgspec.structs.replace(connector.receive, schema=schema)
             connector = msgspec.structs.replace(connector, receive=receive)
@@ -265,9 +281,12 @@ class Project:
         kept = self._kept.get(path)
         if kept is not None and kept[0] == version:
             return kept[1]
+        self.has_read = True
         try:
             value, findings, located = load(self.read(path))
             loaded = Loaded(path, value, tuple(findings), located)
+            if not self.places and value is not None and not findings:
+                loaded = loaded._replace(located=None)
         except SpecErrors as error:
             loaded = Loaded(path, None, error.findings, None)
         self._kept[path] = (version, loaded)
@@ -305,6 +324,8 @@ def _load_settings(located: Located) -> tuple[Settings | None, list[Finding], Lo
 
 def _name_in(loaded: Loaded[Client]) -> str:
     """Also of a file that can't be used, so that its findings are shown and not "no such client"."""
+    if loaded.value is not None:
+        return loaded.value.client
     data = loaded.located.data if loaded.located is not None else {}
     name = data.get("client") if isinstance(data, Mapping) else None
     return name if isinstance(name, str) else loaded.path.stem
@@ -319,9 +340,3 @@ def _usable(loaded: Loaded[T]) -> T:
 def _no_such(kind: str, name: str, known: Any) -> str:
     hint = did_you_mean(name, known) or (f"there are {', '.join(sorted(known))}" if known else f"there is no {kind}")
     return f"no {kind} is called {name}; {hint}"
-
-
-def _twice(client: Loaded[Client], other: Path) -> Finding:
-    assert client.located is not None
-    says = f"{client.located.data['client']} is also the client of {other}"
-    return client.located.finding(("client",), "duplicate-client", says)
