@@ -158,8 +158,8 @@ def served(kind: str, folder: Path, via: str, stop: threading.Event) -> None:
     worker = threading.Thread(target=engine.worker.run, daemon=True)
 
     def ready(port: int, _admin: int) -> None:
-        gc.collect()
-        gc.freeze()
+        gc.freeze()  # as `connect serve` does
+        gc.set_threshold(10_000, 20, 20)
         if kind == "draining":
             worker.start()
         say(port)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 import threading
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 PROXIES = ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")
 SWITCH_S = 0.001  # until a thread that computes lets the door have its turn; 5 ms, the usual, add up for a sender
 PREPARE_S = 1.0  # after the start, until what was read is kept for the next one
+COLLECTIONS = (10_000, 20, 20)  # as a worker's: a look for circles of garbage holds up all senders
 JOIN_S = 60.0  # for batches in flight at the end; they are repeated at the next start if it is not enough
 
 
@@ -121,6 +123,8 @@ def command(
         def ready(at: int, admin_at: int) -> None:
             lines = started(engine, host, at, admin_host, admin_at, options.store_address(store_url, project), via)
             click.echo("\n".join(lines if delivers else [*lines, "Nothing is delivered here: --no-deliver."]))
+            gc.freeze()  # what the start has made stays, and need not be looked through
+            gc.set_threshold(*COLLECTIONS)
             telemetry.begin()
             if delivers:
                 delivery.begin()
