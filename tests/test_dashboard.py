@@ -729,8 +729,8 @@ def test_dead_letters_are_listed_with_the_oldest_or_the_newest_first_page_after_
 
     assert walked("/dead") == [["1", "2"], ["3", "4"], ["5"]]
     assert walked("/dead?order=newest&client=abc") == [["5", "4"], ["3", "2"], ["1"]]
-    assert "The newest first" in house.page("/dead?order=newest&after=3").text
-    assert "Os mais novos primeiro" in house.page("/dead?order=newest&lang=pt").text
+    assert "Newest first" in house.page("/dead?order=newest&after=3").text
+    assert "Novos primeiro" in house.page("/dead?order=newest&lang=pt").text
 
 
 def test_many_who_watch_cost_as_much_as_one_and_what_has_not_changed_is_not_sent_again(
