@@ -22,7 +22,7 @@ from concurrent.futures import Future
 from contextlib import closing, contextmanager, suppress
 from decimal import Decimal
 from functools import cache
-from itertools import groupby
+from itertools import chain, groupby, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar, Unpack, overload
 from urllib.parse import quote
@@ -1142,7 +1142,7 @@ def _accept(db: _Connection, puts: Sequence[_Put]) -> list[list[Stored]]:
     fresh = _first_times(db, arrivals)
     rows = iter(_insert(db, *_drafted(arrivals, fresh)))
     stored = [
-        Stored(event.event_id, not first, tuple(next(rows) for _ in event.drafts) if first else ())
+        Stored(event.event_id, not first, tuple(islice(rows, len(event.drafts))) if first else ())
         for (_, event, _), first in zip(arrivals, fresh, strict=True)
     ]
     _count_accepted(db, arrivals, stored)
@@ -1157,8 +1157,9 @@ def _drafted(arrivals: Sequence[_Arrival], fresh: Sequence[bool]) -> tuple[list[
     for (lane, event, put), first in zip(arrivals, fresh, strict=True):
         at, waiting = len(drafted), False
         for draft in event.drafts if first else ():
-            named = (put.new_id(), event.event_id, draft.action, draft.key)
-            drafted.append((lane, Delivery(0, *named, event.body, event.received_at, put.due_at)))
+            new_id, action, key = put.new_id(), draft.action, draft.key
+            each = Delivery(0, new_id, event.event_id, action, key, event.body, event.received_at, put.due_at)
+            drafted.append((lane, each))
             waiting = waiting or draft.after != ()
         if waiting:
             waits |= waits_of(event, at)
@@ -1168,6 +1169,8 @@ def _drafted(arrivals: Sequence[_Arrival], fresh: Sequence[bool]) -> tuple[list[
 def _first_times(db: _Connection, arrivals: Sequence[_Arrival]) -> list[bool]:
     """For each whether it is no duplicate; those that are none are remembered."""
     asked = [(lane, event.event_id) for lane, event, _ in arrivals if event.dedupe_s > 0]
+    if not asked:
+        return [True] * len(arrivals)
     until = {(lane, event_id): end for rows in _by_rows(db, SEEN, asked) for lane, event_id, end in rows}
     new: dict[tuple[int, str], float] = {}
     fresh = []
@@ -1207,8 +1210,18 @@ def _insert(
         INSERT,
         [
             (
-                *(lane, each.action, each.key, each.id, each.event_id, each.body, each.received_at, each.due_at),
-                *(turn_at, 0, each.again_at, of_each),
+                lane,
+                each.action,
+                each.key,
+                each.id,
+                each.event_id,
+                each.body,
+                each.received_at,
+                each.due_at,
+                turn_at,
+                0,
+                each.again_at,
+                of_each,
             )
             for (lane, each), turn_at, of_each in zip(fresh, turns, kept, strict=False)
         ],
@@ -1275,7 +1288,7 @@ def _by_rows(db: _Connection, sql: str, rows: Sequence[tuple[Any, ...]]) -> Iter
     """Run `sql` with as many rows at a time as one statement takes."""
     for at in range(0, len(rows), ROWS):
         some = rows[at : at + ROWS]
-        yield db.execute(_with_rows(sql, len(some), len(some[0])), [value for row in some for value in row])
+        yield db.execute(_with_rows(sql, len(some), len(some[0])), tuple(chain.from_iterable(some)))
 
 
 def _write_rows(db: _Connection, sql: str, rows: Sequence[tuple[Any, ...]]) -> int:
