@@ -6,15 +6,31 @@ is timed.
 
 from __future__ import annotations
 
+import json
+import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from benchmarks.mapped import by_hand
+from benchmarks import competitors
+from benchmarks.mapped import by_hand, plainly
 from benchmarks.mapped.events import events
-from benchmarks.measuring import CPU, ROOT, Comparison, alternate, at_least, compare
+from benchmarks.measuring import (
+    CPU,
+    ROOT,
+    Beside,
+    Comparison,
+    Contestant,
+    alternate,
+    at_least,
+    compare,
+    missing,
+    version,
+)
 from engine.program import Program, decode_event
 from engine.spec import types
 from engine.spec.load import load_connector
@@ -93,9 +109,15 @@ def over(run: Callable[[Any], Any], given: list[Any]) -> Callable[[], int]:
 
 
 def measure(quick: bool) -> Iterator[Comparison]:
+    least_s = 0.05 if quick else 0.4
+    yield from beside_by_hand(least_s)
+    with tempfile.TemporaryDirectory() as folder:
+        yield from beside_others(Path(folder), least_s)
+
+
+def beside_by_hand(least_s: float) -> Iterator[Comparison]:
     given = events(COUNT)
     bodies = [encode(event) for event in given]
-    least_s = 0.05 if quick else 0.4
     for name, (what, file, settings, action, goal) in MAPPINGS.items():
         program = program_of(file, settings)
         mapped, written = ours(program, action), by_hand_of(name, program)
@@ -107,3 +129,87 @@ def measure(quick: bool) -> Iterator[Comparison]:
         least = at_least(goal) if goal else None
         yield compare(what, figures, "ours", "hand", "Python written by hand", goal=least)
         yield compare(f"{what}, from bytes to bytes", figures, "ours, bytes", "hand, bytes", "Python written by hand")
+
+
+# --- other tools, over events that all of them can map: in UTC, with prices in whole cents ---
+
+AIRBYTE, SEGMENT, RUDDER = "airbyte-cdk", "@segment/actions-core", "@rudderstack/workflow-engine"
+LEAST = {"responsys": 100, "salesforce": 50, "sixty": 20}  # times airbyte-cdk
+FEWER = 200
+
+
+def beside_others(folder: Path, least_s: float) -> Iterator[Comparison]:
+    given = [in_cents(event) for event in events(FEWER)]
+    for name, (what, file, settings, action, _) in MAPPINGS.items():
+        program = program_of(file, {**settings, "timezone": "UTC"} if name != "responsys" else settings)
+        mapped = ours(program, action)
+        records = [mapped(event)[1] for event in given]
+        tables = program.scope["tables"]
+        config = {**program.settings, **tables, "person": PERSON, "signs": {"BRL": "R$", "EUR": "€"}}
+        written = folder / f"{name}.jsonl"
+        written.write_bytes(encode(given) + b"\n" + encode(config))
+        with ExitStack() as stack:
+            contestants: dict[str, Contestant] = {"ours": over(mapped, given)}
+            goals: dict[str, float | None] = {}
+            command: list[str | Path] = [competitors.python(), HERE / "mapped" / "airbyte.py", name, written]
+            wanted: dict[str, tuple[list[str | Path], Path, float]] = {AIRBYTE: (command, ROOT, LEAST[name])}
+            if name == "responsys":
+                for package, script in ((SEGMENT, "segment.js"), (RUDDER, "rudder.js")):
+                    wanted[package] = (["node", HERE / "mapped" / script, written], competitors.NODE, 4)
+                for plain, run in (("jinja2", plainly.by_jinja()), ("jmespath", plainly.by_jmespath())):
+                    alike(plain, records, [run(event) for event in given])
+                    contestants[version(plain)], goals[version(plain)] = over(run, given), None
+            for package, (told, cwd, least) in wanted.items():
+                if (named := competitors.version(package)) is None:
+                    yield missing(what, package, competitors.why_not(package), goal=at_least(least), unit="events/s")
+                    continue
+                other = stack.enter_context(Beside(told, cwd=cwd))
+                alike(package, records, other.hello)
+                contestants[named], goals[named] = other, least
+            figures = alternate(contestants, rounds=5, clock=CPU, least_s=least_s)
+            for named, goal in goals.items():
+                yield compare(what, figures, "ours", named, named, goal=at_least(goal) if goal else None)
+
+
+def in_cents(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: in_cents(entry) for key, entry in value.items()}
+    if isinstance(value, list):
+        return [in_cents(entry) for entry in value]
+    return value.quantize(Decimal("0.01")) if isinstance(value, Decimal) else value
+
+
+def alike(tool: str, records: list[Any], theirs: list[Any]) -> None:
+    """The same values at the same places, as far as other tools can say them: see `loosely`."""
+    for ours_, other in zip(records, theirs, strict=True):
+        left, right = loosely(json.loads(encode(ours_))), loosely(other)
+        assert left == right, f"{tool}: {difference(left, right)}"
+
+
+def difference(left: Any, right: Any, at: str = "") -> str:
+    if not isinstance(left, dict) or not isinstance(right, dict):
+        return f"{at}: {left!r} here, {right!r} there"
+    return "; ".join(
+        difference(left.get(key), right.get(key), f"{at}.{key}")
+        for key in {**left, **right}
+        if left.get(key) != right.get(key)
+    )
+
+
+def loosely(value: Any) -> Any:
+    """Without what is empty, and pairs without a value; numbers to two decimals, also in texts; letters small."""
+    if isinstance(value, dict):
+        left = {key: loosely(entry) for key, entry in value.items()}
+        return {key: entry for key, entry in left.items() if entry not in (None, "", [], {})}
+    if isinstance(value, list):
+        return [entry for each in value if (entry := loosely(each)) not in (None, "", [], {}) and pair(entry)]
+    if isinstance(value, str):
+        try:
+            return f"{float(value):.2f}"
+        except ValueError:
+            return value.strip().lower()
+    return value if value is None or isinstance(value, bool) else f"{float(value):.2f}"
+
+
+def pair(entry: Any) -> bool:
+    return not isinstance(entry, dict) or set(entry) != {"name"}
