@@ -255,6 +255,8 @@ def _parts(template: str) -> list[str]:
     """A template as the JMESPath expressions it is made of: texts, and holes as `path` or `function(path, …)`."""
     if _is_expression(template):
         return [template.strip()[2:-1].strip()]
+    if set(template).isdisjoint("{}%\r\n\0"):  # nothing that Jinja, which takes a while to load, would see
+        return [_literal(template)] if template else []
     from jinja2 import Environment, TemplateSyntaxError, nodes
 
     # NUL can't stand in a file, so no expression and no comment of Jinja's can begin with it
