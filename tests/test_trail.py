@@ -320,6 +320,26 @@ def test_nothing_personal_and_no_secret_is_kept(keeper: Keeper, tmp_path: Path) 
     assert [word for word in (SECRET, "ana.lima@", "Lima", "dora@", "Dora", "Quintan") if word in kept] == []
 
 
+def test_of_a_name_that_was_cut_off_no_part_is_kept() -> None:
+    cut_off = reply(422, text=f"{'x ' * 997}Quintanilha{' y' * 50}")  # 2,000 characters of a reply are shown
+    shop = Followed_(SqliteKeeper(MEMORY), ONE, vendor=Vendor(cut_off))
+    shop.post({"id": "e1", "name": "Dora Quintanilha"})
+    shop.drain()
+    [got] = shop.followed("e1")
+    assert got.trace is not None
+    assert got.trace.reply == f"{'x ' * 950}… (2105 characters)"
+
+
+def test_what_is_buried_because_its_action_is_gone_leaves_a_trail_too() -> None:
+    shop = Followed_(SqliteKeeper(MEMORY), ONE)
+    shop.post({"id": "e1"})
+    other = ONE.replace("  note:\n", "  other:\n")
+    later = Followed_(shop.keeper, other, store=shop.store, clock=shop.clock)
+    later.clock.time += 86_401
+    later.drain()
+    assert [(event, outcome) for event, outcome, _ in later.found()] == [("e1", "rejected")]
+
+
 def test_forgetting_a_person_takes_out_their_events_and_what_is_written_late_of_them(keeper: Keeper) -> None:
     shop = Followed_(keeper, ONE, vendor=Vendor(reply(422, {"error": "e1/ana@example.com is known as bea-of-ana"})))
     shop.post({"id": "e1", "email": "ana@example.com"}, {"id": "of:ana@example.com"}, {"id": "e3"})
