@@ -115,6 +115,7 @@ def main() -> None:
     text = "\n\n".join(parts) + "\n"
     sys.stdout.write(text)
     if not given.print:
+        NOTES.mkdir(exist_ok=True)
         (NOTES / "profile.md").write_text(text)
 
 
