@@ -162,37 +162,12 @@ def ordered(left: Any, operator: str, right: Any) -> bool | None:
     return bool(left > right) if operator == "gt" else bool(left >= right)
 
 
-def attempt(read: Callable[..., Any], *arguments: Any) -> Any:
-    """A condition: a value of a wrong type makes it false."""
-    try:
-        return read(*arguments)
-    except TooMuch:
-        raise
-    except BadValue:
-        return False
-
-
 def compact(value: Any) -> Any:
     return [entry for entry in value if entry is not None] if value.__class__ is list else None
 
 
 def solid(value: dict[str, Any]) -> dict[str, Any]:
     return {key: entry for key, entry in value.items() if entry is not None}
-
-
-def project(value: Any, read: Callable[[Any], Any], work: Work) -> Any:
-    if value.__class__ is not list:
-        return None
-    spend(work, len(value))
-    return [found for entry in value if (found := read(entry)) is not None]
-
-
-def keep(value: Any, holds: Callable[[Any], Any], work: Work) -> Any:
-    """The items for which the condition holds; one that meets a value of a wrong type does not."""
-    if value.__class__ is not list:
-        return None
-    spend(work, len(value))
-    return [entry for entry in value if true(attempt(holds, entry))]
 
 
 def values(value: Any) -> Any:
@@ -237,6 +212,8 @@ def text(value: Any, name: str) -> str | None:
     if value.__class__ is str:
         found: str = value
         return found
+    if value.__class__ is int and -MAX_STEPS < value < MAX_STEPS:  # within all caps
+        return str(value)
     try:
         return plain(value)
     except BadValue:
@@ -399,4 +376,4 @@ HELPERS: dict[str, Any] = {
         segment, url_host, url_base, url_value, html, html_link, html_part, html_mail, concat, soql, soql_name,
         soql_like, sql, sql_like,
     )
-} | {"sql_name": sql_name, "DEEP": DEEP, "NUMBERS": NUMBERS, "TooMuch": TooMuch}  # fmt: skip
+} | {"sql_name": sql_name, "NO_KEYS": {}, "Decimal": Decimal, "TooMuch": TooMuch}  # fmt: skip

@@ -113,7 +113,9 @@ def split(subject: str, separator: str, limit: int | None = None) -> list[Any]:
     ((["Ana", None, 7], " "), "Ana 7"),
 )
 def join(subject: list[Any], separator: str) -> str:
-    return _joined([printed(item) for item in subject if item is not None], separator)
+    return _joined(
+        [item if item.__class__ is str else printed(item) for item in subject if item is not None], separator
+    )
 
 
 @function(
