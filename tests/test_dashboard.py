@@ -26,6 +26,7 @@ from engine.runtime import Engine
 from engine.serve import serve
 from engine.spec.project import Project
 from engine.stores.memory import MemoryStore
+from engine.withdrawn import says
 
 TOKEN, LOOK = "t0k3n-of-the-admin-side", "t0k3n-to-look"
 NOW = 1_769_596_245.0  # 2026-01-28 10:30:45 UTC
@@ -761,6 +762,35 @@ def test_many_who_watch_cost_as_much_as_one_and_what_has_not_changed_is_not_sent
     house.press("/lane/crm/abc", "/lane/crm/abc/pause")  # what was done is to be seen at once
     changed = live(**{"if-none-match": first.headers["etag"]})
     assert (changed.status_code, len(looks)) == (200, 2)
+
+
+def test_a_reason_of_ours_is_told_in_the_page_s_language_and_a_vendor_s_as_it_came(house: House) -> None:
+    def told(path: str, language: str) -> tuple[list[str], str]:
+        page = house.page(f"{path}?lang={language}")
+        tags = ("q", "span")
+        languages = [had["lang"] for tag, had in page.elements if tag in tags and "lang" in had]
+        return languages, page.text
+
+    lane = "/lane/crm/abc"
+    for reason, portuguese in [
+        ("paused by hand: a move", "pausada manualmente: a move"),
+        ("our limit of 5/1m is used up", "nosso limite de 5/1m está esgotado"),
+        ("our budget of 1000 a day is used up", "nosso orçamento de 1000 por dia está esgotado"),
+        ("all 4 connections are in use", "todas as 4 conexões estão em uso"),
+        (
+            "HTTP 401 bad key again after one token renewal",
+            "HTTP 401 bad key de novo, depois de renovar o token uma vez",
+        ),
+        (says("note"), "a ação note não está mais no conector, ou está desativada"),
+    ]:
+        house.engine.store.change_lane("crm", "abc", LaneChange(pause=True, reason=reason), now=NOW)
+        house.board._back("/")
+        for path in ("/", lane):
+            assert [told(path, "en")[0], told(path, "pt")[0]] == [["en"], ["pt-BR"]]
+            assert (reason in told(path, "en")[1], portuguese in told(path, "pt")[1]) == (True, True)
+    house.engine.store.change_lane("crm", "abc", LaneChange(pause=True, reason="HTTP 503 try later"), now=NOW)
+    languages, text = told(lane, "pt")
+    assert (languages, "HTTP 503 try later" in text) == (["en"], True)
 
 
 def test_a_job_of_another_process_is_a_page_that_says_so(house: House) -> None:

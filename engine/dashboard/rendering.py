@@ -16,6 +16,7 @@ import msgspec
 from starlette.responses import Response
 
 from engine.dashboard import charts
+from engine.dashboard.reasons import reason_in
 
 FOLDER = Path(__file__).parent
 POLICY = (
@@ -120,6 +121,7 @@ class Renderer:
             "body_text": body_text,
             "span": span,
             "took": took,
+            "reason_in": reason_in,
             "moment": moment,
             "query": lambda given: urlencode({key: value for key, value in given.items() if value not in ("", None)}),
             "json": lambda value: json.dumps(value, ensure_ascii=False),
