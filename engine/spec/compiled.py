@@ -13,7 +13,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import tempfile
 from decimal import Decimal
 from functools import cache, partial
 from pathlib import Path
@@ -155,6 +154,8 @@ def _is_of(spec: Connector, schema: Path) -> bool:
 
 
 def _write(path: Path, content: bytes) -> None:
+    import tempfile
+
     with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
         ignored = path.parents[1] / ".gitignore"
