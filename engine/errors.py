@@ -86,10 +86,13 @@ class Refused(ConnectError):
     exit_code = 1
 
     def __init__(self, status: int, title: str, faults: Sequence[Fault] = ()) -> None:
-        super().__init__("; ".join([title, *map(_told, faults)]))
+        super().__init__(title)
         self.status = status
         self.title = title
         self.faults = tuple(faults)
+
+    def __str__(self) -> str:  # senders are told the faults one by one; few of these are ever written in one line
+        return "; ".join([self.title, *map(_told, self.faults)])
 
 
 def _told(fault: Fault) -> str:

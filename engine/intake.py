@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import re
 from decimal import Decimal, InvalidOperation
+from functools import cached_property
 from hashlib import sha256
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -33,6 +35,7 @@ MAX_DIGITS = 40
 MAX_FAULTS = 20
 MAX_TOLD = 200  # faults of one request; of further events only the first of each
 MAX_ID = 200  # characters
+MAX_MESSAGE = 160
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 CONTENT_TYPES = ("application/json", "text/plain")
 
@@ -223,11 +226,16 @@ class Receiver:
         self.problems = compiler.problems
         self.named = next((use.path for use in compiler.uses), ("event",))
         self.reads_time = any(use.path[0] == "received_at" for use in compiler.uses)
-        self.validator = None
-        if schema is not None:
-            import jsonschema_rs
+        self.schema = schema
 
-            self.validator = jsonschema_rs.validator_for(schema, validate_formats=True)
+    @cached_property
+    def validator(self) -> Any:
+        """Compiled for the first event; None where there is no schema."""
+        if self.schema is None:
+            return None
+        import jsonschema_rs
+
+        return jsonschema_rs.validator_for(self.schema, validate_formats=True)
 
     def know(self, keys: Mapping[str, list[str]], signatures: Mapping[str, list[str]]) -> None:
         """From now on events come with these write keys, or signed with these secrets."""
@@ -388,13 +396,14 @@ class Receiver:
         if self.validator is None or self.validator.is_valid(event):
             return
         faults = []
-        for error in self.validator.iter_errors(event):
-            message, path = error.message, [str(part) for part in error.instance_path]
+        for error in islice(self.validator.iter_errors(event), MAX_FAULTS):
+            message, path = error.message, ".".join(map(str, error.instance_path))
             if message.endswith(_REQUIRED):
-                path += missing(message)
-            faults.append(Fault(".".join(path) or "event", shown(message)))
-            if len(faults) == MAX_FAULTS:
-                break
+                path = ".".join([path, *missing(message)] if path else missing(message))
+                message = "missing"
+            elif message.endswith('"') or len(message) > MAX_MESSAGE:
+                message = shown(message)
+            faults.append(Fault(path or "event", message))
         raise Refused(422, "the event does not fit its schema", faults)
 
 
@@ -414,10 +423,8 @@ def missing(message: str) -> list[str]:
 
 def shown(message: str) -> str:
     """The library's sentence, without the value it begins with where that is long."""
-    if message.endswith(_REQUIRED):
-        return "missing"
     if message.endswith('"'):
         value, found, name = message[:-1].rpartition(_FORMAT)
         if found and name and '"' not in name and " " not in name:
             message = f"{value} is not of the format {name}"
-    return message if len(message) <= 160 else "…" + message[-120:]
+    return message if len(message) <= MAX_MESSAGE else "…" + message[-120:]
