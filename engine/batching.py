@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 MAX_WINDOW = 5_000  # deliveries that are folded together
 
 
-class Ready(msgspec.Struct, frozen=True):
+class Ready(msgspec.Struct, frozen=True, gc=False):
     """A delivery whose record is built, with what it is folded, ordered and grouped by."""
 
     delivery: Delivery
@@ -32,9 +32,10 @@ class Ready(msgspec.Struct, frozen=True):
     fold: str | None = None
     order: tuple[int, Any] = (0, 0)
     group: Any = None
+    encoded: bytes = b""  # where it is not folded: right after it was made it is still at hand
 
 
-class Unit(msgspec.Struct, frozen=True):
+class Unit(msgspec.Struct, frozen=True, gc=False):
     """One record of a request, with the deliveries that share its outcome."""
 
     record: Any
@@ -113,12 +114,13 @@ class Batcher:
             fold=(stable(self.fold_by, scope) or None) if self.fold_by is not None else None,
             order=sortable(self.fold_order(scope)) if self.fold_order is not None else (0, 0),
             group=self.group_by(scope),
+            encoded=self.encoded(record) if self.fold_by is None else b"",
         )
 
     def units(self, ready: Sequence[Ready]) -> list[Unit]:
         """Folded, in the order in which each person was first seen; what has no person stays by itself."""
         if self.fold_by is None:
-            return [Unit(one.record, (one.delivery,), one.scope, one.group, self.encoded(one.record)) for one in ready]
+            return [Unit(one.record, (one.delivery,), one.scope, one.group, one.encoded) for one in ready]
         groups: dict[Any, list[Ready]] = {}
         for position, one in enumerate(ready):
             groups.setdefault(position if one.fold is None else one.fold, []).append(one)

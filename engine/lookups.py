@@ -134,8 +134,10 @@ class Source:
         listed = self.rows(scope)
         if listed is None:
             raise BadValue("it is without the rows that this look-up reads")
+        inside = dict(scope)
         for row in semantics.bounded(listed):
-            self.sort_in(found, {**scope, "row": row}, row, keys)
+            inside["row"] = row
+            self.sort_in(found, inside, row, keys)
         link = self.next(scope)
         return link if isinstance(link, str) and link else None
 

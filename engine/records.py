@@ -58,7 +58,7 @@ class Stored(msgspec.Struct, frozen=True):
     deliveries: tuple[Delivery, ...]  # as stored; empty for a duplicate
 
 
-class Delivery(msgspec.Struct, frozen=True):
+class Delivery(msgspec.Struct, frozen=True, gc=False):
     """One durable row of a lane: one event for one action."""
 
     seq: int  # the store's row; rises with arrival
@@ -173,7 +173,7 @@ class Walked(msgspec.Struct, frozen=True):
     sent: tuple[Sent, ...] = ()  # for it alone
 
 
-class Settled(msgspec.Struct, frozen=True):
+class Settled(msgspec.Struct, frozen=True, gc=False):
     """
     What becomes of one delivery; `Buffer.settle` takes a list of them.
 

@@ -44,7 +44,7 @@ SETTLE_S = 5.0  # for what is left to do after the last answer of a batch
 STANDS_S = 1.0  # a lane that settled nothing for so long waits for its CRM; others are served meanwhile
 MOST_LANES = 8  # times `workers`: lanes at a time, with those that wait
 SWITCH_S = 0.001
-COLLECTIONS = (10_000, 20, 20)  # objects made, and looks at the younger ones, before a look for circles of garbage
+COLLECTIONS = (50_000, 10, 10)  # objects made, and looks at the younger ones, before a look for circles of garbage
 MOST_DUE = 10_000  # lanes asked for where only some of them are ours
 
 
