@@ -344,12 +344,13 @@ class _Protocol(HttpToolsProtocol):
             return
         cycle.response_started = cycle.response_complete = True
         cycle.message_event.set()
+        last = b"" if cycle.keep_alive else b"connection: close\r\n"
         if (b"connection", b"close") in answer.headers:
-            cycle.keep_alive = False
-        head = _head(answer.media_type, (*extra, *answer.headers), cycle.keep_alive)
+            cycle.keep_alive, last = False, b""
+        head = _head(answer.media_type, (*extra, *answer.headers))
         self.transport.write_whole(
-            b"%b%b%bcontent-length: %d\r\n\r\n%b"
-            % (STATUS_LINE[answer.status], self._dated(), head, len(answer.body), answer.body)
+            b"%b%b%bcontent-length: %d\r\n%b\r\n%b"
+            % (STATUS_LINE[answer.status], self._dated(), head, len(answer.body), last, answer.body)
         )
         if not cycle.keep_alive:
             self.transport.close()
@@ -403,11 +404,9 @@ class _Protocol(HttpToolsProtocol):
 
 
 @lru_cache(maxsize=1024)
-def _head(media_type: bytes, headers: Headers, keep_alive: bool) -> bytes:
+def _head(media_type: bytes, headers: Headers) -> bytes:
     """The headers of an answer as they are sent; kept, for there are few different ones."""
-    shown = [*headers, (b"content-type", media_type)]
-    if not keep_alive and (b"connection", b"close") not in headers:
-        shown.append((b"connection", b"close"))
+    shown = (*headers, (b"content-type", media_type))
     if any(HEADER_VALUE_RE.search(value) for _, value in shown):
         raise ValueError("a header's value that can't be sent")
     return b"".join([b"%b: %b\r\n" % each for each in shown])

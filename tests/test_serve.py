@@ -288,6 +288,65 @@ def test_the_answer_waits_for_the_commit() -> None:
         assert reply.result().status_code == 202
 
 
+def posted(body: bytes, *lines: str, path: str = "/crm", key: str = KEY, method: str = "POST") -> bytes:
+    head = [f"{method} {path} HTTP/1.1", "host: x", f"x-connect-key: {key}", *lines, f"content-length: {len(body)}"]
+    return "\r\n".join([*head, "", ""]).encode() + body
+
+
+JSON_TYPE = "content-type: application/json"
+SENT = (
+    posted(b'{"id": "w1"}', JSON_TYPE),
+    posted(b'{"id": "w1"}', JSON_TYPE, f"origin: {PAGE}"),
+    posted(b'{"id": "w2"}', JSON_TYPE, "origin: https://elsewhere.example"),
+    posted(b'[{"id": "w3"}, {"do": "nothing"}]', JSON_TYPE),
+    posted(b'{"id": "w4"}', "content-type: text/plain; charset=utf-8", f"origin: {PAGE}"),
+    posted(b'{"id": "w5"}', "content-type: text/html"),
+    posted(b'{"id": "w6"}', JSON_TYPE, "content-encoding: gzip"),
+    posted(b'{"id": "w7"}', JSON_TYPE, key="another"),
+    posted(b"{", JSON_TYPE),
+    posted(b'"break"', JSON_TYPE),
+    posted(b"", JSON_TYPE),
+    posted(b" " * 1_001, JSON_TYPE),
+    posted(b'{"id": "unheard-of"}', JSON_TYPE),
+    posted(b'{"id": "w8"}', JSON_TYPE, path="/nobody"),
+    posted(b'{"id": "w9"}', JSON_TYPE, method="PUT"),
+    posted(b'{"id": "w10"}', JSON_TYPE, "expect: 100-continue"),
+    posted(b'{"id": "w11", "do": "reject"}', JSON_TYPE, path="/leads"),
+    posted(b'{"id": "w12"}', JSON_TYPE, path=f"/crm?key={KEY}", key=""),
+    posted(b'{"id": "w13"}', JSON_TYPE) + posted(b'{"id": "w14"}', JSON_TYPE) + posted(b"{", JSON_TYPE),
+    posted(b'{"id": "w15"}', JSON_TYPE) + b"not HTTP\r\n\r\n",
+    posted(b'{"id": "w16"}', JSON_TYPE, "connection: close"),
+)
+
+
+def told_by(house: House, sent: bytes) -> bytes:
+    """All that is answered until a request that comes after them ends the connection, but for the time."""
+    with socket.create_connection(("127.0.0.1", house.port), timeout=5) as sock:
+        sock.sendall(sent + b"GET /healthz HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+        with sock.makefile("rb") as stream:
+            return re.sub(rb"date: [^\r]*\r\n", b"", stream.read())
+
+
+def test_what_is_taken_without_a_task_is_answered_and_told_to_the_log_as_the_rest(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    both = []
+    taken: list[bool] = []
+    at_once = door.Door.at_once
+
+    def noted(*asked: Any) -> bool:
+        taken.append(at_once(*asked))
+        return taken[-1]
+
+    for way in (noted, lambda *_: False):
+        monkeypatch.setattr(door.Door, "at_once", way)
+        with opened() as house:
+            answered = [told_by(house, sent) for sent in SENT]
+            both.append((answered, sorted(map(str, house.seen.events)), house.shop.puts))
+    assert both[0] == both[1]
+    assert sum(taken) == 16  # the others have something about them that goes the long way
+
+
 def test_of_a_list_the_good_are_taken_and_the_bad_answered_one_by_one(house: House) -> None:
     reply = house.http.post("/crm", json=[{"id": "l1"}, {}, {"id": "l2"}, {"x": 1}])
     assert (reply.status_code, reply.json()) == (
