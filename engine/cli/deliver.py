@@ -44,7 +44,7 @@ def command(
     SIGTERM or Ctrl-C, as `connect serve` does without its door.
     """
     for_s = seconds(time)
-    project = options.open_project(directory)
+    project = options.open_kept(directory)
     require_clients(project)
     via, reach = options.checked_via(via, project), options.reach(allow_private, project)
     with ExitStack() as stack:
