@@ -294,12 +294,23 @@ class Emitter:
         for path in self.read:
             note(base, path, names)
 
+    def names_read(self) -> list[str]:
+        """Lines that take what is read out of the context: nearly always all of it is there."""
+        if not self.roots:
+            return []
+        return [
+            "  try:",
+            *(f"   {variable} = scope[{name!r}]" for name, variable in self.roots.items()),
+            "  except KeyError:",
+            *(f"   {variable} = scope.get({name!r})" for name, variable in self.roots.items()),
+        ]
+
     def build(self, result: str) -> Run:
         """The finished function: scope -> value; a BadValue that leaves it knows its target field."""
         source = ["def run(scope):", " try:"]
         source += [f"  {line}" for line in self.prelude]
         source += [f"  work = [{semantics.MAX_STEPS}]"] if self.metered else []
-        source += [f"  {variable} = scope.get({name!r})" for name, variable in self.roots.items()]
+        source += self.names_read()
         first = len(source) + 1
         self.line(f"return {result}")
         source += [" " * depth + text for depth, text in self.lines]

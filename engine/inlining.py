@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 SHORT = MAX_TEXT_BYTES // 4 - 1  # characters; no text of at most so many is beyond the cap
 NO_LONGER = SHORT // 3  # of these neither: a letter is at most three in another case
 SMALL = 10**9  # numbers below it are within the caps, and so is what comes of two of them
-_PLACES = 6  # to so many str() writes no exponent
+_TEXT = frozenset({"text", "absent"})
+_PLACES = 3  # with more, what stands before an exponent would be taken for a point in its place
 _DIGITS = 25
 
 _NOT_SHORT = f"{{0}}.__class__ is not str or len({{0}}) > {SHORT}"
@@ -51,9 +52,8 @@ def _method(method: str, most: int) -> Callable[[Emitter, list[Code], str], Inli
         (value,) = arguments
         if value.literal:
             return None
-        return Inline(
-            f"{value}.{method}() if {value}.__class__ is str and len({value}) <= {most} else {_else(value, whole)}"
-        )
+        text = f"{value} is not None" if value.kinds <= _TEXT else f"{value}.__class__ is str"
+        return Inline(f"{value}.{method}() if {text} and len({value}) <= {most} else {_else(value, whole)}")
 
     return make
 
@@ -175,16 +175,16 @@ def _decimal(em: Emitter, arguments: list[Code], whole: str) -> Inline | None:
 def to_places(places: int) -> tuple[Callable[..., Any], Callable[..., str | None]]:
     """(value, the function) -> the value to so many places, and the same as text; most prices have them already."""
     unit = Decimal((0, (1,), -places))
-    point = -1 - places
-    least = places + 1
+    point, one_less, one_more = -1 - places, -places, -2 - places
+    least = places + 2
 
     def rounded(value: Any, call: Callable[..., Any]) -> Any:
         if value.__class__ is Decimal:
-            digits = str(value)
-            if len(digits) < _DIGITS:
-                if len(digits) > least and digits[point] == ".":
+            digits = str(value)  # with a point, few and without an exponent: a finite number within the caps
+            if least < len(digits) < _DIGITS:
+                if digits[point] == ".":
                     return value
-                if "E" not in digits and value.is_finite():
+                if digits[one_more] == "." or digits[one_less] == ".":
                     return value.quantize(unit, None, EXACT)
         elif value.__class__ is int and -SMALL < value < SMALL:
             return Decimal(value).quantize(unit, None, EXACT)
@@ -197,10 +197,12 @@ def to_places(places: int) -> tuple[Callable[..., Any], Callable[..., str | None
     def text(value: Any, call: Callable[..., Any]) -> str | None:
         if value.__class__ is Decimal:
             digits = str(value)
-            if len(digits) < _DIGITS:
-                if len(digits) > least and digits[point] == ".":
+            if least < len(digits) < _DIGITS:
+                if digits[point] == ".":
                     return digits
-                if "E" not in digits and value.is_finite():
+                if digits[one_less] == ".":
+                    return digits + "0"
+                if digits[one_more] == ".":
                     return str(value.quantize(unit, None, EXACT))
         elif value.__class__ is int and -SMALL < value < SMALL:
             return str(value) + zeros
