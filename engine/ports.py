@@ -390,7 +390,10 @@ class Traces(Protocol):
 
 
 class Trail(Protocol):
-    """What became of each delivery, kept for a time so that people can ask; no method but `flush` waits or raises."""
+    """What became of each event, kept for a time so that people can ask; no method but `flush` waits or raises."""
+
+    def accepted(self, events: Sequence[Accepted], stored: Sequence[Stored], *, now: float) -> None:
+        """Events that are on disk, as `put` took and gave them."""
 
     def settled(
         self,

@@ -392,7 +392,15 @@ class Engine:
         return self.described[1]
 
     def put(self, events: list[Accepted], now: float, hold_s: float) -> Future[list[Stored]]:
-        return self.store.put(events, now=now, hold_s=hold_s)
+        put = self.store.put(events, now=now, hold_s=hold_s)
+        if (trail := self.trail) is not None:
+
+            def done(put: Future[list[Stored]]) -> None:
+                if not put.cancelled() and put.exception() is None:
+                    trail.accepted(events, put.result(), now=self.clock.now())
+
+            put.add_done_callback(done)
+        return put
 
     def hold_s(self, connector: str) -> float:
         spec = self.connector_specs[connector]

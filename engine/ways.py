@@ -8,7 +8,7 @@ from engine.intake import shortened
 from engine.ports import Carrier
 from engine.program import decode_event
 from engine.records import Waiting
-from engine.trail.entries import LEAST_PREFIX
+from engine.trail.entries import ACCEPTED, LEAST_PREFIX, UNWANTED
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,6 +24,8 @@ MOST_LANES = 200  # that are asked for an event whose lane nobody named
 MOST_WAITING = 1_000  # deliveries of a lane that are looked through, the oldest
 MOST_IN_ALL = 3_000
 MOST_DEAD = 50
+ROOM = 16  # seqs of other deliveries that may stand between those of one event
+FLUSH_S = 0.5
 
 
 class Waits(NamedTuple):
@@ -37,6 +39,7 @@ class Way(NamedTuple):
     """All that is known of an event."""
 
     event_id: str
+    accepted: Sequence[Followed]  # each time it was; the oldest first
     attempts: Sequence[Followed]  # the oldest first
     waiting: Sequence[Waits]
     dead: Sequence[Dead]
@@ -44,12 +47,12 @@ class Way(NamedTuple):
 
     @property
     def is_known(self) -> bool:
-        return bool(self.attempts or self.waiting or self.dead)
+        return bool(self.accepted or self.attempts or self.waiting or self.dead)
 
     @property
     def lanes(self) -> list[tuple[str, str]]:
         """(connector, client) in which it is, or was."""
-        found = {(each.found.connector, each.found.client) for each in self.attempts}
+        found = {(each.found.connector, each.found.client) for each in (*self.accepted, *self.attempts)}
         found |= {(each.lane.connector, each.lane.client) for each in self.waiting}
         return sorted(found | {(each.connector, each.client) for each in self.dead})
 
@@ -58,22 +61,50 @@ def way_of(
     store: Store, trail: Recorder | None, given: str, *, connector: str | None = None, client: str | None = None
 ) -> Way:
     """Of the event with exactly this id; of one lane, or wherever there is one of this name."""
-    event_id = shortened(given)
-    attempts = trail.of_event(event_id, MOST_ATTEMPTS) if trail is not None else []
-    attempts = [each for each in attempts if _fits(each.found.connector, each.found.client, connector, client)]
+    way = _way(store, trail, shortened(given), connector, client)
+    if trail is not None and any(one.outcome == "unknown" for one in now_at(way)):
+        trail.flush(FLUSH_S)  # it may have ended between one look and the other
+        way = _way(store, trail, way.event_id, connector, client)
+    return way
+
+
+def _way(store: Store, trail: Recorder | None, event_id: str, connector: str | None, client: str | None) -> Way:
+    followed = trail.of_event(event_id, MOST_ATTEMPTS) if trail is not None else []
+    followed = [each for each in followed if _fits(each.found.connector, each.found.client, connector, client)]
+    accepted = [each for each in followed if each.found.outcome in (ACCEPTED, UNWANTED)]
+    attempts = [each for each in followed if each.found.outcome not in (ACCEPTED, UNWANTED)]
     lanes = [lane for lane in store.lanes() if _fits(lane.connector, lane.client, connector, client)]
-    known = {(each.found.connector, each.found.client) for each in attempts}
+    known = {(each.found.connector, each.found.client) for each in followed}
     lanes.sort(key=lambda lane: ((lane.connector, lane.client) not in known, lane.waiting))  # where it was comes first
     dead: list[Dead] = []
     for lane in [lane for lane in lanes if lane.rejected][:MOST_LANES]:
         which: Which = {"connector": lane.connector, "client": lane.client, "event_id": event_id}
         dead += store.dead(limit=MOST_DEAD, **which)
-    waiting, unseen = _waiting(store, lanes, event_id)
-    return Way(event_id, attempts, waiting, dead, unseen)
+    waiting = _at_their_seqs(store, lanes, accepted)
+    if accepted:  # only where it is not known by its seq it may stand anywhere
+        known -= {(each.found.connector, each.found.client) for each in accepted}
+        lanes = [lane for lane in lanes if (lane.connector, lane.client) in known]
+    others, unseen = _waiting(store, lanes, event_id)
+    return Way(event_id, accepted, attempts, [*waiting, *others], dead, unseen)
 
 
 def _fits(connector: str, client: str, wanted_connector: str | None, wanted_client: str | None) -> bool:
     return wanted_connector in (None, connector) and wanted_client in (None, client)
+
+
+def _at_their_seqs(store: Store, lanes: Sequence[Lane], accepted: Sequence[Followed]) -> list[Waits]:
+    """What waits of an event whose place in the store is known."""
+    by_name = {(lane.connector, lane.client): lane for lane in lanes}
+    found: dict[tuple[str, str, int], Waits] = {}
+    for each in accepted:
+        one, lane = each.found, by_name.get((each.found.connector, each.found.client))
+        if each.seq is None or lane is None or not isinstance(store, Carrier):
+            continue
+        most = len(one.action.split()) + ROOM
+        for row in store.carry_out(one.connector, one.client, Waiting, after=each.seq - 1, limit=most):
+            if row.delivery.event_id == one.event_id:
+                found[one.connector, one.client, row.delivery.seq] = Waits(lane, row)
+    return list(found.values())
 
 
 def _waiting(store: Store, lanes: Sequence[Lane], event_id: str) -> tuple[list[Waits], int]:
@@ -97,7 +128,7 @@ class Now(NamedTuple):
     connector: str
     client: str
     action: str
-    outcome: str  # one of OUTCOMES | waits | stands, for its lane is paused | dead
+    outcome: str  # one of OUTCOMES | waits | stands, for its lane is paused | dead | unknown: not waiting, no end known
     at: float
     reason: str = ""
     due_at: float | None = None  # inf: it waits for another action
@@ -107,6 +138,11 @@ class Now(NamedTuple):
 def now_at(way: Way) -> list[Now]:
     """Of each action of each lane: what the store says of it, else what was last known."""
     found: dict[tuple[str, str, str], Now] = {}
+    for each in way.accepted:
+        one = each.found
+        for action in one.action.split():
+            key = (one.connector, one.client, action)
+            found[key] = Now(*key, "unknown", one.received_at)
     for each in way.attempts:
         one = each.found
         key = (one.connector, one.client, one.action)

@@ -11,10 +11,9 @@ from command import EVENTS, connect, make_project
 
 from engine.records import Accepted, Draft, Settled, Trace
 from engine.stores.sqlite import SqliteStore
-from engine.telemetry import NullTelemetry
-from engine.trail.entries import Attempt, Missing
+from engine.trail.digests import Digests
+from engine.trail.entries import Attempt, Missing, Passed
 from engine.trail.opening import keeper_of
-from engine.trail.recording import Limits, Recorder
 
 STAGES = b'{"began":1001.0,"mapped_at":1001.5,"sent":[{"step":"request","method":"POST","host":"api.rd.services","status":%d,"began":1001.5,"ended":1001.75}]}'  # noqa: E501
 EVENT = {**EVENTS["rdstation"], "name": "Ana Souza"}
@@ -28,16 +27,18 @@ def home(tmp_path: Path) -> Path:
     store = SqliteStore(home / "connect.db")
     keeper = keeper_of(store)
     assert keeper is not None
-    trail = Recorder(keeper, _key(), Limits(), now=lambda: 1_100.0, telemetry=NullTelemetry())
-    [person] = trail.people("user@example.com")
+    people = Digests(_key(), keeper.salt()).of_event
     trace = Trace("POST", "https://api.rd.services/c", 503, '{"name":"***"}', "try later")
-    passed = [("order-2026-1", 1_000.0, person, None)]
+    passed: list[Passed] = [("order-2026-1", 1_000.0, "user@example.com", b"", None)]
     keeper.write(
         [
             Attempt(*LANE, 1_002.0, "retry", "HTTP 503", "", 1, STAGES % 503, trace, [*passed]),
-            Attempt(*LANE, 1_062.0, "delivered", "", "", 1, STAGES % 200, None, [*passed, ("o2", 1.0, None, None)]),
+            Attempt(
+                *LANE, 1_062.0, "delivered", "", "", 1, STAGES % 200, None, [*passed, ("o2", 1.0, None, b"", None)]
+            ),
         ],
         [Missing(1_003.0, 7)],
+        people,
     )
     keeper.close()
     body = json.dumps(EVENT).encode()
@@ -117,7 +118,7 @@ def test_events_of_a_person_and_ids_that_begin_so_are_listed(home: Path) -> None
 def test_forgetting_somebody_erases_what_became_of_their_events(home: Path) -> None:
     dry = json.loads(connect("forget", "user@example.com", "--dry-run", "--json", project=home).out)
     assert dry["trail"] == 2
-    assert "     2  deliveries, of what is kept about what became of events" in said(home, "forget", "user@example.com")
+    assert "     2  entries of what is kept about what became of events" in said(home, "forget", "user@example.com")
     assert said(home, "event", "order-2026-1", code=1) == "nothing is known of such an event\n"
     held = (home / "connect.trail.db").read_bytes()
     assert b"order-2026-1" not in held

@@ -137,8 +137,12 @@ class Followed_(Shop):
 def attempt(
     at: float, *ids: str, outcome: str = "delivered", client: str = "abc", person: int | None = None
 ) -> Attempt:
-    passed: list[Passed] = [(each, at - 1, person, None) for each in ids]
+    passed: list[Passed] = [(each, at - 1, None if person is None else str(person), b"", None) for each in ids]
     return Attempt("crm", client, "note", at, outcome, "", "", 1, b'{"began":1.0}', None, passed)
+
+
+def people(key: str | None, _: bytes) -> tuple[int | None, int | None]:
+    return None if key is None else int(key), None
 
 
 def ids(found: list[Found]) -> list[str]:
@@ -210,13 +214,13 @@ def test_a_direct_event_leaves_a_trail_too(keeper: Keeper) -> None:
 
 @pytest.mark.parametrize("event_id", HOSTILE)
 def test_an_id_may_be_any_text(keeper: Keeper, event_id: str) -> None:
-    keeper.write([attempt(START, event_id, "other")], [])
+    keeper.write([attempt(START, event_id, "other")], [], people)
     assert ids(keeper.find(Query(event_id=event_id), 10)) == [event_id]
     assert [each.found.event_id for each in keeper.of_event(event_id, 10)] == [event_id]
 
 
 def test_half_a_character_in_an_id_keeps_nothing_from_being_written(keeper: Keeper) -> None:
-    keeper.write([attempt(START, "a\ud800b", "e1")], [])
+    keeper.write([attempt(START, "a\ud800b", "e1")], [], people)
     assert ids(keeper.find(EVERY, 10)) == ["e1", "a?b"]
     assert ids(keeper.find(Query(event_id="a\ud800b"), 10)) == ["a?b"]
 
@@ -225,7 +229,9 @@ def test_half_a_character_in_an_id_keeps_nothing_from_being_written(keeper: Keep
 
 
 def test_an_id_is_found_by_its_beginning_and_a_percent_sign_is_no_joker(keeper: Keeper) -> None:
-    keeper.write([attempt(START, "order-2026-1", "order-2026-2", "order-2027-1", "order%2026"), attempt(9, "x")], [])
+    keeper.write(
+        [attempt(START, "order-2026-1", "order-2026-2", "order-2027-1", "order%2026"), attempt(9, "x")], [], people
+    )
     assert ids(keeper.find(Query(event_id="order-2026", prefix=True), 10)) == ["order-2026-2", "order-2026-1"]
     assert ids(keeper.find(Query(event_id="order%", prefix=True), 10)) == ["order%2026"]
     assert ids(keeper.find(Query(event_id="order-2026"), 10)) == []
@@ -248,6 +254,7 @@ def test_lists_are_filtered_by_lane_time_and_outcome_and_go_on_page_by_page(keep
             attempt(START + 20, "c3", client="other", outcome="retry"),
         ],
         [],
+        people,
     )
     assert ids(keeper.find(EVERY, 10)) == ["c3", "c2", "c1", "b1", "a3", "a2", "a1"]
     assert ids(keeper.find(Query(client="abc"), 10)) == ["b1", "a3", "a2", "a1"]
@@ -274,7 +281,7 @@ def test_what_is_in_the_index_and_what_is_not_yet_are_found_alike(monkeypatch: p
     monkeypatch.setattr("engine.trail.sqlite.LATER", 3)
     keeper = SqliteKeeper(MEMORY)
     for at in range(10):
-        keeper.write([attempt(START + at, f"event-{at}", "same-event", person=at % 2)], [])
+        keeper.write([attempt(START + at, f"event-{at}", "same-event", person=at % 2)], [], people)
     assert ids(keeper.find(Query(event_id="event-", prefix=True), 50)) == [f"event-{at}" for at in range(9, -1, -1)]
     assert len(keeper.of_event("same-event", 50)) == 10
     assert [each.found.at - START for each in keeper.of_event("same-event", 3)] == [7, 8, 9]
@@ -360,17 +367,17 @@ def test_forgetting_a_person_takes_out_their_events_and_what_is_written_late_of_
 
 
 def test_forgetting_for_one_client_leaves_the_others(keeper: Keeper) -> None:
-    keeper.write([attempt(START, "e1", person=7), attempt(START, "e2", person=7, client="other")], [])
+    keeper.write([attempt(START, "e1", person=7), attempt(START, "e2", person=7, client="other")], [], people)
     assert keeper.forget([7], "ana@example.com", client="abc", now=START, dry=False) == 1
     assert ids(keeper.find(EVERY, 10)) == ["e2"]
-    keeper.write([attempt(START, "e3", person=7), attempt(START, "e4", person=7, client="other")], [])
+    keeper.write([attempt(START, "e3", person=7), attempt(START, "e4", person=7, client="other")], [], people)
     assert ids(keeper.find(EVERY, 10)) == ["e4", "e2"]
 
 
 def test_a_person_is_taken_out_of_what_was_said_of_others(keeper: Keeper) -> None:
     trace = Trace("POST", "https://x/?to=Ana%20Lima", 400, '{"ref":"Ana Lima"}', "Ana Lima is unknown")
     said = attempt(START, "e1")._replace(reason="not for Ana Lima", outcome="rejected", trace=trace)
-    keeper.write([said], [])
+    keeper.write([said], [], people)
     keeper.forget([1], "Ana Lima", client=None, now=START, dry=False)
     [got] = keeper.of_event("e1", 10)
     assert (got.found.reason, got.trace) == (
@@ -383,7 +390,9 @@ def test_a_person_is_taken_out_of_what_was_said_of_others(keeper: Keeper) -> Non
 
 
 def test_what_is_old_goes_and_of_what_is_too_large_the_oldest(keeper: Keeper) -> None:
-    keeper.write([attempt(START + at, f"e{at}") for at in range(10)], [Missing(START, 5), Missing(START + 9, 2)])
+    keeper.write(
+        [attempt(START + at, f"e{at}") for at in range(10)], [Missing(START, 5), Missing(START + 9, 2)], people
+    )
     assert keeper.state() == State(START, 7)
     assert keeper.expire(before=START + 5, now=START + 10, max_bytes=10**9) is False
     assert (ids(keeper.find(EVERY, 50)), keeper.state()) == ([f"e{at}" for at in range(9, 4, -1)], State(START + 5, 2))
@@ -441,7 +450,7 @@ def test_a_damaged_file_is_begun_anew(tmp_path: Path) -> None:
     path = tmp_path / "connect.trail.db"
     path.write_bytes(b"no database " * 1000)
     keeper = SqliteKeeper(path)
-    keeper.write([attempt(START, "e1")], [])
+    keeper.write([attempt(START, "e1")], [], people)
     assert ids(keeper.find(EVERY, 10)) == ["e1"]
     keeper.close()
 
@@ -449,11 +458,11 @@ def test_a_damaged_file_is_begun_anew(tmp_path: Path) -> None:
 def test_a_file_that_is_taken_away_is_made_again(tmp_path: Path) -> None:
     path = tmp_path / "connect.trail.db"
     keeper = SqliteKeeper(path)
-    keeper.write([attempt(START, "e1")], [])
+    keeper.write([attempt(START, "e1")], [], people)
     assert ids(keeper.find(EVERY, 10)) == ["e1"]
     for file in tmp_path.iterdir():
         os.unlink(file)
-    keeper.write([attempt(START, "e2")], [])
+    keeper.write([attempt(START, "e2")], [], people)
     assert ids(keeper.find(EVERY, 10)) == ["e2"]
     keeper.close()
 
@@ -464,7 +473,7 @@ def test_two_processes_write_one_trail(tmp_path: Path) -> None:
 
     def write(keeper: Keeper, name: str) -> None:
         for at in range(20):
-            keeper.write([attempt(START + at, f"{name}{at}", f"{name}{at}-more")], [])
+            keeper.write([attempt(START + at, f"{name}{at}", f"{name}{at}-more")], [], people)
 
     threads = [threading.Thread(target=write, args=(keeper, f"p{at}-")) for at, keeper in enumerate(keepers)]
     for thread in threads:
@@ -500,7 +509,7 @@ def test_a_store_has_its_trail_beside_it(tmp_path: Path) -> None:
     assert not beside(store.path).exists()
     found = keeper_of(store)
     assert found is not None
-    found.write([attempt(START, "e1")], [])
+    found.write([attempt(START, "e1")], [], people)
     assert sorted(file.name for file in tmp_path.glob("*.sqlite")) == ["shop.sqlite", "shop.trail.sqlite"]
     store.close()
     found.close()

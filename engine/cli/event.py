@@ -23,6 +23,8 @@ WORDS = {
     "waits": "waits",
     "stands": "waits, and its lane is paused",
     "dead": "dead letter",
+    "unwanted": "accepted, no action wanted it",
+    "unknown": "not known: it does not wait any more, and how it ended was not written down",
 }
 
 
@@ -76,6 +78,10 @@ def told(way: Way) -> str:
     from engine.ways import now_at
 
     lines = [click.style(output.shortened(way.event_id, output.width()), bold=True)]
+    for each in way.accepted:
+        of, wanted = each.found, ", ".join(each.found.action.split())
+        lines.append(f"  accepted {output.moment(of.received_at)[:19]}")
+        lines.append(below(f"{of.connector}/{of.client}: {wanted or 'no action wanted it'}"))
     for one in now_at(way):
         lines.append(below(f"{lane(one)}: {state(one)}"))
         if one.letter is not None:
@@ -143,7 +149,7 @@ def remarks(way: Way, missing: int, *, has_trail: bool) -> None:
     if not has_trail:
         click.echo("what becomes of events is not kept here; the store has what waits and dead letters", err=True)
     if missing:
-        click.echo(f"{missing} deliveries are missing in what is kept, for too much came at once", err=True)
+        click.echo(f"{missing} entries are missing in what is kept, for too much came at once", err=True)
     if way.unseen:
         click.echo(f"{way.unseen} waiting deliveries were not looked through", err=True)
 
@@ -161,7 +167,17 @@ def as_data(way: Way) -> dict[str, Any]:
         | {"tries": each.tries, "together": each.together, "stages": each.stages, "exchange": each.trace}
         for each in way.attempts
     ]
-    return {"event_id": way.event_id, "now": now, "attempts": attempts, "unseen": way.unseen}
+    accepted = [
+        {"connector": one.connector, "client": one.client, "at": one.received_at, "actions": one.action.split()}
+        for one in (each.found for each in way.accepted)
+    ]
+    return {
+        "event_id": way.event_id,
+        "accepted": accepted,
+        "now": now,
+        "attempts": attempts,
+        "unseen": way.unseen,
+    }
 
 
 def row(one: Found) -> dict[str, Any]:

@@ -21,7 +21,7 @@ WORDS = {
     "progress": "half-done batches that begin anew",
     "traces": "dead letters of others that named them (request and reply are gone)",
     "limits": "names of limits",
-    "trail": "deliveries, of what is kept about what became of events",
+    "trail": "entries of what is kept about what became of events",
 }
 
 

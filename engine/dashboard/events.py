@@ -14,7 +14,7 @@ from engine.dashboard.rendering import see_other
 from engine.dead_letters import Desk
 from engine.people import digest
 from engine.segments import segment
-from engine.trail.entries import LEAST_PREFIX, Cursor, Query, cursor_of
+from engine.trail.entries import ACCEPTED, LEAST_PREFIX, UNWANTED, Cursor, Query, cursor_of
 from engine.ways import bodies, found, now_at, way_of
 
 if TYPE_CHECKING:
@@ -34,6 +34,8 @@ GROUPS = {  # what can be asked for -> outcomes
     "rejected": ("rejected",),
     "skipped": ("skipped",),
     "retry": ("retry", "throttle", "defer", "pause", "later"),
+    "accepted": (ACCEPTED,),
+    "unwanted": (UNWANTED,),
 }
 
 

@@ -25,9 +25,10 @@ EVENTS: dict[str, tuple[str, str]] = {
     ),
     "events_since": ("Known since {when}.", "Conhecidos desde {when}."),
     "events_missing": (
-        "{n} deliveries are missing here, for too much came at once or it could not be written. They were handled "
+        "{n} entries are missing here, for too much came at once or it could not be written. The events were handled "
         "all the same.",
-        "Faltam {n} entregas aqui: vieram demais de uma vez ou não puderam ser gravadas. Foram tratadas mesmo assim.",
+        "Faltam {n} registros aqui: vieram demais de uma vez ou não puderam ser gravados. Os eventos foram tratados "
+        "mesmo assim.",
     ),
     "events_trouble": (
         "It can't be written just now; deliveries go on:",
@@ -86,5 +87,13 @@ EVENTS: dict[str, tuple[str, str]] = {
     "out_defer": ("put off", "adiado"),
     "out_pause": ("paused", "pausado"),
     "out_later": ("put off", "adiado"),
+    "out_accepted": ("accepted", "aceito"),
+    "out_unwanted": ("accepted, no action wanted it", "aceito, nenhuma ação o queria"),
+    "out_unknown": (
+        "not known: it does not wait any more, and how it ended was not written down",
+        "desconhecido: não espera mais, e o fim não foi registrado",
+    ),
+    "event_wanted": ("Accepted {when}, for {actions}.", "Aceito {when}, para {actions}."),
+    "event_unwanted": ("Accepted {when}; no action wanted it.", "Aceito {when}; nenhuma ação o queria."),
     "out_all": ("All", "Tudo"),
 }

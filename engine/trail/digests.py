@@ -7,6 +7,7 @@ from struct import Struct
 
 import msgspec
 
+MOST_KEPT = 4_096  # digests of people who come again and again
 MOST_LOOKED_AT = 8  # places of an event with an @
 _number = Struct("<q").unpack
 
@@ -16,15 +17,22 @@ class Digests:
 
     def __init__(self, key: bytes, salt: bytes) -> None:
         self._keyed = blake2b(key=blake2b(key, key=salt).digest(), digest_size=8)
+        self._made: dict[bytes, int] = {}
 
     def of(self, text: str) -> int:
         """Of a person's address or key, in whatever case."""
         return self._of(text.strip().casefold().encode(errors="replace"))
 
     def _of(self, folded: bytes) -> int:
-        made = self._keyed.copy()
-        made.update(folded)
-        return int(_number(made.digest())[0])
+        known = self._made.get(folded)
+        if known is None:
+            keyed = self._keyed.copy()
+            keyed.update(folded)
+            known = int(_number(keyed.digest())[0])
+            if len(self._made) >= MOST_KEPT:
+                self._made.clear()
+            self._made[folded] = known
+        return known
 
     def of_event(self, key: str | None, body: bytes) -> tuple[int | None, int | None]:
         """Of two different people at most: addresses that are the whole of a text in the event, then its key."""

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
 import msgspec
 
 from engine.records import Trace
 
-OUTCOMES = ("delivered", "rejected", "skipped", "retry", "throttle", "defer", "pause", "later")
+ACCEPTED, UNWANTED = "accepted", "unwanted"  # events, on disk: by actions that want them, or none
+OUTCOMES = ("delivered", "rejected", "skipped", "retry", "throttle", "defer", "pause", "later", ACCEPTED, UNWANTED)
 LEAST_PREFIX = 8  # characters of an event's id, to search by its beginning
 
 
@@ -35,11 +37,16 @@ class Stages(msgspec.Struct, frozen=True, omit_defaults=True):
     more: int = 0  # further exchanges, of which nothing else is kept
 
 
-Passed = tuple[str, float, int | None, int | None]  # event id, received at, digests of two people in it at most
+# One delivery, or one accepted event: its id, received at, key, body and the first seq it has in the store.
+Passed = tuple[str, float, str | None, bytes, int | None]
+People = Callable[[str | None, bytes], tuple[int | None, int | None]]  # key and body -> digests of two people at most
 
 
 class Attempt(NamedTuple):
-    """Deliveries of one action that were settled together and alike."""
+    """
+    Deliveries of one action that were settled together and alike; or events that were accepted together, whose
+    `action` names all that want them.
+    """
 
     connector: str
     client: str
@@ -55,7 +62,7 @@ class Attempt(NamedTuple):
 
 
 class Missing(NamedTuple):
-    """Deliveries that the trail does not know, for too much came at once, or it could not be written."""
+    """Events and deliveries that the trail does not know: too much came at once, or it could not be written."""
 
     at: float
     many: int
@@ -84,6 +91,7 @@ class Followed(NamedTuple):
     together: int  # deliveries that were settled with it, itself among them
     stages: Stages
     trace: Trace | None
+    seq: int | None = None  # the first that its event has in the store, where that is known
 
 
 class Cursor(NamedTuple):
@@ -124,8 +132,11 @@ class Keeper(Protocol):
     def salt(self) -> bytes:
         """What digests of people are made with, besides the key of the installation; made once."""
 
-    def write(self, attempts: list[Attempt], missing: list[Missing]) -> None:
-        """All of it in one commit; of people who were erased meanwhile nothing is kept."""
+    def write(self, attempts: list[Attempt], missing: list[Missing], people: People) -> None:
+        """
+        All of it in one commit; of people who were erased meanwhile nothing is kept. A delivery points to its event
+        where that is known; `people` is asked about the others.
+        """
 
     def find(self, query: Query, limit: int) -> list[Found]:
         """The newest first, `limit` at most."""

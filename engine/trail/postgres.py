@@ -13,12 +13,13 @@ from engine.people import Subject
 from engine.records import Trace
 from engine.stores.postgres.connections import Connections, connect
 from engine.stores.postgres.faults import unavailable
-from engine.trail.entries import Attempt, Followed, Found, Missing, Query, Stages, State
+from engine.trail.entries import ACCEPTED, UNWANTED, Attempt, Followed, Found, Missing, Query, Stages, State
 from engine.trail.sqlite import GONE_S, MOST_LANES, MOST_LOOKED_AT, PART, named_in
 
 if TYPE_CHECKING:
     from engine.stores.postgres.address import Address
     from engine.stores.postgres.connections import Db
+    from engine.trail.entries import Passed, People
 
 _TEXT = 'TEXT COLLATE "C"'
 _TIME = "DOUBLE PRECISION"
@@ -37,7 +38,10 @@ SCHEMA = (
     CREATE TABLE IF NOT EXISTS trail_passed (
         place BIGINT PRIMARY KEY, event_id {_TEXT} NOT NULL, received_at {_TIME} NOT NULL, person BIGINT, other BIGINT)
     """,
+    # A row with an `event` is a delivery of the one at that place, and has nothing else.
+    "ALTER TABLE trail_passed ADD COLUMN IF NOT EXISTS seq BIGINT, ADD COLUMN IF NOT EXISTS event BIGINT",
     "CREATE INDEX IF NOT EXISTS trail_passed_event ON trail_passed (event_id, place)",
+    "CREATE INDEX IF NOT EXISTS trail_passed_of ON trail_passed (event) WHERE event IS NOT NULL",
     "CREATE INDEX IF NOT EXISTS trail_passed_person ON trail_passed (person, place) WHERE person IS NOT NULL",
     "CREATE INDEX IF NOT EXISTS trail_passed_other ON trail_passed (other, place) WHERE other IS NOT NULL",
     f"""
@@ -49,7 +53,9 @@ SCHEMA = (
     "CREATE TABLE IF NOT EXISTS trail_facts (one BIGINT PRIMARY KEY, salt BYTEA NOT NULL, next BIGINT NOT NULL)",
 )
 TABLES = (*("trail_attempts", "trail_passed", "trail_lanes", "trail_missing", "trail_gone", "trail_facts"),)
-FOUND = "p.place, p.event_id, a.connector, a.client, a.action, a.at, a.outcome, a.reason, a.code, p.received_at"
+FOUND = "p.place, e.event_id, a.connector, a.client, a.action, a.at, a.outcome, a.reason, a.code, e.received_at"
+WHOLE = "JOIN trail_passed e ON e.place = coalesce(p.event, p.place)"  # the row of a delivery's event
+TELLING = f"(a.outcome <> '{ACCEPTED}' OR NOT EXISTS (SELECT 1 FROM trail_passed r WHERE r.event = p.place))"
 OF = (
     "JOIN LATERAL (SELECT * FROM trail_attempts WHERE first <= p.place ORDER BY first DESC LIMIT 1) a "
     "ON a.last >= p.place"
@@ -80,7 +86,7 @@ class PostgresKeeper:
 
         return self._connections.transact(made)
 
-    def write(self, attempts: list[Attempt], missing: list[Missing]) -> None:
+    def write(self, attempts: list[Attempt], missing: list[Missing], people: People) -> None:
         self.salt()
         count = sum(len(each.passed) for each in attempts)
 
@@ -89,14 +95,19 @@ class PostgresKeeper:
             place = db.value("UPDATE trail_facts SET next = next + %b RETURNING next", count) - count
             first = place
             columns: list[list[Any]] = [[] for _ in range(12)]
-            passed: list[list[Any]] = [[] for _ in range(5)]
+            rows: list[tuple[Any, ...]] = []
+            fresh: dict[tuple[str, str, str, float], int] = {}
+            known = _known(db, attempts)
             for each in attempts:
                 begin = place
-                for event_id, received_at, person, other in each.passed:
-                    for column, value in zip(
-                        passed, (place, _whole(event_id), float(received_at), person, other), strict=True
-                    ):
-                        column.append(value)
+                for one in each.passed:
+                    name = _name(each, one)
+                    event = None if each.outcome in (ACCEPTED, UNWANTED) else fresh.get(name) or known.get(name)
+                    if event is None:
+                        fresh[name] = place
+                        rows.append((place, *name[2:], *people(one[2], one[3]), one[4], None))
+                    else:
+                        rows.append((place, "", 0.0, None, None, None, event))
                     place += 1
                 trace = None if each.trace is None else _encode(each.trace)
                 row = (begin, place - 1, each.connector, each.client, each.action, float(each.at), each.outcome)
@@ -108,8 +119,10 @@ class PostgresKeeper:
             kinds = ("bigint", "bigint", *["text"] * 3, "float8", *["text"] * 3, "bigint", "bytea", "bytea")
             marks = ", ".join(f"%b::{kind}[]" for kind in kinds)
             db.send(f"INSERT INTO trail_attempts SELECT * FROM unnest({marks})", *columns)
-            marks = ", ".join(f"%b::{kind}[]" for kind in ("bigint", "text", "float8", "bigint", "bigint"))
-            db.send(f"INSERT INTO trail_passed SELECT * FROM unnest({marks})", *passed)
+            passed = [list(column) for column in zip(*rows, strict=True)] or [[] for _ in range(7)]
+            marks = ", ".join(f"%b::{kind}[]" for kind in ("bigint", "text", "float8", *["bigint"] * 4))
+            columns_named = "place, event_id, received_at, person, other, seq, event"
+            db.send(f"INSERT INTO trail_passed ({columns_named}) SELECT * FROM unnest({marks})", *passed)
             for each_missing in missing:
                 db.send("INSERT INTO trail_missing VALUES (%b, %b)", *each_missing)
             for person, client, at in db.rows("SELECT person, client, at FROM trail_gone"):
@@ -139,13 +152,13 @@ class PostgresKeeper:
                 )
             }
             if subject is None:
-                return places, []
+                return _with_deliveries(db, places), []
             named = f"SELECT place, event_id FROM trail_passed p WHERE strpos(lower(event_id), %b) > 0 AND {theirs}"
             for place, event_id in db.rows(named, subject.wanted.lower(), client, client):
                 if subject.named_in(event_id):
                     places.add(place)
             changed = named_in(db.rows("SELECT first, reason, trace FROM trail_attempts"), subject)
-            return places, changed
+            return _with_deliveries(db, places), changed
 
         places, changed = self._connections.read(found)
         if dry:
@@ -172,6 +185,7 @@ class PostgresKeeper:
             left = PART
             over = "SELECT first, last FROM trail_attempts WHERE at < %b ORDER BY at LIMIT %b"
             for first, last in db.rows(over, before, PART):
+                db.send("DELETE FROM trail_passed WHERE event BETWEEN %b AND %b", first, last)
                 db.send("DELETE FROM trail_passed WHERE place BETWEEN %b AND %b", first, last)
                 db.send("DELETE FROM trail_attempts WHERE first = %b", first)
                 left -= last - first + 1
@@ -190,15 +204,22 @@ class PostgresKeeper:
     def of_event(self, event_id: str, limit: int) -> list[Followed]:
         self._make()
         sql = (
-            f"SELECT {FOUND}, a.tries, a.last - a.first + 1, a.stages, a.trace FROM trail_passed p {OF} "
-            "WHERE p.event_id = %b ORDER BY p.place DESC LIMIT %b"
+            f"SELECT {FOUND}, a.tries, a.last - a.first + 1, a.stages, a.trace, e.seq FROM unnest(%b::bigint[]) "
+            f"w(place) JOIN trail_passed p USING (place) {WHOLE} {OF} ORDER BY p.place DESC"
         )
-        rows = self._connections.read(lambda db: db.rows(sql, _whole(event_id), limit))
+
+        def asked(db: Db) -> list[Any]:
+            of = "SELECT place FROM trail_passed WHERE event_id = %b AND event IS NULL ORDER BY place DESC LIMIT %b"
+            places = [place for (place,) in db.rows(of, _whole(event_id), limit)]
+            return db.rows(sql, places + _deliveries(db, places, 2**62, limit))
+
+        rows = self._connections.read(asked)
         return [
             Followed(
                 Found(*row[:10]),
                 *(row[10], row[11], _stages(bytes(row[12]))),
                 None if row[13] is None else _trace(bytes(row[13])),
+                row[14],
             )
             for row in reversed(rows)
         ]
@@ -237,6 +258,33 @@ def _whole(text: str) -> str:
     return text.encode(errors="replace").decode()
 
 
+def _name(attempt: Attempt, one: Passed) -> tuple[str, str, str, float]:
+    return attempt.connector, attempt.client, _whole(one[0]), float(one[1])
+
+
+def _known(db: Db, attempts: list[Attempt]) -> dict[tuple[str, str, str, float], int]:
+    """Where the events stand that were written before, by lane, id and time."""
+    names = {_name(each, one) for each in attempts if each.outcome not in (ACCEPTED, UNWANTED) for one in each.passed}
+    if not names:
+        return {}
+    sql = (
+        "SELECT a.connector, a.client, p.event_id, p.received_at, p.place "
+        f"FROM unnest(%b::text[]) w(event_id) JOIN trail_passed p ON p.event_id = w.event_id AND p.event IS NULL {OF}"
+    )
+    rows = db.rows(sql, sorted({name[2] for name in names}))
+    found = {(connector, client, event_id, at): place for connector, client, event_id, at, place in rows}
+    return {name: place for name, place in found.items() if name in names}
+
+
+def _deliveries(db: Db, events: list[int], below: int, limit: int) -> list[int]:
+    of = "SELECT place FROM trail_passed WHERE event = ANY(%b::bigint[]) AND place < %b ORDER BY place DESC LIMIT %b"
+    return [place for (place,) in db.rows(of, events, below, limit)]
+
+
+def _with_deliveries(db: Db, places: set[int]) -> set[int]:
+    return places | set(_deliveries(db, sorted(places), 2**62, 2**62))
+
+
 def _by_event(db: Db, query: Query, limit: int) -> list[Found]:
     """By id or person: of MOST_LOOKED_AT at most the rest is looked at one by one, the newest where it is no prefix."""
     below = query.before.place if query.before is not None else 2**62
@@ -252,9 +300,11 @@ def _by_event(db: Db, query: Query, limit: int) -> list[Found]:
     places: list[int] = []
     for where, values in wanted:
         order = "" if query.prefix else "ORDER BY place DESC"
+        where += " AND event IS NULL"
         sql = f"SELECT place FROM trail_passed WHERE {where} AND place < %b {order} LIMIT {MOST_LOOKED_AT}"
         places += [place for (place,) in db.rows(sql, *values, below)]
-    filters, given_values = "", list[Any]()
+    places += _deliveries(db, places, below, MOST_LOOKED_AT)
+    filters, given_values = "" if query.outcomes is not None else f" AND {TELLING}", list[Any]()
     for name, value in (
         *(("a.at >= %b", query.since), ("a.at < %b", query.until)),
         *(("a.connector = %b", query.connector), ("a.client = %b", query.client)),
@@ -264,7 +314,7 @@ def _by_event(db: Db, query: Query, limit: int) -> list[Found]:
             filters += f" AND {name}"
             given_values.append(value)
     sql = (
-        f"SELECT {FOUND} FROM unnest(%b::bigint[]) w(place) JOIN trail_passed p USING (place) {OF} "
+        f"SELECT {FOUND} FROM unnest(%b::bigint[]) w(place) JOIN trail_passed p USING (place) {WHOLE} {OF} "
         f"WHERE true{filters} ORDER BY p.place DESC LIMIT %b"
     )
     return [Found(*row) for row in db.rows(sql, sorted(set(places)), *given_values, limit)]
@@ -289,7 +339,7 @@ def _by_time(db: Db, query: Query, limit: int) -> list[Found]:
         if query.before is not None and at == query.before.at:
             last = min(last, query.before.place - 1)
         sql = (
-            f"SELECT {FOUND} FROM trail_passed p JOIN trail_attempts a ON a.first = %b "
+            f"SELECT {FOUND} FROM trail_passed p {WHOLE} JOIN trail_attempts a ON a.first = %b "
             "WHERE p.place BETWEEN %b AND %b ORDER BY p.place DESC LIMIT %b"
         )
         rows += [Found(*row) for row in db.rows(sql, first, first, last, limit - len(rows))]

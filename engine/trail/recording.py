@@ -1,5 +1,6 @@
 """
-What was settled -> the trail, by one thread beside the walk; the walk only hands over what it has in its hands.
+What was accepted and what was settled -> the trail, by one thread beside door and walk, which only hand over what they
+have in their hands.
 
 What can't be written in time is left out and counted: no delivery waits for its trail.
 """
@@ -20,20 +21,20 @@ from engine.errors import ConnectError, told
 from engine.personal import addresses, without
 from engine.records import OutcomeKind, Trace
 from engine.trail.digests import Digests
-from engine.trail.entries import Attempt, Exchange, Missing, Passed, Query, Stages, State
+from engine.trail.entries import ACCEPTED, UNWANTED, Attempt, Exchange, Missing, Passed, Query, Stages, State
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from engine.personal import Personal
     from engine.ports import Telemetry
-    from engine.records import Sent, Settled, Walked
+    from engine.records import Accepted, Sent, Settled, Stored, Walked
     from engine.trail.entries import Followed, Found, Keeper
     from engine.walk import Ended
 
-FLUSH_S = 0.5
-SOON = 4_000  # deliveries that are not left to wait for so long
-MOST_WAITING = 20_000  # deliveries that wait to be written; more are left out
+FLUSH_S = 1.0
+SOON = 8_000  # entries (accepted events, deliveries) that are not left to wait for so long
+MOST_WAITING = 30_000  # entries that wait to be written; more are left out
 MOST_BYTES = 64 * 1024 * 1024  # of their events
 MOST_EXCHANGES = 20  # of one batch that are kept, of each kind
 SHARE = 0.005  # of the time that may go into showing exchanges that went well; those that failed are always shown
@@ -70,6 +71,13 @@ class _Batch(NamedTuple):
     size: int
 
 
+class _Put(NamedTuple):
+    events: Sequence[Accepted]
+    stored: Sequence[Stored]
+    at: float
+    size: int
+
+
 class Recorder:
     """The trail of one process; any thread may tell and ask."""
 
@@ -90,8 +98,8 @@ class Recorder:
         self._key, self._now, self._telemetry = key, now, telemetry
         self._most, self._share, self._by_itself = most_waiting, share, by_itself
         self._digests: Digests | None = None
-        self._queue: deque[_Batch] = deque()
-        self._waiting = self._bytes = 0  # deliveries and bytes in the queue
+        self._queue: deque[_Batch | _Put] = deque()
+        self._waiting = self._bytes = 0  # entries and bytes in the queue
         self._left_out = 0
         self._missing: list[Missing] = []  # not written down yet
         self._trouble = ""
@@ -114,14 +122,20 @@ class Recorder:
         *,
         now: float,
     ) -> None:
-        count, size = len(rows), sum([len(one.delivery.body) for one in ended])
+        size = sum([len(one.delivery.body) for one in ended])
+        self._tell(_Batch(connector, client, personal, ended, rows, walked, now, size), len(rows))
+
+    def accepted(self, events: Sequence[Accepted], stored: Sequence[Stored], *, now: float) -> None:
+        self._tell(_Put(events, stored, now, sum([len(event.body) for event in events])), len(events))
+
+    def _tell(self, told: _Batch | _Put, count: int) -> None:
         with self._gate:
-            if self._closed or self._waiting + count > self._most or self._bytes + size > MOST_BYTES:
+            if self._closed or self._waiting + count > self._most or self._bytes + told.size > MOST_BYTES:
                 self._left_out += count
                 return
             self._waiting += count
-            self._bytes += size
-            self._queue.append(_Batch(connector, client, personal, ended, rows, walked, now, size))
+            self._bytes += told.size
+            self._queue.append(told)
             if self._thread is None and self._by_itself:
                 self._thread = threading.Thread(target=self._run, name="trail", daemon=True)
                 self._thread.start()
@@ -189,14 +203,19 @@ class Recorder:
     def _write(self) -> None:
         """Whatever goes wrong here, the walk goes on; it is said once, and on the page."""
         with self._gate:
-            batches, self._queue = list(self._queue), deque()
+            queue, self._queue = self._queue, deque()
             left_out, self._left_out = self._left_out, 0
             if left_out:
                 self._missing.append(Missing(self._now(), left_out))
-        count = sum(len(batch.rows) for batch in batches)
+        puts = [told for told in queue if isinstance(told, _Put)]
+        batches = [told for told in queue if isinstance(told, _Batch)]
+        count = sum(len(put.events) for put in puts) + sum(len(batch.rows) for batch in batches)
         try:
-            if batches or self._missing:
-                self.keeper.write([each for batch in batches for each in self._attempts(batch)], self._missing)
+            if queue or self._missing:
+                attempts = _accepted(puts)
+                for batch in batches:
+                    attempts += self._attempts(batch)
+                self.keeper.write(attempts, self._missing, self._made_digests().of_event)
                 self._missing = []
             if self._thread is not None and self._now() - self._expired_at >= EXPIRE_S:
                 now = self._now()
@@ -214,7 +233,7 @@ class Recorder:
         finally:
             with self._gate:
                 self._waiting -= count
-                self._bytes -= sum(batch.size for batch in batches)
+                self._bytes -= sum(told.size for told in queue)
 
     def _made_digests(self) -> Digests:
         if self._digests is None:
@@ -223,7 +242,6 @@ class Recorder:
 
     def _attempts(self, batch: _Batch) -> list[Attempt]:
         """Deliveries that ended alike are one."""
-        people = self._made_digests().of_event
         alike: dict[tuple[Any, ...], tuple[list[Passed], list[Ended]]] = {}
         last: tuple[Any, ...] | None = None
         passed: list[Passed] = []
@@ -237,7 +255,7 @@ class Recorder:
             if name != last:
                 passed, together = alike.setdefault(name, ([], []))
                 last = name
-            passed.append((delivery.event_id, delivery.received_at, *people(delivery.key, delivery.body)))
+            passed.append((delivery.event_id, delivery.received_at, delivery.key, delivery.body, None))
             together.append(one)
         stages = _encode(_stages(batch.walked))
         made = []
@@ -270,6 +288,28 @@ class Recorder:
         self._allowed_s = min(self._allowed_s + self._share * (now - self._allowed_at), MOST_ALLOWED_S)
         self._allowed_at = now
         return self._allowed_s > 0
+
+
+def _accepted(puts: Sequence[_Put]) -> list[Attempt]:
+    """Of each lane, by the actions that want them; an id that was accepted before is no event."""
+    alike: dict[tuple[Any, ...], tuple[float, list[Passed]]] = {}
+    for put in puts:
+        for event, stored in zip(put.events, put.stored, strict=True):
+            if stored.duplicate:
+                continue
+            drafts, rows = event.drafts, stored.deliveries
+            name = (event.connector, event.client, *[draft.action for draft in drafts])
+            kept = alike.get(name)
+            if kept is None:
+                kept = alike[name] = (put.at, [])
+            key = drafts[0].key if drafts else None
+            kept[1].append((event.event_id, event.received_at, key, event.body, rows[0].seq if rows else None))
+    made = []
+    for (connector, client, *actions), (at, passed) in alike.items():
+        outcome = ACCEPTED if actions else UNWANTED
+        stages = _encode(Stages(at))
+        made.append(Attempt(connector, client, " ".join(actions), at, outcome, "", "", 1, stages, None, passed))
+    return made
 
 
 def _name(one: Ended, row: Settled, personal: Personal) -> tuple[Any, ...]:

@@ -1,5 +1,6 @@
 """
-A trail in a SQLite file of its own, or in memory: a short row for each delivery, the rest once for a batch.
+A trail in a SQLite file of its own, or in memory: a row for each event, a short one for each delivery of it, the rest
+once for a batch.
 
 Deliveries that were settled together have numbers in a row, so that nothing points from one table to the other. Names
 and people are put into their indexes many at once and in order: one by one, each would cost a page. Losing the file
@@ -21,20 +22,20 @@ import msgspec
 from engine.errors import StoreUnavailable
 from engine.people import Subject
 from engine.records import Trace
-from engine.trail.entries import Attempt, Followed, Found, Query, Stages, State
+from engine.trail.entries import ACCEPTED, UNWANTED, Attempt, Followed, Found, Query, Stages, State
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
-    from engine.trail.entries import Missing
+    from engine.trail.entries import Missing, Passed, People
 
-VERSION = 1
+VERSION = 2
 MEMORY = ":memory:"
 BUSY_S = 10.0
 ROWS = 200  # in one statement
 PART = 20_000  # deliveries that are removed in one transaction
-LATER = 50_000  # deliveries that are not in the indexes yet: looked through by each search
+LATER = 50_000  # entries that are not in the indexes yet: looked through by each search
 GONE_S = 600.0  # for so long what is written late of somebody who was erased is looked for
 MOST_LANES = 2_000
 MOST_LOOKED_AT = 1_000
@@ -50,10 +51,14 @@ SCHEMA = (
     "CREATE INDEX attempts_lane ON attempts (lane, at, first)",
     "CREATE INDEX attempts_lane_outcome ON attempts (lane, outcome, at, first)",
     # The numbers of an attempt's deliveries are first to last. Those above `indexed` are in neither of the indexes yet.
+    # A row with an `event` is a delivery of the one at that place, and has nothing else; no index but `passed_event`
+    # knows it. `seq`: the first that the event has in the store.
     """
     CREATE TABLE passed (
-        place INTEGER PRIMARY KEY, event_id TEXT NOT NULL, received_at REAL NOT NULL, person INTEGER, other INTEGER)
+        place INTEGER PRIMARY KEY, event_id TEXT NOT NULL, received_at REAL NOT NULL, person INTEGER, other INTEGER,
+        seq INTEGER, event INTEGER)
     """,
+    "CREATE INDEX passed_event ON passed (event) WHERE event IS NOT NULL",
     "CREATE TABLE names (event_id TEXT NOT NULL, place INTEGER NOT NULL, PRIMARY KEY (event_id, place)) WITHOUT ROWID",
     "CREATE TABLE people (person INTEGER NOT NULL, place INTEGER NOT NULL, PRIMARY KEY (person, place)) WITHOUT ROWID",
     "CREATE TABLE indexed (place INTEGER NOT NULL)",
@@ -64,9 +69,17 @@ SCHEMA = (
     "CREATE TABLE gone (person INTEGER NOT NULL, client TEXT, at REAL NOT NULL)",
     "CREATE TABLE facts (name TEXT PRIMARY KEY, value BLOB NOT NULL)",
 )
-FOUND = (
-    "p.place, p.event_id, l.connector, l.client, a.action, a.at, a.outcome, a.reason, a.code, p.received_at"  # a Found
+UPGRADE = (  # from version 1
+    "ALTER TABLE passed ADD COLUMN seq INTEGER",
+    "ALTER TABLE passed ADD COLUMN event INTEGER",
+    "CREATE INDEX passed_event ON passed (event) WHERE event IS NOT NULL",
 )
+FOUND = (
+    "p.place, e.event_id, l.connector, l.client, a.action, a.at, a.outcome, a.reason, a.code, e.received_at"  # a Found
+)
+WHOLE = "JOIN passed e ON e.place = coalesce(p.event, p.place)"  # the row of a delivery's event
+# What is listed of an event by its name or person: that it was accepted, while nothing else is known of it.
+TELLING = f"(a.outcome != '{ACCEPTED}' OR NOT EXISTS (SELECT 1 FROM passed r WHERE r.event = p.place))"
 OF = "first = (SELECT first FROM attempts WHERE first <= p.place ORDER BY first DESC LIMIT 1) AND a.last >= p.place"
 
 _encode = msgspec.json.Encoder().encode
@@ -85,6 +98,8 @@ class SqliteKeeper:
         self._read: sqlite3.Connection | None = None
         self._file: tuple[int, int] | None = None  # that is open; somebody may have put another in its place
         self._closed = False
+        # Of what is not in the indexes yet: hash of lane, id and time -> place of the event; None: not known.
+        self._fresh: dict[int, int] | None = None
 
     # --- written ---
 
@@ -93,43 +108,69 @@ class SqliteKeeper:
             db.execute("INSERT OR IGNORE INTO facts VALUES ('salt', ?)", (secrets.token_bytes(32),))
             return bytes(db.execute("SELECT value FROM facts WHERE name = 'salt'").fetchone()[0])
 
-    def write(self, attempts: list[Attempt], missing: list[Missing]) -> None:
-        with self._writing() as db:
-            place = db.execute("SELECT max(last) FROM attempts").fetchone()[0] or 0
-            first = place + 1
-            lanes: dict[tuple[str, str], int] = {}
-            rows: list[Any] = []  # of `passed`, one after the other
-            made = []
-            for each in attempts:
-                key = (each.connector, each.client)
-                if key not in lanes:
-                    lanes[key] = _lane(db, *key)
-                begin = place + 1
+    def write(self, attempts: list[Attempt], missing: list[Missing], people: People) -> None:
+        try:
+            with self._writing() as db:
+                self._write(db, attempts, people)
+                db.executemany("INSERT INTO missing VALUES (?, ?)", missing)
+        except BaseException:
+            self._fresh = None  # places that are none
+            raise
+
+    def _write(self, db: sqlite3.Connection, attempts: list[Attempt], people: People) -> None:
+        if self._fresh is None:
+            _index(db)
+            self._fresh = {}
+        fresh, place = self._fresh, _last(db)
+        first = place + 1
+        lanes: dict[tuple[str, str], int] = {}
+        events: list[Any] = []  # rows of `passed`, one after the other
+        deliveries: list[int] = []  # place and event
+        unknown: list[tuple[int, int, Passed]] = []  # place and lane
+        made = []
+        for each in attempts:
+            key = (each.connector, each.client)
+            if key not in lanes:
+                lanes[key] = _lane(db, *key)
+            lane, begin = lanes[key], place + 1
+            if each.outcome in (ACCEPTED, UNWANTED):
+                for event_id, received_at, whose, body, seq in each.passed:
+                    place += 1
+                    fresh[hash((lane, event_id, received_at))] = place
+                    events += (place, event_id, received_at, *people(whose, body), seq)
+            else:
                 for one in each.passed:
                     place += 1
-                    rows += (place, *one)
-                trace = None if each.trace is None else _encode(each.trace)
-                told = (each.action, each.at, each.outcome, each.reason, each.code, each.tries, each.stages, trace)
-                made.append((begin, place, lanes[key], *told))
-            db.executemany("INSERT INTO attempts VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", made)
-            for at in range(0, len(rows), 5 * ROWS):
-                part = rows[at : at + 5 * ROWS]
-                values = ", ".join(["(?, ?, ?, ?, ?)"] * (len(part) // 5))
-                try:
-                    db.execute(f"INSERT INTO passed VALUES {values}", part)
-                except UnicodeEncodeError:  # half of a character
-                    whole = [_whole(each) if isinstance(each, str) else each for each in part]
-                    db.execute(f"INSERT INTO passed VALUES {values}", whole)
-            db.executemany("INSERT INTO missing VALUES (?, ?)", missing)
-            for person, client, at in db.execute("SELECT person, client, at FROM gone").fetchall():
-                late = (
-                    "SELECT place FROM passed p WHERE place >= :first AND (person = :person OR other = :person) "
-                    f"AND received_at <= :at AND {_OF_CLIENT}"
-                )
-                given = {"person": person, "first": first, "at": at, "client": client}
-                _take_out(db, [place for (place,) in db.execute(late, given)])
-            if place - _indexed(db) >= LATER:
-                _index(db)
+                    event = fresh.get(hash((lane, one[0], one[1])))
+                    if event is None:
+                        unknown.append((place, lane, one))
+                    else:
+                        deliveries += (place, event)
+            trace = None if each.trace is None else _encode(each.trace)
+            told = (each.action, each.at, each.outcome, each.reason, each.code, each.tries, each.stages, trace)
+            made.append((begin, place, lane, *told))
+        known = _known(db, unknown)
+        for at, lane, (event_id, received_at, whose, body, seq) in unknown:
+            name = hash((lane, event_id, received_at))
+            event = known.get(at) or fresh.get(name)
+            if event is not None:
+                deliveries += (at, event)
+            else:
+                fresh[name] = at
+                events += (at, event_id, received_at, *people(whose, body), seq)
+        db.executemany("INSERT INTO attempts VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", made)
+        _insert(db, "place, event_id, received_at, person, other, seq", "(?, ?, ?, ?, ?, ?)", events)
+        _insert(db, "place, event, event_id, received_at", "(?, ?, '', 0)", deliveries)
+        for person, client, at in db.execute("SELECT person, client, at FROM gone").fetchall():
+            late = (
+                "SELECT place FROM passed p WHERE place >= :first AND (person = :person OR other = :person) "
+                f"AND received_at <= :at AND {_OF_CLIENT}"
+            )
+            given = {"person": person, "first": first, "at": at, "client": client}
+            _take_out(db, [place for (place,) in db.execute(late, given)])
+        if place - _indexed(db) >= LATER:
+            _index(db)
+            self._fresh = {}
 
     def forget(self, people: list[int], text: str | None, *, client: str | None, now: float, dry: bool) -> int:
         subject = Subject(text) if text is not None else None
@@ -148,9 +189,11 @@ class SqliteKeeper:
                 found = db.execute(named, {"text": subject.wanted.lower(), "client": client})
                 places |= {place for place, event_id in found if subject.named_in(event_id)}
                 changed = named_in(db.execute("SELECT first, reason, trace FROM attempts"), subject)
+            places |= set(_deliveries(db, places))
         if dry:
             return len(places)
         with self._writing(secure=True) as db:
+            self._fresh = None
             _take_out(db, sorted(places))
             db.executemany("INSERT INTO gone VALUES (?, ?, ?)", [(person, client, now) for person in people])
             db.executemany("UPDATE attempts SET reason = ?, trace = ? WHERE first = ?", changed)
@@ -161,6 +204,8 @@ class SqliteKeeper:
             db.execute("DELETE FROM gone WHERE at < ?", (max(before, now - GONE_S),))
             db.execute("DELETE FROM missing WHERE at < ?", (before,))
             size = _used(db)
+            _index(db)  # its place is kept where nothing else is: no place is given twice
+            self._fresh = {}
             return _remove(db, "at < ?", (before,)) or (size > max_bytes and _remove(db, "1", ()))
 
     def close(self) -> None:
@@ -179,9 +224,9 @@ class SqliteKeeper:
 
     def of_event(self, event_id: str, limit: int) -> list[Followed]:
         with self._reading() as db:
-            places = _places(db, Query(event_id=event_id), limit)
+            places = _places(db, Query(event_id=event_id), limit, whole=True)
             rows = db.execute(
-                f"SELECT {FOUND}, a.tries, a.last - a.first + 1, a.stages, a.trace FROM passed p "
+                f"SELECT {FOUND}, a.tries, a.last - a.first + 1, a.stages, a.trace, e.seq FROM passed p {WHOLE} "
                 f"JOIN attempts a ON a.{OF} JOIN lanes l ON l.id = a.lane "
                 "WHERE p.place IN (SELECT value FROM json_each(?)) ORDER BY p.place",
                 (_encode(places).decode(),),
@@ -190,6 +235,7 @@ class SqliteKeeper:
             Followed(
                 *(Found(*row[:10]), row[10], row[11], _stages(row[12])),
                 None if row[13] is None else _trace(row[13]),
+                row[14],
             )
             for row in rows
         ]
@@ -247,7 +293,7 @@ class SqliteKeeper:
             raise StoreUnavailable(f"{self._path}: the trail is closed")
         if self._db is not None and (self._path == MEMORY or self._file == _identity(self._path)):
             return self._db
-        self._db = self._read = None
+        self._db = self._read = self._fresh = None
         try:
             self._db = _prepared(_connect(self._path))
         except sqlite3.DatabaseError as error:
@@ -335,10 +381,10 @@ def _prepared(db: sqlite3.Connection) -> sqlite3.Connection:
         db.execute("PRAGMA cache_size = -16000")
         db.execute("BEGIN IMMEDIATE")
         version = db.execute("PRAGMA user_version").fetchone()[0]
-        if version not in (0, VERSION):
+        if version not in (0, 1, VERSION):
             raise StoreUnavailable(f"the trail has version {version}, this engine knows {VERSION}; remove its file")
-        if version == 0:
-            for statement in SCHEMA:
+        if version != VERSION:
+            for statement in UPGRADE if version else SCHEMA:
                 db.execute(statement)
             db.execute(f"PRAGMA user_version = {VERSION}")
         db.execute("COMMIT")
@@ -371,8 +417,12 @@ def _lanes(db: sqlite3.Connection, query: Query) -> list[int] | None:
     return [lane for (lane,) in db.execute(sql, (query.connector, query.client, MOST_LANES))]
 
 
-def _places(db: sqlite3.Connection, query: Query, limit: int) -> list[int]:
-    """Where events of this name, or of these people, stand: the newest, but for a name's beginning."""
+def _places(db: sqlite3.Connection, query: Query, limit: int, *, whole: bool = False) -> list[int]:
+    """
+    Where events of this name, or of these people, stand with their deliveries: the newest, but for a name's beginning.
+
+    `whole`: the events themselves are among them, however many deliveries there are.
+    """
     indexed, below = _indexed(db), query.before.place if query.before is not None else 2**62
     order = "" if query.prefix else "ORDER BY place DESC"
     wanted: list[tuple[str, str, str, dict[str, Any]]] = []  # the index, what is looked for there and behind it
@@ -386,11 +436,16 @@ def _places(db: sqlite3.Connection, query: Query, limit: int) -> list[int]:
     for table, where, behind, values in wanted:
         for sql in (
             f"SELECT place FROM {table} WHERE {where} AND place < :below {order} LIMIT :limit",
-            f"SELECT place FROM passed WHERE place > :indexed AND place < :below AND {behind} {order} LIMIT :limit",
+            "SELECT place FROM passed WHERE place > :indexed AND place < :below AND event IS NULL "
+            f"AND {behind} {order} LIMIT :limit",
         ):
             given = {**values, "below": below, "limit": limit, "indexed": indexed}
             found += [place for (place,) in db.execute(sql, given)]
-    return sorted(set(found), reverse=True)[:limit]
+    found = sorted(set(found), reverse=True)[:limit]
+    given = {"events": _encode(found).decode(), "below": below, "limit": limit}
+    of = "event IN (SELECT value FROM json_each(:events)) AND place < :below ORDER BY place DESC LIMIT :limit"
+    both = found + [place for (place,) in db.execute(f"SELECT place FROM passed WHERE {of}", given)]
+    return both if whole else sorted(set(both), reverse=True)[:limit]
 
 
 def _by_event(db: sqlite3.Connection, query: Query, lanes: list[int] | None, limit: int) -> list[Found]:
@@ -398,6 +453,8 @@ def _by_event(db: sqlite3.Connection, query: Query, lanes: list[int] | None, lim
     places = _places(db, query, MOST_LOOKED_AT)
     filters: str = "1"
     allowed: list[Any] = [_encode(places).decode()]
+    if query.outcomes is None:
+        filters = TELLING
     for name, at in (("a.at >= ?", query.since), ("a.at < ?", query.until)):
         if at is not None:
             filters += f" AND {name}"
@@ -407,7 +464,7 @@ def _by_event(db: sqlite3.Connection, query: Query, lanes: list[int] | None, lim
             filters += f" AND {column} IN (SELECT value FROM json_each(?))"
             allowed.append(_encode(ones).decode())
     sql = (
-        f"SELECT {FOUND} FROM passed p JOIN attempts a ON a.{OF} JOIN lanes l ON l.id = a.lane "
+        f"SELECT {FOUND} FROM passed p {WHOLE} JOIN attempts a ON a.{OF} JOIN lanes l ON l.id = a.lane "
         f"WHERE p.place IN (SELECT value FROM json_each(?)) AND {filters} ORDER BY p.place DESC LIMIT ?"
     )
     return [Found(*row) for row in db.execute(sql, (*allowed, limit))]
@@ -425,7 +482,7 @@ def _by_time(db: sqlite3.Connection, query: Query, lanes: list[int] | None, limi
         if query.before is not None and at == query.before.at:
             last = min(last, query.before.place - 1)
         sql = (
-            f"SELECT {FOUND} FROM passed p JOIN attempts a ON a.first = :first JOIN lanes l ON l.id = a.lane "
+            f"SELECT {FOUND} FROM passed p {WHOLE} JOIN attempts a ON a.first = :first JOIN lanes l ON l.id = a.lane "
             "WHERE p.place BETWEEN :first AND :last ORDER BY p.place DESC LIMIT :limit"
         )
         given = {"first": first, "last": last, "limit": limit - len(rows)}
@@ -461,24 +518,64 @@ def _indexed(db: sqlite3.Connection) -> int:
     return int(db.execute("SELECT place FROM indexed").fetchone()[0])
 
 
+def _last(db: sqlite3.Connection) -> int:
+    """The highest place that was given."""
+    last: int | None = db.execute("SELECT max(last) FROM attempts").fetchone()[0]
+    return max(last or 0, _indexed(db))
+
+
 def _index(db: sqlite3.Connection) -> None:
     """What came since is put into the indexes, in their order."""
     since = (_indexed(db),)
-    db.execute("INSERT INTO names SELECT event_id, place FROM passed WHERE place > ? ORDER BY 1, 2", since)
+    new = "FROM passed WHERE place > ?1 AND event IS NULL"
+    db.execute(f"INSERT INTO names SELECT event_id, place {new} ORDER BY 1, 2", since)
     db.execute(
-        "INSERT INTO people SELECT person, place FROM passed WHERE place > ?1 AND person IS NOT NULL "
-        "UNION ALL SELECT other, place FROM passed WHERE place > ?1 AND other IS NOT NULL ORDER BY 1, 2",
+        f"INSERT INTO people SELECT person, place {new} AND person IS NOT NULL "
+        f"UNION ALL SELECT other, place {new} AND other IS NOT NULL ORDER BY 1, 2",
         since,
     )
-    db.execute("UPDATE indexed SET place = max(place, (SELECT max(place) FROM passed))")
+    db.execute("UPDATE indexed SET place = ?", (_last(db),))
+
+
+def _insert(db: sqlite3.Connection, columns: str, row: str, values: list[Any]) -> None:
+    """Many rows with one statement."""
+    step = ROWS * row.count("?")
+    for at in range(0, len(values), step):
+        part = values[at : at + step]
+        sql = f"INSERT INTO passed ({columns}) VALUES {', '.join([row] * (len(part) // row.count('?')))}"
+        try:
+            db.execute(sql, part)
+        except UnicodeEncodeError:  # half of a character
+            db.execute(sql, [_whole(each) if isinstance(each, str) else each for each in part])
+
+
+def _known(db: sqlite3.Connection, unknown: Sequence[tuple[int, int, Passed]]) -> dict[int, int]:
+    """By place: where the event of a delivery stands, if it is in the index: of that lane, id and time."""
+    if not unknown:
+        return {}
+    wanted = [(place, lane, _whole(one[0]), one[1]) for place, lane, one in unknown]
+    sql = f"""
+        SELECT json_extract(j.value, '$[0]'), e.place
+        FROM json_each(?) j CROSS JOIN names n ON n.event_id = json_extract(j.value, '$[2]')
+        JOIN passed e ON e.place = n.place AND abs(e.received_at - json_extract(j.value, '$[3]')) < 1e-6
+        JOIN attempts a ON a.{OF.replace("p.", "e.")} AND a.lane = json_extract(j.value, '$[1]')
+    """
+    return dict(db.execute(sql, (_encode(wanted).decode(),)).fetchall())
+
+
+def _deliveries(db: sqlite3.Connection, events: Iterable[int]) -> list[int]:
+    of = "SELECT place FROM passed WHERE event IN (SELECT value FROM json_each(?))"
+    return [place for (place,) in db.execute(of, (_encode(list(events)).decode(),))]
 
 
 def _take_out(db: sqlite3.Connection, places: Sequence[int]) -> None:
+    """With the deliveries of those that are events."""
     which = "SELECT {}, place FROM passed WHERE place IN (SELECT value FROM json_each(?))"
     given = (_encode(places).decode(),)
     db.execute(f"DELETE FROM names WHERE (event_id, place) IN ({which.format('event_id')})", given)
     for column in ("person", "other"):
         db.execute(f"DELETE FROM people WHERE (person, place) IN ({which.format(column)})", given)
+    db.execute("DELETE FROM passed WHERE event IN (SELECT value FROM json_each(?))", given)
     db.execute("DELETE FROM passed WHERE place IN (SELECT value FROM json_each(?))", given)
 
 
