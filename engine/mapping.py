@@ -401,10 +401,11 @@ class Tree:
         return Code(code, code.kinds)
 
     def condition(self, node: Any, *keys: str | int) -> str:
-        outer = self.em.place
+        outer, start = self.em.place, len(self.em.lines)
         self.em.place = (*outer, *keys)
         test = self.em.attempt(lambda: emit_scalar(self.em, node))
         self.em.place = outer
+        self.em.places[start:] = [outer] * (len(self.em.lines) - start)  # what takes too much is told of the directive
         return test
 
     def branch(self, head: str, out: Code, node: Any, *keys: str | int) -> None:

@@ -277,11 +277,7 @@ def directive(
         return tree(below, {**scope, **(more or {})}, (*place, *keys), drop, missing)
 
     def condition(key: str, more: Scope | None = None) -> bool:
-        try:
-            return holds(lambda: scalar(spec[key], {**scope, **(more or {})}))
-        except TooMuch as error:
-            error.at = error.at or dotted((*place, key))
-            raise
+        return holds(lambda: scalar(spec[key], {**scope, **(more or {})}))
 
     match name:
         case "$literal":
