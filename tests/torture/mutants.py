@@ -130,8 +130,8 @@ MUTANTS = (
         "test_a_rate_and_a_concurrency_hold_over_hosts",
         "each process counts for itself",
         "engine/limits.py",
-        'name = f"{self.shared_by(',
-        'name = f"{owner.split(chr(47))[0]}{self.shared_by(',
+        'name = f"{self.shared_by(limit.',
+        'name = f"{owner.split(chr(47))[0]}{self.shared_by(limit.',
     ),
     Mutant(
         "test_of_three_hosts_whose_token_is_refused_one_logs_in",
