@@ -305,7 +305,9 @@ class Direct:
                 self.world.traces.settled(*self.lane, [self.delivery], [row], walked, settled_at=now, now=ended_at)
             if self.world.trail is not None:
                 personal = self.program.personal
-                self.world.trail.settled(*self.lane, personal, [ended], [row], walked, now=ended_at)
+                self.world.trail.settled(
+                    *(*self.lane, personal, [ended], [row], walked), now=ended_at, skipped=self.skipped
+                )
         self.reporter.settled(self.program, [ended], [row], None)
         self.reporter.followed(self.program, self.skipped)
 

@@ -405,8 +405,13 @@ class Trail(Protocol):
         walked: Walked,
         *,
         now: float,
+        skipped: Sequence[Skipped] = (),
     ) -> None:
-        """What became of a batch that was written down at `now`; `personal`: what must not be kept of its events."""
+        """
+        What became of a batch that was written down at `now`, and what the store skipped for its sake.
+
+        `personal`: what must not be kept of its events.
+        """
 
     def flush(self, timeout_s: float) -> bool:
         """Write what there is, before a process is frozen; False where it took too long."""

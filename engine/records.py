@@ -193,11 +193,12 @@ class Settled(msgspec.Struct, frozen=True, gc=False):
 
 
 class Skipped(msgspec.Struct, frozen=True):
-    """A delivery that the store ended by itself: what it waited for was rejected."""
+    """A delivery that the store ended by itself: what it waited for, of the same event, was rejected."""
 
     seq: int
     action: str
     reason: str
+    event_id: str
 
 
 class LaneChange(msgspec.Struct, frozen=True):

@@ -442,7 +442,7 @@ class Turn:
         )
         self.settled = True
         if self.journal is not None:
-            self.follow(program, ended, rows, self.journal.take(), now)
+            self.follow(program, ended, rows, self.journal.take(), now, skipped)
         self.worker.tally.settled(rows, skipped)
         if held_keys is not None and any(row.kind == "later" for row in rows):
             pairs = zip(ended, rows, strict=True)
@@ -461,13 +461,22 @@ class Turn:
             self.worker.reporter.paused(self.lease.connector, self.lease.client, reason, ", ".join(actions))
         return change is None or not (change.pause or change.not_before is not None)
 
-    def follow(self, program: Program, ended: list[Ended], rows: list[Settled], walked: Walked, now: float) -> None:
+    def follow(
+        self,
+        program: Program,
+        ended: list[Ended],
+        rows: list[Settled],
+        walked: Walked,
+        now: float,
+        skipped: Sequence[Skipped],
+    ) -> None:
         lane, ended_at = (self.lease.connector, self.lease.client), self.world.clock.now()
         if self.world.traces is not None:
             deliveries = [one.delivery for one in ended]
             self.world.traces.settled(*lane, deliveries, rows, walked, settled_at=now, now=ended_at)
         if self.world.trail is not None:
-            self.world.trail.settled(*lane, program.personal, ended, rows, walked, now=ended_at)
+            personal = program.personal
+            self.world.trail.settled(*lane, personal, ended, rows, walked, now=ended_at, skipped=skipped)
 
     def write_down(self, rows: list[Settled], now: float, change: LaneChange | None) -> list[Skipped]:
         self.keep_alive()

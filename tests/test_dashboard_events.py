@@ -13,6 +13,7 @@ from test_dashboard import HOSTILE, LOOK, SCRIPT, House, Opened, Page, opened
 
 from engine.dashboard.rendering import POLICY
 from engine.dashboard.texts import TEXTS
+from engine.records import Accepted, Draft, Settled
 from engine.trail.recording import Limits, Recorder
 from engine.trail.sqlite import MEMORY, SqliteKeeper
 
@@ -123,6 +124,52 @@ def test_what_waits_or_is_a_dead_letter_is_found_without_a_trail_and_the_page_sa
         assert "is not kept here" in page.text
         assert "is not kept here" in house.page("/events").text
         assert {"href": "/event?id=e1"} in house.page("/dead/1").all("a")
+
+
+def flushed(house: House) -> None:
+    assert house.engine.trail is not None
+    assert house.engine.trail.flush(1.0)
+
+
+def test_an_event_deep_in_a_long_backlog_is_found_by_id_person_and_time_and_waits(
+    kept: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("engine.ways.MOST_WAITING", 2)
+    kept.post(*({"id": f"e{at}", "email": f"u{at}@example.com"} for at in range(9)))
+    flushed(kept)
+    row = ["e7", "2026-01-28 10:30:45", "abc crm", "note", "accepted"]
+    assert listed(kept, q="e7") == listed(kept, q="u7@example.com") == [row]
+    assert row in listed(kept, outcome="accepted", to="2026-01-28T10:31")
+    page = kept.page("/event?id=e7")
+    assert "Accepted 2026-01-28 10:30:45, for note." in page.text
+    assert cells(kept.http.get("/event?id=e7").text)[0] == ["note", "abc crm", "waits", "2026-01-28 10:30:45"]
+    assert "were not looked through" not in page.text
+    assert "u***@example.com" in page.text
+
+
+def test_what_no_action_wanted_is_said_to_have_arrived(kept: House) -> None:
+    event = Accepted("crm", "abc", "e1", b"{}", kept.clock.now(), ())
+    kept.engine.put([event], kept.clock.now(), 0).result()
+    flushed(kept)
+    assert listed(kept, q="e1")[0][4] == "accepted, no action wanted it"
+    assert listed(kept, outcome="unwanted") == listed(kept, q="e1")
+    assert "Accepted 2026-01-28 10:30:45; no action wanted it." in kept.page("/event?id=e1").text
+
+
+def test_what_does_not_wait_any_more_and_has_no_known_end_is_not_said_to_wait(kept: House) -> None:
+    kept.post({"id": "e1"}, {"id": "e2"})
+    flushed(kept)
+    kept.engine.store.settle(None, [Settled(1, "delivered")], now=kept.clock.now())  # nobody wrote it down
+    assert cells(kept.http.get("/event?id=e1").text)[0][2].startswith("not known: it does not wait any more")
+    assert cells(kept.http.get("/event?id=e2").text)[0][2] == "waits"
+
+
+def test_an_id_that_comes_again_and_is_not_accepted_is_no_second_event(kept: House) -> None:
+    event = Accepted("crm", "abc", "e1", b"{}", kept.clock.now(), (Draft("note"),), dedupe_s=60.0)
+    for _ in range(2):
+        kept.engine.put([event], kept.clock.now(), 0).result()
+    flushed(kept)
+    assert len(listed(kept, outcome="accepted")) == 1
 
 
 def test_who_looks_for_an_event_that_never_was_is_told_so(kept: House) -> None:

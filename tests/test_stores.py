@@ -727,7 +727,7 @@ def test_a_delivery_that_waits_is_skipped_when_the_other_is_rejected_and_so_is_w
     put(store, chain(task="", note="task", tag="note", list="note!"))
     lease = leased(store)
     skipped = store.settle(lease, [Settled(1, "rejected", reason="HTTP 422")], now=1.0)
-    assert skipped == [Skipped(2, "note", "task was rejected"), Skipped(3, "tag", "task was rejected")]
+    assert skipped == [Skipped(2, "note", "task was rejected", "e1"), Skipped(3, "tag", "task was rejected", "e1")]
     assert (ready(store, lease, now=1.0), sums(store)) == (["list 4"], {"abc": (4, 0, 1, 2, 1)})
     assert [dead.action for dead in store.dead()] == ["task"]
 
@@ -745,7 +745,7 @@ def test_several_that_end_in_one_settling_free_or_skip_what_waits_for_all_of_the
     put(store, chain("e1", task="", tag="", note="task tag"), chain("e2", task="", tag="", note="task tag"))
     lease = leased(store)
     ends = [Settled(1, "delivered"), Settled(2, "delivered"), Settled(4, "delivered"), Settled(5, "rejected")]
-    assert store.settle(lease, ends, now=1.0) == [Skipped(6, "note", "tag was rejected")]
+    assert store.settle(lease, ends, now=1.0) == [Skipped(6, "note", "tag was rejected", "e2")]
     assert ready(store, lease, now=1.0) == ["note 3"]
 
 

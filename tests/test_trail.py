@@ -1,8 +1,9 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 import threading
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -223,6 +224,114 @@ def test_half_a_character_in_an_id_keeps_nothing_from_being_written(keeper: Keep
     keeper.write([attempt(START, "a\ud800b", "e1")], [], people)
     assert ids(keeper.find(EVERY, 10)) == ["e1", "a?b"]
     assert ids(keeper.find(Query(event_id="a\ud800b"), 10)) == ["a?b"]
+
+
+CHAIN = ONE.replace(
+    "actions:\n",
+    """actions:
+  deal:
+    record: {id: "${ event.id }"}
+    request: {path: /deals, json: {deal: "${ record }"}}
+""",
+).replace("  note:\n", "  note:\n    after: [deal]\n")
+
+
+def test_what_the_store_skips_by_itself_leaves_a_trail(keeper: Keeper) -> None:
+    vendor = Vendor(answer=lambda asked: reply(422 if b'"e2"' in (asked.content or b"") else 200, {"error": "no"}))
+    shop = Followed_(keeper, CHAIN, vendor=vendor)
+    shop.post({"id": "e1"}, {"id": "e2"})
+    shop.drain()
+    assert [(each.found.action, each.found.outcome, each.found.reason) for each in shop.followed("e2")] == [
+        ("deal", "rejected", "HTTP 422 no"),
+        ("note", "skipped", "deal was rejected"),
+    ]
+    assert [(each.found.action, each.found.outcome) for each in shop.followed("e1")] == [
+        ("deal", "delivered"),
+        ("note", "delivered"),
+    ]
+
+
+# --- what was accepted ---
+
+
+def taken(event_id: str, at: float = START, *, actions: str = "note", person: int | None = None) -> Attempt:
+    kind, seq = ("accepted", 7) if actions else ("unwanted", None)
+    key = None if person is None else str(person)
+    return Attempt("crm", "abc", actions, at, kind, "", "", 1, b'{"began":1.0}', None, [(event_id, at, key, b"", seq)])
+
+
+def ended(event_id: str, at: float, received_at: float = START, *, outcome: str = "delivered") -> Attempt:
+    made = attempt(at, event_id, outcome=outcome, person=9)
+    return made._replace(passed=[(event_id, received_at, "9", b"", None)])
+
+
+def told(keeper: Keeper, event_id: str) -> list[tuple[str, float, int | None]]:
+    """(outcome, accepted at, seq) of all that is known of an event."""
+    return [(each.found.outcome, each.found.received_at - START, each.seq) for each in keeper.of_event(event_id, 50)]
+
+
+@pytest.mark.parametrize("later", [False, True], ids=["still-new", "in-the-index"])
+def test_a_delivery_points_to_its_event_and_repeats_nothing_of_it(
+    keeper: Keeper, later: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("engine.trail.sqlite.LATER", 1 if later else 100)
+    keeper.write([taken("e1", person=1), taken("e2", actions="", person=2)], [], people)
+    keeper.write([ended("e1", START + 5, outcome="retry"), ended("e3", START + 5)], [], people)
+    keeper.write([ended("e1", START + 9), ended("e3", START + 9)], [], people)
+    assert told(keeper, "e1") == [("accepted", 0, 7), ("retry", 0, 7), ("delivered", 0, 7)]
+    assert told(keeper, "e2") == [("unwanted", 0, None)]
+    assert told(keeper, "e3") == [("delivered", 0, None), ("delivered", 0, None)]
+    assert [each.outcome for each in keeper.find(Query(people=(1,)), 9)] == ["delivered", "retry"]
+    assert ids(keeper.find(Query(people=(9,)), 9)) == ["e3", "e3"]  # nobody was asked whose e1 is
+    assert ids(keeper.find(Query(outcomes=("accepted", "unwanted")), 9)) == ["e2", "e1"]
+
+
+def test_an_id_that_is_accepted_again_is_another_event(keeper: Keeper) -> None:
+    keeper.write([taken("e1", person=1), taken("e1", START + 60, person=2)], [], people)
+    keeper.write([ended("e1", START + 99, START + 60)], [], people)
+    assert told(keeper, "e1") == [("accepted", 0, 7), ("accepted", 60, 7), ("delivered", 60, 7)]
+    assert [each.outcome for each in keeper.find(Query(people=(1,)), 9)] == ["accepted"]
+    assert [each.outcome for each in keeper.find(Query(people=(2,)), 9)] == ["delivered"]
+
+
+def test_an_event_that_goes_takes_its_deliveries_with_it(keeper: Keeper) -> None:
+    keeper.write([taken("e1", person=1), taken("e2", START + 50, person=2)], [], people)
+    keeper.write([ended("e1", START + 60), ended("e2", START + 60, START + 50)], [], people)
+    assert keeper.forget([2], None, client=None, now=START, dry=True) == 2
+    assert keeper.forget([2], None, client=None, now=START, dry=False) == 2
+    assert told(keeper, "e2") == []
+    assert len(told(keeper, "e1")) == 2
+    keeper.expire(before=START + 10, now=START + 70, max_bytes=10**9)
+    assert (told(keeper, "e1"), ids(keeper.find(EVERY, 9))) == ([], [])
+    keeper.expire(before=START + 100, now=START + 110, max_bytes=10**9)
+    keeper.write([taken("e4", START + 120)], [], people)
+    assert ids(keeper.find(EVERY, 9)) == ["e4"]
+
+
+def test_a_write_that_fails_leaves_nothing_behind_that_later_ones_point_to(tmp_path: Path) -> None:
+    keeper = SqliteKeeper(tmp_path / "connect.trail.db")
+    keeper.write([taken("e0")], [], people)
+    with pytest.raises(ValueError, match="invalid literal"):
+        keeper.write([taken("e1"), taken("e2")._replace(passed=[("e2", START, "nobody", b"", 1)])], [], people)
+    keeper.write([ended("e1", START + 5)], [], people)
+    assert told(keeper, "e1") == [("delivered", 0, None)]
+    keeper.close()
+
+
+def test_a_trail_of_the_first_version_is_read_on(tmp_path: Path) -> None:
+    keeper = SqliteKeeper(tmp_path / "connect.trail.db")
+    keeper.write([attempt(START, "e1", person=1)], [], people)
+    keeper.close()
+    with closing(sqlite3.connect(tmp_path / "connect.trail.db")) as db:
+        for change in ("DROP INDEX passed_event", "ALTER TABLE passed DROP COLUMN seq"):
+            db.execute(change)
+        db.execute("ALTER TABLE passed DROP COLUMN event")
+        db.execute("PRAGMA user_version = 1")
+    keeper = SqliteKeeper(tmp_path / "connect.trail.db")
+    keeper.write([taken("e2"), ended("e2", START + 5)], [], people)
+    assert ids(keeper.find(Query(people=(1,)), 9)) == ["e1"]
+    assert [outcome for outcome, _, _ in told(keeper, "e2")] == ["accepted", "delivered"]
+    keeper.close()
 
 
 # --- what is found ---

@@ -462,7 +462,8 @@ class MemoryStore:
             self._lanes[row.lane].stir(self._earliest(row.lane))
         seqs = [row.delivery.seq for row in gone]
         whys = [f"{letters[skipped[seq]].action} was rejected" for seq in seqs]
-        return [Skipped(row.delivery.seq, row.delivery.action, why) for row, why in zip(gone, whys, strict=True)]
+        each = [row.delivery for row in gone]
+        return [Skipped(one.seq, one.action, why, one.event_id) for one, why in zip(each, whys, strict=True)]
 
     def _letter_of(self, delivery_id: str) -> Dead:
         return [letter for letter in self._dead.values() if letter.delivery_id == delivery_id][-1]

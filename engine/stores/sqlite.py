@@ -1611,7 +1611,8 @@ def _follow(
     _leave(db, list(skipped))
     _count(db, [(row, Settled(row.seq, "skipped")) for row in gone])
     _wait_no_longer(db, [rows[seq] for seq, wait in left.items() if not wait.after], gone)
-    return [Skipped(row.seq, row.action, f"{ended[skipped[row.seq]].action} was rejected") for row in gone]
+    whys = [f"{ended[skipped[row.seq]].action} was rejected" for row in gone]
+    return [Skipped(row.seq, row.action, why, row.event_id) for row, why in zip(gone, whys, strict=True)]
 
 
 def _keep_followers(db: _Connection, letter: int | None, those: Mapping[int, Wait]) -> None:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from engine.personal import Personal
     from engine.ports import Telemetry
-    from engine.records import Accepted, Sent, Settled, Stored, Walked
+    from engine.records import Accepted, Sent, Settled, Skipped, Stored, Walked
     from engine.trail.entries import Followed, Found, Keeper
     from engine.walk import Ended
 
@@ -69,6 +69,7 @@ class _Batch(NamedTuple):
     walked: Walked
     at: float
     size: int
+    skipped: Sequence[Skipped]
 
 
 class _Put(NamedTuple):
@@ -121,9 +122,11 @@ class Recorder:
         walked: Walked,
         *,
         now: float,
+        skipped: Sequence[Skipped] = (),
     ) -> None:
         size = sum([len(one.delivery.body) for one in ended])
-        self._tell(_Batch(connector, client, personal, ended, rows, walked, now, size), len(rows))
+        count = len(rows) + len(skipped)
+        self._tell(_Batch(connector, client, personal, ended, rows, walked, now, size, skipped), count)
 
     def accepted(self, events: Sequence[Accepted], stored: Sequence[Stored], *, now: float) -> None:
         self._tell(_Put(events, stored, now, sum([len(event.body) for event in events])), len(events))
@@ -209,7 +212,8 @@ class Recorder:
                 self._missing.append(Missing(self._now(), left_out))
         puts = [told for told in queue if isinstance(told, _Put)]
         batches = [told for told in queue if isinstance(told, _Batch)]
-        count = sum(len(put.events) for put in puts) + sum(len(batch.rows) for batch in batches)
+        count = sum(len(put.events) for put in puts)
+        count += sum(len(batch.rows) + len(batch.skipped) for batch in batches)
         try:
             if queue or self._missing:
                 attempts = _accepted(puts)
@@ -267,7 +271,7 @@ class Recorder:
                     *(tries + 1, stages, trace, passed),
                 )
             )
-        return made
+        return made + _skipped(batch) if batch.skipped else made
 
     def _trace(self, batch: _Batch, kind: str, ended: Sequence[Ended]) -> Trace | None:
         """The exchange, nothing personal in it; of what went well only while that costs little."""
@@ -288,6 +292,21 @@ class Recorder:
         self._allowed_s = min(self._allowed_s + self._share * (now - self._allowed_at), MOST_ALLOWED_S)
         self._allowed_at = now
         return self._allowed_s > 0
+
+
+def _skipped(batch: _Batch) -> list[Attempt]:
+    """What the store skipped, with the events of the deliveries for the sake of which it did."""
+    deliveries = {one.delivery.event_id: one.delivery for one in batch.ended}
+    alike: dict[tuple[str, str], list[Passed]] = {}
+    for each in batch.skipped:
+        if (of := deliveries.get(each.event_id)) is not None:
+            passed = alike.setdefault((each.action, each.reason), [])
+            passed.append((of.event_id, of.received_at, of.key, of.body, None))
+    stages = _encode(Stages(batch.at))
+    return [
+        Attempt(*(batch.connector, batch.client, action, batch.at, "skipped", reason, "", 1, stages, None, passed))
+        for (action, reason), passed in alike.items()
+    ]
 
 
 def _accepted(puts: Sequence[_Put]) -> list[Attempt]:

@@ -356,7 +356,7 @@ class Settling:
             dropped,
             freed=bool(gone) or any(not wait.after for wait in left.values()),
             skipped=[
-                Skipped(seq, waiting[seq].action, f"{letters[root].dead.action} was rejected")
+                Skipped(seq, waiting[seq].action, f"{letters[root].dead.action} was rejected", waiting[seq].event_id)
                 for seq, root in skipped.items()
             ],
         )

@@ -282,7 +282,8 @@ def _follow(
     for row in gone:
         sums.count(row.lane, "skipped")
     wait_no_longer(db, sums, [rows[seq] for seq, wait in left.items() if not wait.after], gone)
-    return [Skipped(row.seq, row.action, f"{ended[skipped[row.seq]].action} was rejected") for row in gone]
+    whys = [f"{ended[skipped[row.seq]].action} was rejected" for row in gone]
+    return [Skipped(row.seq, row.action, why, row.event_id) for row, why in zip(gone, whys, strict=True)]
 
 
 def _keep_followers(db: Db, letter: int, those: Mapping[int, Wait]) -> None:
