@@ -246,6 +246,8 @@ class Recorder:
 
     def _attempts(self, batch: _Batch) -> list[Attempt]:
         """Deliveries that ended alike are one."""
+        if not batch.skipped and (one_for_all := self._delivered(batch)) is not None:
+            return [one_for_all]
         alike: dict[tuple[Any, ...], tuple[list[Passed], list[Ended]]] = {}
         last: tuple[Any, ...] | None = None
         passed: list[Passed] = []
@@ -272,6 +274,18 @@ class Recorder:
                 )
             )
         return made + _skipped(batch) if batch.skipped else made
+
+    def _delivered(self, batch: _Batch) -> Attempt | None:
+        """What mostly is: all of it went well, for the first time or all again."""
+        if {row.kind for row in batch.rows} != {"delivered"}:
+            return None
+        deliveries = [one.delivery for one in batch.ended]
+        if len({(each.action, each.attempts) for each in deliveries}) != 1 or len(deliveries) != len(batch.rows):
+            return None
+        passed: list[Passed] = [(each.event_id, each.received_at, each.key, each.body, None) for each in deliveries]
+        trace = self._trace(batch, "delivered", batch.ended)
+        told = (deliveries[0].action, batch.at, "delivered", "", "", deliveries[0].attempts + 1)
+        return Attempt(batch.connector, batch.client, *told, _encode(_stages(batch.walked)), trace, passed)
 
     def _trace(self, batch: _Batch, kind: str, ended: Sequence[Ended]) -> Trace | None:
         """The exchange, nothing personal in it; of what went well only while that costs little."""

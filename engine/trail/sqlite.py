@@ -14,6 +14,7 @@ import secrets
 import sqlite3
 import threading
 from contextlib import contextmanager, suppress
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
@@ -139,20 +140,23 @@ class SqliteKeeper:
                     fresh[hash((lane, event_id, received_at))] = place
                     events += (place, event_id, received_at, *people(whose, body), seq)
             else:
-                for one in each.passed:
-                    place += 1
-                    event = fresh.get(hash((lane, one[0], one[1])))
-                    if event is None:
-                        unknown.append((place, lane, one))
-                    else:
-                        deliveries += (place, event)
+                known = [fresh.get(hash((lane, one[0], one[1]))) for one in each.passed]
+                if None in known:
+                    for at, event in enumerate(known, begin):
+                        if event is None:
+                            unknown.append((at, lane, each.passed[at - begin]))
+                        else:
+                            deliveries += (at, event)
+                else:
+                    deliveries += chain.from_iterable(enumerate(known, begin))  # type: ignore[arg-type]
+                place += len(known)
             trace = None if each.trace is None else _encode(each.trace)
             told = (each.action, each.at, each.outcome, each.reason, each.code, each.tries, each.stages, trace)
             made.append((begin, place, lane, *told))
-        known = _known(db, unknown)
+        before = _known(db, unknown)
         for at, lane, (event_id, received_at, whose, body, seq) in unknown:
             name = hash((lane, event_id, received_at))
-            event = known.get(at) or fresh.get(name)
+            event = before.get(at) or fresh.get(name)
             if event is not None:
                 deliveries += (at, event)
             else:
@@ -204,6 +208,11 @@ class SqliteKeeper:
             db.execute("DELETE FROM gone WHERE at < ?", (max(before, now - GONE_S),))
             db.execute("DELETE FROM missing WHERE at < ?", (before,))
             size = _used(db)
+            if (
+                size <= max_bytes
+                and db.execute("SELECT 1 FROM attempts WHERE at < ? LIMIT 1", (before,)).fetchone() is None
+            ):
+                return False
             _index(db)  # its place is kept where nothing else is: no place is given twice
             self._fresh = {}
             return _remove(db, "at < ?", (before,)) or (size > max_bytes and _remove(db, "1", ()))
