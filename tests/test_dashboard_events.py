@@ -136,7 +136,6 @@ def test_an_event_deep_in_a_long_backlog_is_found_by_id_person_and_time_and_wait
 ) -> None:
     monkeypatch.setattr("engine.ways.MOST_WAITING", 2)
     kept.post(*({"id": f"e{at}", "email": f"u{at}@example.com"} for at in range(9)))
-    flushed(kept)
     row = ["e7", "2026-01-28 10:30:45", "abc crm", "note", "accepted"]
     assert listed(kept, q="e7") == listed(kept, q="u7@example.com") == [row]
     assert row in listed(kept, outcome="accepted", to="2026-01-28T10:31")

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from engine.walk import Ended
 
 FLUSH_S = 1.0
+ASK_S = 0.5
 SOON = 8_000  # entries (accepted events, deliveries) that are not left to wait for so long
 MOST_WAITING = 30_000  # entries that wait to be written; more are left out
 MOST_BYTES = 64 * 1024 * 1024  # of their events
@@ -169,9 +170,11 @@ class Recorder:
     # --- asked ---
 
     def find(self, query: Query, limit: int) -> list[Found]:
+        self._write_first()
         return self.keeper.find(query, limit)
 
     def of_event(self, event_id: str, limit: int) -> list[Followed]:
+        self._write_first()
         return self.keeper.of_event(event_id, limit)
 
     def state(self) -> State:
@@ -193,6 +196,11 @@ class Recorder:
             self.flush(1.0)
         named = None if by_key else text
         return self.keeper.forget(list(self.people(text)), named, client=client, now=self._now(), dry=dry)
+
+    def _write_first(self) -> None:
+        """Who asks in the process that knows it need not wait for the thread."""
+        if self._queue:
+            self.flush(ASK_S)
 
     # --- the thread ---
 
