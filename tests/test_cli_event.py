@@ -112,6 +112,8 @@ def test_events_of_a_person_and_ids_that_begin_so_are_listed(home: Path) -> None
         *("order-2026-1", "client-xyz", "send_conversion", "delivered", "1970-01-01", "00:17:42"),
     ]
     assert [each["outcome"] for each in data(home, "order-20")["found"]] == ["delivered", "retry"]
+    words = [line.split()[3] for line in said(home, "event", "order-20").splitlines()[1:]]
+    assert words == ["delivered", "failed"]
     assert said(home, "event", "order-20", "--client", "nobody", code=1) == "nothing is known of such an event\n"
 
 
@@ -131,3 +133,27 @@ def test_without_a_trail_it_says_so(tmp_path: Path) -> None:
     assert (done.code, done.out) == (1, "nothing is known of such an event\n")
     assert "is not kept here" in done.err
     assert not (home / "connect.trail.db").exists()
+
+
+def test_what_was_accepted_is_told_with_the_actions_that_want_it_before_anything_became_of_it(home: Path) -> None:
+    keeper = keeper_of(SqliteStore(home / "connect.db"))
+    assert keeper is not None
+    passed: list[Passed] = [("e3", 1_000.0, None, b"", 2)]
+    accepted = Attempt(*LANE, 1_000.0, "accepted", "", "", 1, STAGES % 200, None, passed)
+    other: list[Passed] = [("e4", 1_000.0, None, b"", None)]
+    unwanted = Attempt(*LANE[:2], "", 1_000.0, "unwanted", "", "", 1, STAGES % 200, None, other)
+    keeper.write([accepted, unwanted], [], lambda _key, _body: (None, None))
+    keeper.close()
+    assert said(home, "event", "e3").splitlines() == [
+        "e3",
+        "  accepted 1970-01-01 00:16:40",
+        "  rdstation/client-xyz: send_conversion",
+        "  rdstation/client-xyz send_conversion: waits (accepted 1970-01-01 00:16:40)",
+    ]
+    assert said(home, "event", "e4").splitlines()[1:] == [
+        "  accepted 1970-01-01 00:16:40",
+        "  rdstation/client-xyz: no action wanted it",
+    ]
+    lane = {"connector": "rdstation", "client": "client-xyz", "at": 1_000}
+    assert data(home, "e3")["accepted"] == [{**lane, "actions": ["send_conversion"]}]
+    assert data(home, "e4")["accepted"] == [{**lane, "actions": []}]

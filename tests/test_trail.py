@@ -303,6 +303,9 @@ def test_an_event_that_goes_takes_its_deliveries_with_it(keeper: Keeper) -> None
     assert len(told(keeper, "e1")) == 2
     keeper.expire(before=START + 10, now=START + 70, max_bytes=10**9)
     assert (told(keeper, "e1"), ids(keeper.find(EVERY, 9))) == ([], [])
+    if isinstance(keeper, SqliteKeeper):
+        with keeper._reading() as db:
+            assert db.execute("SELECT count(*) FROM passed").fetchone() == (0,)
     keeper.expire(before=START + 100, now=START + 110, max_bytes=10**9)
     keeper.write([taken("e4", START + 120)], [], people)
     assert ids(keeper.find(EVERY, 9)) == ["e4"]
