@@ -472,18 +472,20 @@ class Puts:
         self, loop: asyncio.AbstractEventLoop, group: list[_Asked], hold_s: float, put: Future[list[Stored]]
     ) -> None:
         self._under_way -= 1
-        try:
-            error = put.exception()
-            if error is None:
-                self._answer(group, put.result())
-            elif isinstance(error, StoreUnavailable) or len(group) == 1:
-                self._fail(group, error)
-            else:
-                for one in group:  # one that is bad harms no other
-                    self._put(loop, [one], hold_s)
-        finally:
-            if self._asked and not self._under_way:
-                self._hand_over(loop)
+        error = put.exception()
+        if error is None:
+            self._next(loop)  # first of all: the store writes while these are told
+            self._answer(group, put.result())
+        elif isinstance(error, StoreUnavailable) or len(group) == 1:
+            self._fail(group, error)
+        else:
+            for one in group:  # one that is bad harms no other
+                self._put(loop, [one], hold_s)
+        self._next(loop)
+
+    def _next(self, loop: asyncio.AbstractEventLoop) -> None:
+        if self._asked and not self._under_way:
+            self._hand_over(loop)
 
     def _answer(self, group: list[_Asked], stored: list[Stored]) -> None:
         each = iter(stored)
