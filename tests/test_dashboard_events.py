@@ -9,10 +9,11 @@ from urllib.parse import quote, urlencode
 import httpx
 import pytest
 from conftest import reply
-from test_dashboard import HOSTILE, LOOK, SCRIPT, House, Opened, Page, opened
+from test_dashboard import CRM, HOSTILE, LOOK, SCRIPT, House, Opened, Page, opened
 
 from engine.dashboard.rendering import POLICY
 from engine.dashboard.texts import TEXTS
+from engine.people import digest
 from engine.records import Accepted, Draft, Settled
 from engine.trail.recording import Limits, Recorder
 from engine.trail.sqlite import MEMORY, SqliteKeeper
@@ -101,6 +102,8 @@ def test_the_way_of_an_event_shows_each_attempt_with_request_and_answer(kept: Ho
     page = kept.page("/event?id=e1")
     assert "failed, tried again" in page.text
     assert "request: POST api.crm.example" in page.text
+    assert [page.text.count(stage) for stage in (" accepted 2026-01-28 10:30:45.000", " taken up 2026-")] == [2, 2]
+    assert "Request and answer" in page.text
     assert 'HTTP 200 { "ok": true, "who": "***@example.com" }' in page.text
     assert "The event itself is kept only while it waits" in page.text
     assert "Ana Lima" not in page.text
@@ -240,8 +243,7 @@ def test_who_looks_at_events_is_in_the_audit_without_the_address(kept: House) ->
     kept.page("/events?q=ana@example.com&client=abc")
     kept.page("/event?id=e9", 404)
     _, found, shown = kept.audit()
-    assert found == {"what": "event find", "client": "abc", "text": found["text"]}
-    assert "ana" not in found["text"]
+    assert found == {"what": "event find", "client": "abc", "text": digest("ana@example.com")}
     assert shown == {"what": "event show", "event_id": "e9"}
 
 
@@ -273,3 +275,28 @@ def test_a_trail_that_cannot_be_read_is_said_on_a_page(kept: House) -> None:
     got = kept.http.get("/events")
     assert isinstance(got, httpx.Response)
     assert got.status_code == 503
+
+
+def test_of_a_log_in_that_failed_no_body_is_kept_and_the_page_says_so(
+    opened: Opened, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ABC_KEY", "pl4nted-s3cret")
+    log_in = """
+secrets: {key: {title: API key}}
+auth:
+  token:
+    request: {url: 'https://api.crm.example/login', json: {key: "{{ secrets.key }}"}}
+    save: {value: "${ response.body.token }"}
+    expires: {after: 2h}
+  place: {headers: {Authorization: "{{ token.value }}"}}
+"""
+    with opened(crm=log_in + CRM, abc="{client: abc, connectors: {crm: {secrets: {key: env:ABC_KEY}}}}") as house:
+        house.log_in()
+        follow(house)
+        house.vendor.answer = lambda _: reply(401, {"error": "not you"})
+        house.post({"id": "e1"})
+        run(house)
+        page = house.page("/event?id=e1")
+    kept = "without a body, or a log-in: no body of one is kept"
+    assert f"POST https://api.crm.example/login {kept} What came back HTTP 401 {kept}" in page.text
+    assert "pl4nted" not in page.text
