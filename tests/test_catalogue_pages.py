@@ -156,10 +156,12 @@ def test_the_docs_of_a_connector_are_a_page_with_notes_and_without_anybodys_html
     text = (
         f"Ask *Ana*.\n\n## Set-up\n\n{SCRIPT}\n\n[in](../x.md) [js](javascript:alert(1)) ![i](https://x.example/i.png)"
     )
+    text += '\n```mermaid\nflowchart LR\ndoor["#65; #9999999; #55296;"]\n```\n'
     (notes / "crm.notes.md").write_text(text)
     page = house.page("/connectors/crm/docs")
     assert "POST /crm; stored, then answered note; when event.note" in page.text
     assert "Ask Ana ." in page.text
+    assert "A #9999999; #55296;" in page.text
     assert SCRIPT in page.text
     assert [had for had in page.all("script") if "src" not in had] == []
     assert page.all("img") == []
@@ -333,6 +335,15 @@ def test_a_crm_that_hangs_holds_up_one_check_and_nothing_else(house: House, monk
     finally:
         go_on.set()
     assert "The log-in works." in settled(house, first).text
+
+
+def test_as_many_checks_as_are_said_to_be_are_remembered(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("engine.dashboard.logins.MAX_REMEMBERED", 4)
+    pages = []
+    for _ in range(5):
+        pages.append(house.press("/clients/abc", "/clients/abc/check/crm").headers["location"])
+        settled(house, pages[-1])
+    assert [house.http.get(page).status_code for page in pages] == [404, 200, 200, 200, 200]
 
 
 # Try an event

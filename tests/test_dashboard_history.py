@@ -64,3 +64,14 @@ def test_a_share_is_a_bar_that_is_full_at_the_limit_and_never_beyond_it() -> Non
         'class="full" d="M0 0h120v10H0z"',
         'class="full" d="M0 0h120v10H0z"',
     ]
+
+
+def test_a_clock_that_was_put_back_leaves_the_pages_whole() -> None:
+    now = [1_769_596_245.0]
+    history = History(lambda: now[0])
+    history.hear("delivered", {"connector": "crm", "client": "abc", "count": 3})
+    now[0] -= 3_600
+    assert history.summed(LANE, NAMES, 20) == [[0] * 20] * 3
+    assert history.summed(LANE, NAMES, 24, day=True) == [[0] * 24] * 3
+    now[0] += 3_600
+    assert history.summed(LANE, ["delivered"], 20) == [[0] * 19 + [3]]

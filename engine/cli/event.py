@@ -27,6 +27,8 @@ WORDS = {
     "unknown": "not known: it does not wait any more, and how it ended was not written down",
 }
 
+SHORT = {"retry": "failed", "throttle": "held back", "defer": "put off", "later": "put off", "pause": "paused"}
+
 
 @click.command("event")
 @click.argument("text", metavar="ID|EMAIL")
@@ -140,7 +142,10 @@ def listed(rows: list[Found]) -> str:
     if not rows:
         return "nothing is known of such an event"
     heads = ("event", "client", "action", "outcome", "at")
-    cells = [[each.event_id, each.client, each.action, each.outcome, output.moment(each.at)[:19]] for each in rows]
+    cells = [
+        [each.event_id, each.client, each.action, SHORT.get(each.outcome, each.outcome), output.moment(each.at)[:19]]
+        for each in rows
+    ]
     return output.table(heads, cells)
 
 

@@ -172,7 +172,7 @@ class History:
                 slots = tally.tens if day else tally.minutes
                 first, size = int(self.clock() // slots.length_s) - slots.most + 1, -(-slots.most // parts)
                 for number, slot in slots.slots.items():
-                    if number >= first:
+                    if first <= number < first + slots.most:  # a clock that was put back has slots to come
                         groups[(number - first) // size].append(slot)
             places = [_PLACE[name] for name in names]
             return [[sum([slot[place] for slot in group]) for group in groups] for place in places]

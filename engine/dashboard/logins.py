@@ -74,7 +74,8 @@ class Logins:
             audit()
             job = Check(self._new_id(), connector, client, self._engine.clock.now())
             self._checks[job.number] = job
-            for old in [each for each in self._checks.values() if each.ended][: len(self._checks) - MAX_REMEMBERED]:
+            too_many = max(len(self._checks) - MAX_REMEMBERED, 0)
+            for old in [each for each in self._checks.values() if each.ended][:too_many]:
                 del self._checks[old.number]
         threading.Thread(target=self._run, args=(job,), name="check-log-in", daemon=True).start()
         return job

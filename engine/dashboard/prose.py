@@ -124,5 +124,11 @@ def _chain(
 
 def _plain(label: str) -> str:
     """The text of a box, for HTML."""
-    lines = [re.sub(r"#(\d{1,7});", lambda found: chr(int(found[1])), line) for line in label.split("<br/>")]
+    lines = [re.sub(r"#(\d{1,7});", _character, line) for line in label.split("<br/>")]
     return html.escape(seen("; ".join(lines), 500))
+
+
+def _character(found: re.Match[str]) -> str:
+    """What the number stands for; as it is written, where that is no character."""
+    number = int(found[1])
+    return chr(number) if number < 0xD800 or 0xE000 <= number <= 0x10FFFF else found[0]

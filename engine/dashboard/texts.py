@@ -111,6 +111,7 @@ TEXTS: dict[str, tuple[str, str]] = {
     "no_lane": ("No client is bound to any connector yet.", "Nenhum cliente está ligado a um conector ainda."),
     "sum_lanes": ("lanes", "filas"),
     "sum_attention": ("need attention", "pedem atenção"),
+    "sum_attention_one": ("needs attention", "pede atenção"),
     "sum_waiting": ("waiting", "na fila"),
     "sum_delivered": ("delivered in an hour", "entregues em uma hora"),
     "sum_rejected": ("rejected in an hour", "rejeitados em uma hora"),
@@ -277,6 +278,10 @@ TEXTS: dict[str, tuple[str, str]] = {
     "nothing_sent": ("Nothing was sent.", "Nada foi enviado."),
     "nothing_back": ("No answer came.", "Nenhuma resposta veio."),
     "no_body": ("without a body", "sem corpo"),
+    "no_body_kept": (
+        "without a body, or a log-in: no body of one is kept",
+        "sem corpo, ou um login: o corpo dele nunca é guardado",
+    ),
     "before": ("Tries before", "Tentativas anteriores"),
     "times": ("{n} times", "{n} vezes"),
     "next_step": ("What to do", "O que fazer"),
