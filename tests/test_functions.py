@@ -208,6 +208,9 @@ def test_what_is_no_exact_number_is_refused(number: Any) -> None:
 # Errors
 
 
+WEEKS = 'date: a date such as 2026-01-28T12:00:00Z is needed, got text "2026-W05-3T10:30:45Z"'
+
+
 @pytest.mark.parametrize(
     ("name", "args", "text"),
     [
@@ -228,6 +231,7 @@ def test_what_is_no_exact_number_is_refused(number: Any) -> None:
         ("where", [[], "a..b", 1], "where: a path such as 'id' or 'product.id' is needed, got text \"a..b\""),
         ("date", ["28/01/2026"], 'date: a date such as 2026-01-28T12:00:00Z is needed, got text "28/01/2026"'),
         ("date", ["2026-02-30"], 'date: a moment in the years 1 to 9999 is needed, got text "2026-02-30"'),
+        ("date", ["2026-W05-3T10:30:45Z"], WEEKS),  # as Python would read it
         ("date", [0, "%Y", "Sao_Paulo"], 'date: a time zone such as America/Sao_Paulo is needed, got text "Sao_Paulo"'),
         ("add_time", [0, "1w"], 'add_time: a duration such as 15m or -1d is needed, got text "1w"'),
         ("regex", ["a", "(?=a)"], "regex: the pattern can't be used: invalid perl operator: (?="),
