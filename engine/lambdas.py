@@ -124,6 +124,7 @@ class Functions:
             takes_in=self.takes_in if takes_in else lambda _connector, _client: False,
             max_store=wiring.size_of(env.get("CONNECT_MAX_STORE") or project.settings.max_store),
         )
+        self.engine.prepare()  # in the time of the start, which no event waits for
         self.release = self.telemetry.catch()
         self.entrance = Entrance(self.engine, self.telemetry, project.settings) if takes_in else None
         self.began = False

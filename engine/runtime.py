@@ -5,47 +5,46 @@ from __future__ import annotations
 import os
 import threading
 import time
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
 import msgspec
-import re2
 
-from engine.alerting.desk import Desk
-from engine.alerting.looking import TokenEar, Watcher
 from engine.alerts import LogAlerts
 from engine.capacity import Capacity
 from engine.clock import SystemClock
 from engine.egress import PUBLIC
 from engine.errors import Refused, SecretUnavailable, SpecErrors, TokenUnreadable, UsageError, told
 from engine.housekeeping import Housekeeper
-from engine.intake import Receiver
 from engine.meters import Meter
-from engine.program import Program
-from engine.published import openapi
 from engine.records import Answered, Fault, LaneChange, TokenRow
 from engine.secrets import SecretSources, fingerprint
-from engine.sending import HttpTransport, Masker
+from engine.sending import Masker
 from engine.spec import units
 from engine.spec.findings import Finding
 from engine.telemetry import NullTelemetry
-from engine.walk import Credentials, World
-from engine.worker import Worker
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
     from concurrent.futures import Future
 
+    from engine.alerting.looking import Watcher
     from engine.egress import Egress
+    from engine.intake import Receiver
     from engine.ports import Alerts, Clock, Secrets, Store, Traces
     from engine.ports import Telemetry as TelemetryPort
+    from engine.program import Program
     from engine.records import Accepted, Lane, Received, Stored
     from engine.sending import Transport
     from engine.spec.project import Project
     from engine.spec.types import Binding, Client, Connector
     from engine.trail.recording import Recorder
+    from engine.walk import Credentials
+    from engine.worker import Worker
 
 LOOK_AGAIN_S = 2.0
+PREPARE_S = 0.3  # after a start, until what takes events in and delivers them is loaded, if none has come before
 CLOCKS_APART_S = 2.0  # of this machine and the store, before it is said
 BY_HAND = "paused by hand"  # how the reason of such a pause begins; it ends by hand, too
 PAUSED_WITH = "#paused-with"  # kept beside the tokens: the configuration that a lane was paused with
@@ -62,7 +61,8 @@ class Engine:
     Everything wired for one project; what `serve`, `deliver`, `send` and `check` run.
 
     Programs are compiled when first needed and again when a file of theirs changes. A client with findings is left out
-    and named in the log; the others run.
+    and named in the log; the others run. What takes events in and what delivers them is a third of all that a start
+    would import: it is loaded by the first event, or by `prepare`.
     """
 
     def __init__(
@@ -107,7 +107,10 @@ class Engine:
             max_bytes=max_store,
             telemetry=self.telemetry,
         )
-        self.receivers: dict[str, Receiver] = {}
+        self.names: frozenset[str] = frozenset()  # of the connectors that have a door
+        self._receivers: dict[str, Receiver] | None = None
+        self._worker: Worker | None = None
+        self.prepared = threading.Event()
         self.meters: dict[str, Meter] = {}  # by client; over all its connectors
         self.described: tuple[object, bytes] = (None, b"")
         self.origins: dict[str, set[str]] = {}
@@ -121,27 +124,70 @@ class Engine:
         self.held_with: dict[tuple[str, str], str] = {}
         self.served_with: dict[tuple[str, str], tuple[Connector | None, Client | None]] = {}
         self.house = Housekeeper(store, self.clock, self.telemetry, self.compiled, self.keep_dead_s)
-        alerts = alerts or LogAlerts(self.telemetry)
-        self.worker = Worker(
+        self.alerts = alerts or LogAlerts(self.telemetry)
+        self._transport, self._workers = (transport, via), workers
+        self.reload()
+
+    # --- what a start does without ---
+
+    def prepare(self) -> None:
+        """Load what the first event would load; from any thread."""
+        _ = self.receivers, self.worker
+        self.prepared.set()
+
+    @property
+    def receivers(self) -> dict[str, Receiver]:
+        """By connector."""
+        if self._receivers is None:
+            with self.lock:
+                if self._receivers is None:
+                    self._receivers = self._new_receivers()
+        return self._receivers
+
+    def _new_receivers(self) -> dict[str, Receiver]:
+        return {name: self.receiver(self.connector_specs[name]) for name in self.names}
+
+    @property
+    def worker(self) -> Worker:
+        if self._worker is None:
+            with self.lock:
+                if self._worker is None:
+                    self._worker = self._new_worker()
+        return self._worker
+
+    def _new_worker(self) -> Worker:
+        from engine.alerting.looking import TokenEar
+        from engine.sending import HttpTransport
+        from engine.walk import World
+        from engine.worker import Worker
+
+        transport, via = self._transport
+        return Worker(
             World(
-                store=store,
-                transport=transport or HttpTransport(via, reach),
+                store=self.store,
+                transport=transport or HttpTransport(via, self.reach),
                 clock=self.clock,
-                telemetry=TokenEar(self.telemetry, alerts),
-                alerts=alerts,
+                telemetry=TokenEar(self.telemetry, self.alerts),
+                alerts=self.alerts,
                 program=self.program_or_none,
                 credentials=self.credentials,
                 masker=lambda _: self.masker,
                 outdated=self.outdated,
-                traces=traces,
-                trail=trail,
+                traces=self.traces,
+                trail=self.trail,
             ),
-            workers=workers,
+            workers=self._workers,
         )
-        self.watcher = (
-            Watcher(store, self.clock, alerts, self.capacity, self.paused_actions) if isinstance(alerts, Desk) else None
-        )
-        self.reload()
+
+    @cached_property
+    def watcher(self) -> Watcher | None:
+        """Looks for troubles that stand; None where nobody but the log is told."""
+        from engine.alerting.desk import Desk
+        from engine.alerting.looking import Watcher
+
+        if not isinstance(self.alerts, Desk):
+            return None
+        return Watcher(self.store, self.clock, self.alerts, self.capacity, self.paused_actions)
 
     # --- specs ---
 
@@ -163,13 +209,13 @@ class Engine:
                 if text not in self.told:
                     self.told.add(text)
                     self.telemetry.event("finding", text=text)
-            if same and self.receivers:
+            if same and self.names:
                 return
             self.connector_specs, self.client_specs = connectors, clients
             self.meters = {name: self.meter(client) for name, client in clients.items() if client.ingest.rate}
-            self.receivers = {
-                name: self.receiver(connector) for name, connector in connectors.items() if self.bound(name)
-            }
+            self.names = frozenset(name for name in connectors if self.bound(name))
+            if self._receivers is not None:
+                self._receivers = self._new_receivers()
             self.origins = {
                 name: {origin for client, _ in self.bound(name) for origin in client.ingest.origins}
                 for name in connectors
@@ -187,6 +233,11 @@ class Engine:
             if connector in client.connectors and self.takes_in(connector, client.client)
         ]
 
+    def active(self) -> set[str]:
+        """The clients whose events are taken in."""
+        bound = (each for name in self.names for each in self.bound(name))
+        return {client.client for client, binding in bound if client.active and binding.active}
+
     def receiver(self, connector: Connector) -> Receiver:
         active: dict[str, str] = {}
         inactive: dict[str, str] = {}
@@ -196,6 +247,8 @@ class Engine:
                 active.setdefault(match, client.client)
             else:
                 inactive[match] = client.client
+        from engine.intake import Receiver
+
         keys, signatures = self.proofs(connector.name)
         return Receiver(
             connector,
@@ -221,7 +274,6 @@ class Engine:
 
     def tell_of_keys(self, client: str, missing: list[str]) -> None:
         """Someone hears that senders of this client may be told 401, and that it is over."""
-        alerts = self.worker.world.alerts
         for why in missing:
             if (text := f"{client}: {why}") not in self.told:
                 self.told.add(text)
@@ -229,11 +281,11 @@ class Engine:
         if missing:
             self.without_keys.add(client)
             text = f"{client}: a write key can't be had: {missing[0]}; who sends with it may be told 401"
-            alerts.alert("write-key", connector="", client=client, text=text, facts={"missing": str(len(missing))})
+            self.alerts.alert("write-key", connector="", client=client, text=text, facts={"missing": str(len(missing))})
         elif client in self.without_keys:
             self.without_keys.discard(client)
             self.told = {text for text in self.told if not text.startswith(f"{client}: ")}
-            alerts.over("write-key", connector="", client=client)
+            self.alerts.over("write-key", connector="", client=client)
 
     def refresh_keys(self) -> None:
         """
@@ -259,7 +311,7 @@ class Engine:
         with self.lock:
             if values != self.ingest_values:
                 self.ingest_values = values
-                for receiver in self.receivers.values():
+                for receiver in (self._receivers or {}).values():
                     receiver.know(*self.proofs(receiver.connector.name))
 
     def proofs(self, connector: str) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
@@ -296,6 +348,10 @@ class Engine:
             kept = self.programs.get((connector, client))
             if kept is not None and kept[0] is spec and kept[1] is who:
                 return kept[2]
+            import re2
+
+            from engine.program import Program
+
             try:
                 program = Program(spec, who, who.connectors[connector])
             except (ValueError, re2.error) as error:  # a unit or a pattern that `connect validate` names with its place
@@ -326,6 +382,8 @@ class Engine:
 
     def credentials(self, program: Program) -> Credentials:
         """The secrets that this client's enabled actions reach. SecretUnavailable names the first that is missing."""
+        from engine.walk import Credentials
+
         values: dict[str, str] = {}
         for name in sorted(program.secret_names):
             reference = program.binding.secrets.get(name)
@@ -354,7 +412,7 @@ class Engine:
     # --- the HTTP door (serve.Front) ---
 
     def connectors(self) -> Collection[str]:
-        return self.receivers.keys()
+        return self.names
 
     def allows_origin(self, connector: str, origin: str) -> bool:
         return origin in self.origins.get(connector, ())
@@ -387,6 +445,8 @@ class Engine:
         if self.described[0] is not receivers:
             specs = {name: receiver.connector for name, receiver in receivers.items()}
             proven = {name: receiver.senders.all_known for name, receiver in receivers.items()}
+            from engine.published import openapi
+
             document = openapi(specs, proven)
             self.described = (receivers, msgspec.json.Encoder(decimal_format="number").encode(document))
         return self.described[1]
@@ -413,8 +473,9 @@ class Engine:
 
     def ready(self) -> list[str]:
         """Why no traffic should come here; one client's faulty file is no reason, see `broken`."""
+        self.prepare()
         reasons = []
-        if not self.receivers:
+        if not self.names:
             reasons.append("no client is bound to any connector")
         try:
             self.store.next_due(now=self.clock.now())
@@ -466,7 +527,7 @@ class Engine:
 
     def mark_held(self) -> None:
         """The same for single actions that stand still; only this process knows of them."""
-        for lane in {key[:2] for key, until in list(self.worker.held.items()) if until == float("inf")}:
+        for lane in {key[:2] for key in self.paused_actions()}:
             print_ = self.configuration(*lane)
             if self.held_with.setdefault(lane, print_) != print_:
                 del self.held_with[lane]
@@ -486,13 +547,15 @@ class Engine:
 
     def let_go(self, connector: str, client: str) -> None:
         """No action of the lane stands still any longer."""
-        for key in [key for key in list(self.worker.held) if key[:2] == (connector, client)]:
-            self.worker.held.pop(key, None)
-        self.worker.world.alerts.over("action-paused", connector=connector, client=client)
+        held = self._worker.held if self._worker is not None else {}
+        for key in [key for key in list(held) if key[:2] == (connector, client)]:
+            held.pop(key, None)
+        self.alerts.over("action-paused", connector=connector, client=client)
 
     def paused_actions(self) -> list[tuple[str, str, str]]:
         """(connector, client, action) of each that stands still in this process until somebody acts."""
-        return [key for key, until in list(self.worker.held.items()) if until == float("inf")]
+        held = self._worker.held if self._worker is not None else {}
+        return [key for key, until in list(held.items()) if until == float("inf")]
 
     def configuration(self, connector: str, client: str) -> str:
         """A print of all that a person may change to mend a pause."""
@@ -535,10 +598,13 @@ class Engine:
     # --- running ---
 
     def keep(self, stop: threading.Event) -> None:
-        """Look for changed files and write keys until `stop`, so that no request waits for either."""
+        """Load what is not yet, then look for changed files and write keys until `stop`: no request waits for these."""
         self.keeping = True
-        while not stop.wait(LOOK_AGAIN_S / 2):
+        wait_s = PREPARE_S
+        while not stop.wait(wait_s):
+            wait_s = LOOK_AGAIN_S / 2
             try:
+                self.prepare()
                 self.look()
             except Exception as error:
                 self.telemetry.event("fault", where="keep", error=told(error))
@@ -571,5 +637,8 @@ class Engine:
         if self.trail is not None:
             self.trail.close()
         self.store.close()
-        if isinstance(transport := self.worker.world.transport, HttpTransport):
-            transport.close()
+        if self._worker is not None:
+            from engine.sending import HttpTransport
+
+            if isinstance(transport := self._worker.world.transport, HttpTransport):
+                transport.close()

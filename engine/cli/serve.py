@@ -172,11 +172,25 @@ class Delivery:
     def end(self) -> None:
         """Finish the batches in flight."""
         self.over.set()
-        self.engine.worker.stop()
+        if self.threads:
+            self.engine.prepare()  # its thread may still wait for that
+            self.engine.worker.stop()
         for thread in self.threads:
             thread.join(JOIN_S)
         if self.threads:
             self._mark(starting=False)
+
+    def _await_work(self) -> None:
+        """Until the rest is loaded; what is due from before loads it at once."""
+        from engine.errors import StoreUnavailable
+
+        now = self.engine.clock.now()
+        try:
+            due_at = self.engine.store.next_due(now=now)
+        except StoreUnavailable:  # the worker tells of it
+            return
+        if due_at is None or due_at > now:
+            self.engine.prepared.wait(JOIN_S)
 
     def _mark(self, *, starting: bool) -> None:
         """With what paused lanes are configured: the next start asks whether that has changed."""
@@ -189,7 +203,9 @@ class Delivery:
 
     def _work(self) -> None:
         try:
-            self.engine.worker.run()
+            self._await_work()
+            if not self.over.is_set():
+                self.engine.worker.run()
         except BaseException as error:  # a process that takes in and never delivers would look alive
             from engine.errors import told
 
@@ -210,10 +226,9 @@ def started(
     engine: Engine, host: str, port: int, admin_host: str, admin_port: int, store: str, via: str | None
 ) -> list[str]:
     """A few lines: where it listens, for whom, and what is not as it should be in production."""
-    clients = sorted({client for receiver in engine.receivers.values() for client in receiver.active})
     lines = [
         f"Events: http://{shown_host(host)}:{port}/{{{','.join(sorted(engine.connectors()))}}}",
-        f"Clients: {', '.join(clients) or 'none that is active'}",
+        f"Clients: {', '.join(sorted(engine.active())) or 'none that is active'}",
         f"Store: {without_password(store)}",
     ]
     lines.append(f"Admin: http://{shown_host(admin_host)}:{admin_port}/")
