@@ -12,7 +12,7 @@ from conftest import START, Shop, connector_from, program_from
 
 from engine.errors import SpecErrors
 from engine.sandbox import Sandbox, SandboxTransport, answer, application, path_pattern
-from engine.sending import Prepared
+from engine.sending import Hosts, Prepared
 from engine.spec.project import Project
 
 if TYPE_CHECKING:
@@ -192,3 +192,19 @@ def test_every_bundled_sandbox_compiles() -> None:
         assert connector.sandbox is not None, name
         Sandbox(connector).require_sound()
     assert program_from().actions
+
+
+def test_the_sandboxes_play_the_hosts_that_the_clients_of_this_repository_name() -> None:
+    project = Project(Path(__file__).parents[1])
+    named = []
+    for path in project.client_files().values():
+        client = project.loaded_client(path).value
+        assert client is not None
+        for name, binding in client.connectors.items():
+            connector = project.connector(name)
+            hosts = [value for value in binding.settings.values() if isinstance(value, str) and "." in value]
+            named += [(name, host) for host in hosts if Hosts(connector.hosts).allows(host)]
+            assert [host for host in hosts if Hosts(connector.hosts).allows(host)] == [
+                host for host in hosts if Sandbox(connector).hosts.allows(host)
+            ]
+    assert ("activecampaign", "loja-ghi.api-us1.com") in named
