@@ -17,10 +17,10 @@ from engine.clock import SystemClock
 from engine.egress import PUBLIC
 from engine.errors import Refused, SecretUnavailable, SpecErrors, TokenUnreadable, UsageError, told
 from engine.housekeeping import Housekeeper
+from engine.masking import Masker
 from engine.meters import Meter
 from engine.records import Answered, Fault, LaneChange, TokenRow
 from engine.secrets import SecretSources, fingerprint
-from engine.sending import Masker
 from engine.spec import units
 from engine.spec.findings import Finding
 from engine.telemetry import NullTelemetry

@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     from engine.door import Limits
     from engine.egress import Egress
     from engine.emf import EmfMetrics
+    from engine.masking import Masker
     from engine.ports import Alerts, Clock, Store, Telemetry, Traces
     from engine.runtime import Engine
     from engine.secrets import OwnSettings, SecretSources
-    from engine.sending import Masker
     from engine.spec.project import Project
     from engine.telemetry import Telemetry as Logging
     from engine.trail.recording import Recorder

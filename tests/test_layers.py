@@ -21,7 +21,7 @@ LAYERS = (
     "spec.fix", "spec.report",
     # the stages
     "mapping", "bodies", "unpacking", "meters", "senders", "intake", "published", "caching", "batching", "limits",
-    "personal", "tls", "egress", "sending", "retrying", "outcomes",
+    "personal", "tls", "egress", "masking", "sending", "retrying", "outcomes",
     "wire", "signing", "placing", "auth", "exchange", "lookups", "steps", "sequence", "program",
     "provisioning",
     # the walk

@@ -24,7 +24,7 @@ from engine.errors import ConnectError, Refused
 from engine.expressions import Compiler
 from engine.intake import Receiver, parse
 from engine.mapping import encode_json
-from engine.sending import Masker
+from engine.masking import Masker
 from engine.spec import types
 from engine.walk import Credentials
 
