@@ -82,6 +82,7 @@ ROWS = 64  # in one statement; each number of them is a statement of its own, ke
 GROUP = 1000  # writes in one commit at most, so that the first of them is not kept waiting by the last
 SWEEP = 100  # expired rows cleaned in passing
 SWEEP_EVERY = 16  # remembered event ids between two such cleanings
+LOG_PAGES = 4_000  # of the log, 16 MB, until it is folded into the file: SQLite's 1,000 write most pages far more often
 
 FIRST = (
     """
@@ -1009,6 +1010,7 @@ def _open_for_writing(path: str, busy_s: float) -> _Connection:
         db.execute("PRAGMA journal_mode = WAL")
         db.execute("PRAGMA synchronous = FULL")
         db.execute("PRAGMA journal_size_limit = 67108864")
+        db.execute(f"PRAGMA wal_autocheckpoint = {LOG_PAGES}")
         if version < VERSION:
             _upgrade(db)
     except BaseException:
@@ -1274,14 +1276,21 @@ def _turns(db: _Connection, fresh: Sequence[tuple[int, Delivery]], waits: Mappin
 
 def _count_accepted(db: _Connection, arrivals: Sequence[_Arrival], stored: Sequence[Stored]) -> None:
     """Counters rise, and a lane is due when the first of its deliveries is, whatever its holder thinks."""
-    lanes: dict[tuple[str, str], tuple[float | None, int, int]] = {}
+    lanes: dict[tuple[str, str], tuple[float, int, int]] = {}
     for (_, event, _), put in zip(arrivals, stored, strict=True):
         if not put.duplicate:
-            wake_at, accepted, skipped = lanes.get((event.connector, event.client), (None, 0, 0))
-            wake_at = first_of([wake_at, *(delivery.due_at for delivery in put.deliveries)])
-            none = not put.deliveries
-            lanes[event.connector, event.client] = wake_at, accepted + len(put.deliveries) + none, skipped + none
-    _write_rows(db, COUNT, [(*lane, wake_at is not None, wake_at, *sums) for lane, (wake_at, *sums) in lanes.items()])
+            where, deliveries = (event.connector, event.client), put.deliveries
+            wake_at, accepted, skipped = lanes.get(where, (math.inf, 0, 0))
+            for each in deliveries:
+                if each.due_at < wake_at:
+                    wake_at = each.due_at
+            none = not deliveries
+            lanes[where] = wake_at, accepted + len(deliveries) + none, skipped + none
+    rows = [
+        (*lane, wake_at < math.inf, None if wake_at == math.inf else wake_at, *sums)
+        for lane, (wake_at, *sums) in lanes.items()
+    ]
+    _write_rows(db, COUNT, rows)
 
 
 def _by_rows(db: _Connection, sql: str, rows: Sequence[tuple[Any, ...]]) -> Iterator[sqlite3.Cursor]:
