@@ -81,8 +81,10 @@ def _way(store: Store, trail: Recorder | None, event_id: str, connector: str | N
         which: Which = {"connector": lane.connector, "client": lane.client, "event_id": event_id}
         dead += store.dead(limit=MOST_DEAD, **which)
     waiting = _at_their_seqs(store, lanes, accepted)
-    if accepted:  # only where it is not known by its seq it may stand anywhere
+    if accepted:  # elsewhere than at its seq it stands only where it came back from the dead letters
+        ended = [each.found for each in attempts if each.found.outcome in ("rejected", "skipped")]
         known -= {(each.found.connector, each.found.client) for each in accepted}
+        known |= {(each.connector, each.client) for each in ended}
         lanes = [lane for lane in lanes if (lane.connector, lane.client) in known]
     others, unseen = _waiting(store, lanes, event_id)
     return Way(event_id, accepted, attempts, [*waiting, *others], dead, unseen)

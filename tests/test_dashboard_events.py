@@ -166,6 +166,15 @@ def test_what_does_not_wait_any_more_and_has_no_known_end_is_not_said_to_wait(ke
     assert cells(kept.http.get("/event?id=e2").text)[0][2] == "waits"
 
 
+def test_what_came_back_from_the_dead_letters_waits_again(kept: House) -> None:
+    kept.vendor.answer = lambda _: reply(422, {"error": "no"})
+    kept.post({"id": "e1"})
+    run(kept)
+    kept.post(*({"id": f"more-{at}"} for at in range(20)))
+    assert kept.engine.store.requeue([1], now=kept.clock.now()) == 1
+    assert cells(kept.http.get("/event?id=e1").text)[0][2].startswith("waits")
+
+
 def test_an_id_that_comes_again_and_is_not_accepted_is_no_second_event(kept: House) -> None:
     event = Accepted("crm", "abc", "e1", b"{}", kept.clock.now(), (Draft("note"),), dedupe_s=60.0)
     for _ in range(2):
