@@ -17,7 +17,7 @@ from engine.emitting import dotted
 from engine.errors import BadValue, StoreUnavailable
 from engine.names import BOUND
 from engine.people import digest
-from engine.records import Outcome, OutcomeKind
+from engine.records import Outcome, OutcomeKind, Use
 from engine.semantics import plain
 from engine.spec import units
 
@@ -123,37 +123,45 @@ class Gate:
             if bound.period is not None and cost > bound.most:
                 reason = f"a request that costs {cost} is above our whole {limit.shown(scope, bound)}"
                 return Outcome(OutcomeKind.PAUSE, f"{limit.at}: {reason}", "limit")
-        slots: list[str] = []
+        uses: list[Use] = []
+        asked: list[tuple[Bound, _Limit]] = []  # for each use
+        unread: BadValue | None = None
         for bound, limit in active:
             try:
                 name = f"{self.shared_by(limit.spec.of, credentials)}:{limit.name_for(scope)}"
-            except BadValue:
-                self.leave(store, slots, owner)
-                raise
-            if bound.per_s == 0:
-                if not store.acquire(name, slots=bound.most, owner=owner, ttl_s=SLOT_TTL_S, now=now):
-                    self.leave(store, slots, owner)
-                    reason = f"all {bound.most} connections are in use"
-                    return Outcome(OutcomeKind.THROTTLE, reason, "limit", 0.5, count=False, ours=True)
-                slots.append(name)
-            elif (wait := self.take(store, name, bound, cost, now)) > 0:
-                self.leave(store, slots, owner)
-                kind = OutcomeKind.DEFER if limit.spec.then == "defer" else OutcomeKind.THROTTLE
-                return Outcome(
-                    kind, f"our {limit.shown(scope, bound)} is used up", "limit", wait, count=False, ours=True
-                )
+            except BadValue as error:  # those before it are asked all the same: one of them may have to be waited for
+                unread = error
+                break
+            if bound.period is not None and cost == 0:
+                continue
+            uses.append(self.use(name, bound, cost, now))
+            asked.append((bound, limit))
+        full = store.enter(uses, owner=owner, ttl_s=SLOT_TTL_S, now=now) if uses else None
+        if full is not None:
+            return self.waits(*asked[full[0]], scope, full[1], now)
+        slots = [use.name for use in uses if use.per_s == 0]
+        if unread is not None:
+            self.leave(store, slots, owner)
+            raise unread
         return slots
 
     @staticmethod
-    def take(store: Limits, name: str, bound: Bound, cost: int, now: float) -> float:
-        """0.0 where there was room, else the seconds until there may be."""
+    def use(name: str, bound: Bound, cost: int, now: float) -> Use:
         if bound.period is None:
-            return store.take(name, count=bound.most, per_s=bound.per_s, now=now)
-        begins, ends = bound.period
-        if cost == 0:
-            return 0.0
-        full = store.take(f"{name}@{begins:.0f}", count=bound.most, per_s=bound.per_s, now=begins, cost=cost) > 0
-        return max(ends - now, 1.0) if full else 0.0
+            return Use(name, bound.most, bound.per_s, now)
+        begins = bound.period.begins
+        return Use(f"{name}@{begins:.0f}", bound.most, bound.per_s, begins, cost)
+
+    @staticmethod
+    def waits(bound: Bound, limit: _Limit, scope: Mapping[str, Any], wait_s: float, now: float) -> Outcome:
+        """What is said where this limit has no room."""
+        if bound.per_s == 0:
+            reason = f"all {bound.most} connections are in use"
+            return Outcome(OutcomeKind.THROTTLE, reason, "limit", 0.5, count=False, ours=True)
+        if bound.period is not None:
+            wait_s = max(bound.period.ends - now, 1.0)
+        kind = OutcomeKind.DEFER if limit.spec.then == "defer" else OutcomeKind.THROTTLE
+        return Outcome(kind, f"our {limit.shown(scope, bound)} is used up", "limit", wait_s, count=False, ours=True)
 
     def cost_of(self, scope: Mapping[str, Any]) -> int:
         cost = self.cost(scope)

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         Skipped,
         Stored,
         TokenRow,
+        Use,
         Waiting,
         Walked,
         Which,
@@ -254,6 +255,13 @@ class Limits(Protocol):
 
     def release_slot(self, name: str, *, owner: str) -> None:
         """Give the slot back."""
+
+    def enter(self, uses: Sequence[Use], *, owner: str, ttl_s: float, now: float) -> tuple[int, float] | None:
+        """
+        `acquire` and `take` for each, in order, as long as there is room. None: there was room for all.
+
+        Else which of them had none, and of a rate the seconds until there may be; the slots taken here are given back.
+        """
 
     def used(self, name: str, *, per_s: float, now: float) -> tuple[int, float | None]:
         """What `take` would count as used at `now`, and at which `now` the first of it was taken; nothing is taken."""

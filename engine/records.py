@@ -201,6 +201,16 @@ class Skipped(msgspec.Struct, frozen=True):
     event_id: str
 
 
+class Use(msgspec.Struct, frozen=True):
+    """What one request asks of one limit: `cost` of the `most` in `per_s` seconds, or a slot where these are 0."""
+
+    name: str
+    most: int
+    per_s: float = 0.0
+    at: float = 0.0  # of a budget its period's beginning
+    cost: int = 1
+
+
 class LaneChange(msgspec.Struct, frozen=True):
     """What a settle changes on the lane itself; a field that is None leaves it as it is."""
 

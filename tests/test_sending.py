@@ -12,6 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any, ClassVar
 from urllib.parse import parse_qsl, quote, quote_plus, urlsplit
 
+import httpx
 import pytest
 from conftest import program_from, reply
 from hypothesis import given
@@ -19,7 +20,18 @@ from hypothesis import strategies as st
 
 from engine.errors import BadValue, EgressRefused
 from engine.mapping import ascii_only, encode_json
-from engine.sending import MAX_REPLY, Hosts, HttpTransport, Masker, NoReply, Prepared, Requester, join
+from engine.sending import (
+    LONG_QUERY,
+    MAX_REPLY,
+    Hosts,
+    HttpTransport,
+    Masker,
+    NoReply,
+    Prepared,
+    Requester,
+    join,
+    parsed,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -247,7 +259,6 @@ def test_every_other_place_is_refused(url: str) -> None:
 
 
 def test_what_httpx_reads_as_the_host_is_what_was_checked() -> None:
-    import httpx
 
     for url in ("https://a.shop.example/x", "https://API.crm.example/x", "https://a.shop.example:443/"):
         HOSTS.check(url)
@@ -256,7 +267,6 @@ def test_what_httpx_reads_as_the_host_is_what_was_checked() -> None:
 
 @given(st.text(st.characters(min_codepoint=33, max_codepoint=0x2FF), max_size=20))
 def test_a_host_that_is_let_through_is_the_one_that_httpx_calls(text: str) -> None:
-    import httpx
 
     url = f"https://{text}.shop.example/x"
     try:
@@ -790,3 +800,18 @@ def test_a_next_link_that_leads_away_or_is_no_url_is_refused(link: str) -> None:
 )
 def test_a_next_link_is_followed_at_the_same_base(link: str, url: str) -> None:
     assert requester("{path: /x}").follow(link, BASE, {}).url == url
+
+
+@given(
+    st.lists(
+        st.sampled_from(
+            ["a", "Z9", "-._~", "!$&'()*+,;=:@/?", "%20", "%c3%A9", "%", "%4", " ", '"', "<", "é", "\\", "|"]
+        )
+    )
+)
+def test_a_long_query_is_read_as_the_library_reads_it(parts: list[str]) -> None:
+    query = "".join(parts) + "q" * LONG_QUERY
+    for start in ("https://crm.com/a%20b/../c", "https://crm.com", "https://crm.com/#x"):
+        url = f"{start}?{query}"
+        ours, theirs = parsed(url), httpx.URL(url)
+        assert (ours, ours.raw_path, ours.raw_host) == (theirs, theirs.raw_path, theirs.raw_host)

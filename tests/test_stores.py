@@ -29,6 +29,7 @@ from engine.records import (
     Stored,
     TokenRow,
     Trace,
+    Use,
 )
 
 if TYPE_CHECKING:
@@ -634,6 +635,23 @@ def test_no_window_holds_more_than_its_count(store: Store) -> None:
     assert [take(10.0), take(10.0), take(11.0)] == [0.0, 1.0, 0.0]
     assert [take(12.0, cost=3), take(21.0, cost=3), take(21.0, cost=2)] == [9.0, 0.0, 10.0]
     assert store.take("others", count=1, per_s=10, now=12.0) == 0.0
+
+
+def test_a_request_enters_all_of_its_limits_or_gives_its_slots_back(store: Store) -> None:
+    uses = [Use("open", 1), Use("calls", 2, 10.0, 0.0), Use("units@0", 7, 86_400.0, 0.0, 3)]
+
+    def enter(owner: str, *asked: Use, now: float = 0.0) -> tuple[int, float] | None:
+        return store.enter(asked, owner=owner, ttl_s=10, now=now)
+
+    assert (enter("a", *uses), enter("b", *uses)) == (None, (0, 0.0))
+    store.release_slot("open", owner="a")
+    assert (enter("b", *uses), store.slots_held("open", now=0.0)) == (None, 1)
+    store.release_slot("open", owner="b")
+    assert enter("c", *uses) == (1, 10.0)
+    assert (store.slots_held("open", now=0.0), store.used("units@0", per_s=86_400.0, now=0.0)) == (0, (6, 0.0))
+    assert enter("c", uses[0], Use("others", 1, 10.0, 4.0), uses[2], now=4.0) == (2, 86_400.0)
+    assert store.used("others", per_s=10.0, now=4.0) == (1, 4.0)  # what there was room for stays used
+    assert (enter("d"), store.slots_held("open", now=4.0)) == (None, 0)
 
 
 def test_what_is_used_is_seen_and_looking_takes_nothing(store: Store) -> None:

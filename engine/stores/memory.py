@@ -38,6 +38,7 @@ from engine.records import (
 from engine.stores.rules import (
     PROJECT,
     Wait,
+    enter_one_by_one,
     first_of,
     follow,
     followers,
@@ -56,7 +57,7 @@ from engine.stores.rules import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 
-    from engine.records import Accepted, Carried, LaneChange, Part, TokenRow, Which
+    from engine.records import Accepted, Carried, LaneChange, Part, TokenRow, Use, Which
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -771,6 +772,9 @@ class MemoryStore:
     @_one_at_a_time
     def release_slot(self, name: str, *, owner: str) -> None:
         self._slots[name].pop(owner, None)
+
+    def enter(self, uses: Sequence[Use], *, owner: str, ttl_s: float, now: float) -> tuple[int, float] | None:
+        return enter_one_by_one(self, uses, owner=owner, ttl_s=ttl_s, now=now)
 
     @_one_at_a_time
     def used(self, name: str, *, per_s: float, now: float) -> tuple[int, float | None]:

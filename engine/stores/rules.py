@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
@@ -14,7 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from engine.people import Subject
-    from engine.records import Accepted, Dead, Lease, Part, Progress
+    from engine.ports import Limits
+    from engine.records import Accepted, Dead, Lease, Part, Progress, Use
 
 
 def wait_until(then: float, now: float) -> float:
@@ -39,6 +41,26 @@ def lane_state(*, paused: bool, reason: str | None, waiting: int) -> str:
 def refuse_impossible(name: str, *, count: int, cost: int) -> None:
     if cost > count:
         raise BadValue(f"a request that costs {cost} never fits into the {count} that {name} allows")
+
+
+def enter_one_by_one(
+    store: Limits, uses: Sequence[Use], *, owner: str, ttl_s: float, now: float
+) -> tuple[int, float] | None:
+    """`Limits.enter` by the other verbs."""
+    slots: list[str] = []
+    for at, use in enumerate(uses):
+        wait_s = 0.0
+        if use.per_s:
+            wait_s = store.take(use.name, count=use.most, per_s=use.per_s, now=use.at, cost=use.cost)
+            fits = wait_s <= 0
+        elif fits := store.acquire(use.name, slots=use.most, owner=owner, ttl_s=ttl_s, now=now):
+            slots.append(use.name)
+        if not fits:
+            for name in slots:
+                with suppress(StoreUnavailable):  # a slot ends by itself
+                    store.release_slot(name, owner=owner)
+            return at, wait_s
+    return None
 
 
 def lost(lease: Lease) -> LeaseLost:

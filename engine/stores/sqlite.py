@@ -73,7 +73,7 @@ from engine.stores.rules import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 
-    from engine.records import Accepted, Carried, LaneChange, Which
+    from engine.records import Accepted, Carried, LaneChange, Use, Which
 
 T = TypeVar("T")
 _Answer = tuple[Any, Exception | None]
@@ -146,6 +146,7 @@ USED = """
     SELECT (SELECT max(total) FROM limits WHERE name = :name) - (total - cost), at FROM limits
     WHERE name = :name AND at + :per_s > :now ORDER BY total LIMIT 1
 """
+FREED = "DELETE FROM slots WHERE name = ? AND owner = ?"
 WAITS = (
     "ALTER TABLE deliveries ADD COLUMN after TEXT",
     "CREATE INDEX deliveries_after ON deliveries (lane, event_id) WHERE after IS NOT NULL",
@@ -609,8 +610,12 @@ class SqliteStore:
         return self._writer.run(lambda db: _acquire(db, name, slots, owner, now + ttl_s, now), passing=True)
 
     def release_slot(self, name: str, *, owner: str) -> None:
-        freed = "DELETE FROM slots WHERE name = ? AND owner = ?"
-        self._writer.run(lambda db: db.execute(freed, (name, owner)), passing=True)
+        self._writer.run(lambda db: db.execute(FREED, (name, owner)), passing=True)
+
+    def enter(self, uses: Sequence[Use], *, owner: str, ttl_s: float, now: float) -> tuple[int, float] | None:
+        for use in uses:
+            refuse_impossible(use.name, count=use.most, cost=use.cost)
+        return self._writer.run(lambda db: _enter(db, uses, owner, now + ttl_s, now), passing=True) if uses else None
 
     def used(self, name: str, *, per_s: float, now: float) -> tuple[int, float | None]:
         with self._readers.reading() as db:
@@ -2099,6 +2104,21 @@ def _acquire(db: _Connection, name: str, slots: int, owner: str, until: float, n
         return False
     db.execute("REPLACE INTO slots VALUES (?, ?, ?)", (name, owner, until))
     return True
+
+
+def _enter(db: _Connection, uses: Sequence[Use], owner: str, until: float, now: float) -> tuple[int, float] | None:
+    slots: list[str] = []
+    for at, use in enumerate(uses):
+        wait_s = 0.0
+        if use.per_s:
+            wait_s = _take(db, use.name, use.most, use.per_s, use.at, use.cost)
+            fits = wait_s <= 0
+        elif fits := _acquire(db, use.name, use.most, owner, until, now):
+            slots.append(use.name)
+        if not fits:
+            db.executemany(FREED, [(name, owner) for name in slots])
+            return at, wait_s
+    return None
 
 
 def _take(db: _Connection, name: str, count: int, per_s: float, now: float, cost: int) -> float:

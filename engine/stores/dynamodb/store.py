@@ -24,7 +24,7 @@ from engine.stores.dynamodb.seqs import PAST, Seqs
 from engine.stores.dynamodb.settling import Settling
 from engine.stores.dynamodb.sharing import Limits, Tokens
 from engine.stores.dynamodb.table import Unmet
-from engine.stores.rules import PROJECT, refuse_another
+from engine.stores.rules import PROJECT, enter_one_by_one, refuse_another
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
@@ -45,6 +45,7 @@ if TYPE_CHECKING:
         Skipped,
         Stored,
         TokenRow,
+        Use,
         Which,
     )
     from engine.stores.dynamodb.sharing import Cipher
@@ -360,6 +361,9 @@ class DynamoStore:
 
     def release_slot(self, name: str, *, owner: str) -> None:
         self._limits.release(name, lambda holder: holder == owner)
+
+    def enter(self, uses: Sequence[Use], *, owner: str, ttl_s: float, now: float) -> tuple[int, float] | None:
+        return enter_one_by_one(self, uses, owner=owner, ttl_s=ttl_s, now=now)
 
     def used(self, name: str, *, per_s: float, now: float) -> tuple[int, float | None]:
         return self._limits.used(name, per_s=per_s, now=now)

@@ -37,7 +37,7 @@ from engine.stores.postgres.lanes import (
 )
 from engine.stores.postgres.schema import prepare
 from engine.stores.postgres.waking import Waker
-from engine.stores.rules import PROJECT, refuse_another, refuse_impossible
+from engine.stores.rules import PROJECT, enter_one_by_one, refuse_another, refuse_impossible
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
@@ -54,6 +54,7 @@ if TYPE_CHECKING:
         Progress,
         Settled,
         Skipped,
+        Use,
         Which,
     )
     from engine.stores.postgres.address import Address
@@ -341,6 +342,10 @@ class PostgresStore:
 
     def release_slot(self, name: str, *, owner: str) -> None:
         self._connections.once(lambda db: db.written(limits.RELEASE_SLOT, name, owner))
+
+    def enter(self, uses: Sequence[Use], *, owner: str, ttl_s: float, now: float) -> tuple[int, float] | None:
+        # A transaction for each: one that holds the rows of several limits could wait for another that waits for it.
+        return enter_one_by_one(self, uses, owner=owner, ttl_s=ttl_s, now=now)
 
     def used(self, name: str, *, per_s: float, now: float) -> tuple[int, float | None]:
         found = self._connections.read(lambda db: db.row(limits.USED, name, name, float(per_s), float(now)))
