@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import Counter
 from collections.abc import Callable, Collection, Coroutine, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 
@@ -409,9 +408,7 @@ async def health(state: State, path: str, *, reasons: bool) -> Answer:
     return Answer(503, answers.encode({"status": "not ready", **({"reasons": why} if reasons else {})}))
 
 
-class _Asked(NamedTuple):
-    events: list[Accepted]
-    told: Callable[[list[Stored] | BaseException], None]
+_Asked = tuple["list[Accepted]", Callable[["list[Stored] | BaseException"], None]]  # and how its sender is told
 
 
 class Puts:
@@ -447,7 +444,10 @@ class Puts:
         if not self._asked and not self._under_way:
             loop = asyncio.get_running_loop()
             loop.call_soon(self._hand_over, loop)
-        self._asked.setdefault(hold_s, []).append(_Asked(events, told))
+        group = self._asked.get(hold_s)
+        if group is None:
+            group = self._asked[hold_s] = []
+        group.append((events, told))
 
     def _hand_over(self, loop: asyncio.AbstractEventLoop) -> None:
         asked, self._asked = self._asked, {}
@@ -455,12 +455,12 @@ class Puts:
             self._put(loop, group, hold_s)
 
     def _put(self, loop: asyncio.AbstractEventLoop, group: list[_Asked], hold_s: float) -> None:
-        events = [event for one in group for event in one.events]
+        events = [event for asked, _ in group for event in asked]
         self._under_way += 1
 
         def done(put: Future[list[Stored]]) -> None:
             if not loop.is_closed():
-                loop.call_soon_threadsafe(self._tell, loop, group, hold_s, put)
+                loop.call_soon_threadsafe(self._tell, loop, group, events, hold_s, put)
 
         try:
             self._front.put(events, self._clock(), hold_s).add_done_callback(done)
@@ -469,13 +469,18 @@ class Puts:
             self._fail(group, error)
 
     def _tell(
-        self, loop: asyncio.AbstractEventLoop, group: list[_Asked], hold_s: float, put: Future[list[Stored]]
+        self,
+        loop: asyncio.AbstractEventLoop,
+        group: list[_Asked],
+        events: list[Accepted],
+        hold_s: float,
+        put: Future[list[Stored]],
     ) -> None:
         self._under_way -= 1
         error = put.exception()
         if error is None:
             self._next(loop)  # first of all: the store writes while these are told
-            self._answer(group, put.result())
+            self._answer(group, events, put.result())
         elif isinstance(error, StoreUnavailable) or len(group) == 1:
             self._fail(group, error)
         else:
@@ -487,26 +492,30 @@ class Puts:
         if self._asked and not self._under_way:
             self._hand_over(loop)
 
-    def _answer(self, group: list[_Asked], stored: list[Stored]) -> None:
-        each = iter(stored)
-        for one in group:
-            self._say(one, [next(each) for _ in one.events])
-        self._count([event for one in group for event in one.events], stored)
+    def _answer(self, group: list[_Asked], events: list[Accepted], stored: list[Stored]) -> None:
+        at = 0
+        for asked, tell in group:
+            end = at + len(asked)
+            self._say(tell, stored[at:end])
+            at = end
+        self._count(events, stored)
 
     def _fail(self, group: list[_Asked], error: BaseException) -> None:
-        for one in group:
-            self._say(one, error)
+        for _, tell in group:
+            self._say(tell, error)
 
-    def _say(self, one: _Asked, stored: list[Stored] | BaseException) -> None:
+    def _say(self, tell: Callable[[list[Stored] | BaseException], None], stored: list[Stored] | BaseException) -> None:
         try:
-            one.told(stored)
+            tell(stored)
         except Exception as error:  # the others are told all the same
             self._telemetry.event("fault", where="serve", error=told(error))
 
     def _count(self, events: list[Accepted], stored: list[Stored]) -> None:
-        fresh = Counter(
-            (event.connector, event.client) for event, put in zip(events, stored, strict=True) if not put.duplicate
-        )
+        fresh: dict[tuple[str, str], int] = {}
+        for event, put in zip(events, stored, strict=True):
+            if not put.duplicate:
+                lane = (event.connector, event.client)
+                fresh[lane] = fresh.get(lane, 0) + 1
         for (connector, client), count in fresh.items():
             self._telemetry.event("accepted", connector=connector, client=client, count=count)
 
