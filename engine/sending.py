@@ -500,7 +500,7 @@ def parsed(url: str) -> httpx.URL:
     import httpx
 
     address, sign, query = url.partition("?")
-    plain = LONG_QUERY <= len(query) and len(url) <= LONGEST_URL and "#" not in address and _PLAIN_QUERY.match(query)
+    plain = len(query) >= LONG_QUERY and len(url) <= LONGEST_URL and "#" not in address and _PLAIN_QUERY.match(query)
     if not plain:
         return httpx.URL(url)
     found = httpx.URL(address + sign)
