@@ -125,13 +125,15 @@ def addresses_in(value: Any) -> Any:
 
 def without(text: str, values: Iterable[Any]) -> str:
     """The text with *** where one of the values stands, however it is written there."""
-    folded = text.casefold()
+    folded, digits = text.casefold(), re.sub(r"\D", "", text)
     for value in values:
         for form, pattern in _forms(value):
             if form.casefold() in folded:
                 text = re.sub(pattern, MASK, text, flags=re.IGNORECASE)
-        for digits in _numbers(value):  # a telephone number is written in many ways
-            text = re.sub(rf"\+?(?<!\d)\(?{digits}(?!\d)", MASK, text)
+        for number in _numbers(value):  # a telephone number is written in many ways
+            if number in digits:
+                written = r"[\s()+.\-/]*".join(number)
+                text = re.sub(rf"\+?(?<!\d)\(?{written}(?!\d)", MASK, text)
     return text
 
 
@@ -162,8 +164,8 @@ def _forms(value: Any) -> list[tuple[str, str]]:
 
 
 def _numbers(value: Any) -> list[str]:
-    """Patterns of a telephone number: whole, without the country, without the area."""
+    """The digits of a telephone number: whole, without the country, without the area."""
     if not isinstance(value, str) or not re.fullmatch(r"[\d\s()+.\-/]{8,}", value.strip()):
         return []
     digits = re.sub(r"\D", "", value)
-    return [r"[\s()+.\-/]*".join(digits[cut:]) for cut in (0, 2, 4) if len(digits) - cut >= 8]
+    return [digits[cut:] for cut in (0, 2, 4) if len(digits) - cut >= 8]

@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import threading
+import time
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -437,6 +438,23 @@ def test_nothing_personal_and_no_secret_is_kept(keeper: Keeper, tmp_path: Path) 
         kept += "".join(file.read_bytes().decode("latin-1") for file in tmp_path.iterdir())
     assert "e1" in kept
     assert [word for word in (SECRET, "ana.lima@", "Lima", "dora@", "Dora", "Quintan") if word in kept] == []
+
+
+def test_a_batch_whose_records_each_fail_for_a_reason_of_their_own_is_masked_once(keeper: Keeper) -> None:
+    answers = [{"ok": False, "error": f"record {number} is bad"} for number in range(300)]
+    text = CRM.replace("records: 3", "records: 300").replace(
+        "      name: {", "      phone: {type: string, x-personal: true}\n      name: {"
+    )
+    text += """    results: {at: "${ response.body.results }", ok: "${ result.ok }", message: "${ result.error }"}
+"""
+    crm = Followed_(keeper, text, vendor=Vendor(reply(200, {"results": answers})))
+    crm.post(*({"id": f"e{at}", "name": f"Ana Souza{at}", "phone": f"+55 11 9{at:08}"} for at in range(300)))
+    crm.drain()
+    began = time.thread_time()
+    assert len(crm.found(500, outcomes=("rejected",))) == 300
+    assert time.thread_time() - began < 5.0  # once for each of them it was more than half a minute
+    (followed,) = [each for each in crm.followed("e7") if each.found.outcome == "rejected"]
+    assert (followed.found.reason, followed.trace is not None) == ("record 7 is bad", True)
 
 
 def test_of_a_name_that_was_cut_off_no_part_is_kept() -> None:

@@ -273,8 +273,11 @@ class Recorder:
             together.append(one)
         stages = _encode(_stages(batch.walked))
         made = []
-        for (action, kind, reason, code, tries, _), (passed, ended) in alike.items():
-            trace = self._trace(batch, kind, ended)
+        masked: dict[int, Trace] = {}  # the same exchange once, however differently its records ended
+        for (action, kind, reason, code, tries, which), (passed, ended) in alike.items():
+            trace = masked.get(which)
+            if trace is None and (trace := self._trace(batch, kind, ended)) is not None and which:
+                masked[which] = trace
             made.append(
                 Attempt(
                     *(batch.connector, batch.client, action, batch.at, kind, _cut(reason, REASON), _cut(code, CODE)),
