@@ -445,3 +445,16 @@ def test_whoever_holds_or_frees_a_lane_is_written_down(home: Path, buried: Sqlit
         {"what": "pause", **lane, "why": "their CRM is rebuilt"},
         {"what": "resume", **lane},
     ]
+
+
+def test_what_a_terminal_would_obey_is_printed_as_what_it_is(home: Path, store: SqliteStore) -> None:
+    hostile = "\x1b]0;owned\x07\x1b[2J\u202e no"
+    trace = Trace("POST", "https://api.rd.services/c", 400, hostile, hostile)
+    event = Accepted("rdstation", "client-xyz", hostile, b"{}", 1_000.0, (Draft("send_conversion"),))
+    (stored,) = store.put([event], now=1_000.0).result()
+    ended = Settled(stored.deliveries[0].seq, "rejected", attempts=1, reason=hostile, code=hostile, trace=trace)
+    store.settle(None, [ended], now=1_001.0)
+    shown = "\\u001b]0;owned\\u0007\\u001b[2J\\u202e no"
+    for command, times in ((("dead", "show", "1"), 4), (("dead", "list"), 1), (("event", hostile), 1)):
+        done = connect(*command, project=home)
+        assert (done.out.count(shown), "\x1b" in done.out, "\u202e" in done.out) == (times, False, False), done.out

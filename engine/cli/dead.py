@@ -108,22 +108,23 @@ def lane(dead: Dead) -> dict[str, str]:
 
 
 def text(shown: dict[str, Any]) -> str:
-    code, reason, number = shown["code"], shown["reason"], shown["id"]
+    code, reason, number = output.plain(shown["code"]), output.plain(shown["reason"]), shown["id"]
     lines = [
         f"{click.style('dead letter', bold=True)} {number}: {shown['connector']}/{shown['client']}, {shown['action']}",
         f"reason:   {reason}{f' [{code}]' if code and code not in reason else ''}",
         f"tries:    {shown['attempts']}",
-        *(f"          {tried(one)}" for one in shown["history"]),
+        *(f"          {output.plain(tried(one))}" for one in shown["history"]),
         f"received: {output.moment(shown['received_at'])}",
         f"rejected: {output.moment(shown['at'])}",
-        f"event:    {shown['event_id']}",
+        f"event:    {output.plain(shown['event_id'])}",
         output.pretty(shown["event"]),
     ]
     if (request := shown["request"]) is not None:
-        lines += ["", f"request:  {request['method']} {request['url']}", *filter(None, [request["body"]])]
+        lines += ["", f"request:  {request['method']} {request['url']}"]
+        lines += filter(None, [output.plain(request["body"])])
         status = shown["reply"]["status"]
         lines += ["", f"reply:    {f'HTTP {status}' if status is not None else 'none'}"]
-        lines += filter(None, [shown["reply"]["body"]])
+        lines += filter(None, [output.plain(shown["reply"]["body"])])
     lines += ["", f"next:     {shown['next']}"]
     steps = (
         ("edit", "to mend the event"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import sys
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from click._termui_impl import ProgressBar
 
 _JSON = msgspec.json.Encoder(decimal_format="number", enc_hook=str)
+_CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 COLOURS = {
     "delivered": "green",
     "passed": "green",
@@ -53,8 +55,14 @@ def width() -> int:
     return shutil.get_terminal_size((80, 24)).columns if watched() else 80
 
 
+def plain(text: str) -> str:
+    """A text from elsewhere, without what a terminal would obey: each such character by its number."""
+    return _CONTROLS.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
 def shortened(text: str, length: int) -> str:
-    line = " ".join(text.split())
+    """One line of plain text, cut where it is longer."""
+    line = plain(" ".join(text.split()))
     return line if len(line) <= length else f"{line[: max(length - 1, 0)]}…"
 
 
