@@ -84,6 +84,7 @@ class Worker:
         self.owner = new_owner()
         self.running: dict[tuple[str, str], Future[bool]] = {}
         self.stopping = threading.Event()
+        self.ended = threading.Event()  # has a lane's turn ended since it was last looked, or is all to stop?
         self.tally = Tally()
         self.begun = False
         self.ends_at: float | None = None  # until when what is under way must have ended; the process may stop then
@@ -184,8 +185,10 @@ class Worker:
                 started = 0
             if until_empty and not started and not self.running and not self.goes_on(patience_s):
                 return
-            if started or self.running:  # a lane that has ended makes room, and may be due again at once
-                self.stopping.wait(POLL_S if not started else 0.01)
+            if started:  # what ends at once and is due again is not begun more often than that
+                self.stopping.wait(0.01)
+            elif self.running:  # a lane that has ended makes room, and may be due again at once
+                self.ended.wait(POLL_S)
             else:
                 self.world.store.wait(POLL_S)
 
@@ -227,6 +230,7 @@ class Worker:
                     self.reporter.failed(*lane, told(error))
 
     def start_due(self, pool: ThreadPoolExecutor) -> int:
+        self.ended.clear()
         self.take_back()
         waiting = sum(turn.stands() for turn in list(self.turns.values()))
         free = min(self.workers + waiting, MOST_LANES * self.workers) - len(self.running)
@@ -234,7 +238,8 @@ class Worker:
         if free > 0:
             for lane in self.due(free + len(self.running)):
                 if lane not in self.running and started < free:
-                    self.running[lane] = pool.submit(self.run_lane, *lane)
+                    self.running[lane] = turn = pool.submit(self.run_lane, *lane)
+                    turn.add_done_callback(lambda _: self.ended.set())
                     started += 1
         return started
 
@@ -251,6 +256,7 @@ class Worker:
 
     def stop(self) -> None:
         self.stopping.set()
+        self.ended.set()
 
     # --- direct ---
 

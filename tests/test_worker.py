@@ -1082,6 +1082,16 @@ class Slow(Vendor):
         return said
 
 
+def test_a_lane_that_ends_makes_room_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("engine.worker.POLL_S", 60.0)
+    shop = Shop("", vendor=Slow(0.05), clock=SystemClock())
+    shop.post({"id": "1"})
+    running = threading.Thread(target=lambda: shop.worker.run(until_empty=True), daemon=True)
+    running.start()
+    running.join(20)
+    assert (running.is_alive(), shop.sums()) == (False, {"delivered": 1})
+
+
 QUICK_TO_GIVE_UP = "http: {base_url: https://api.crm.example/v1, timeout: 10s}"
 
 
