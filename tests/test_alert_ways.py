@@ -25,7 +25,7 @@ from engine.alerting.rules import Rules
 from engine.alerting.topic import SnsWay
 from engine.alerting.ways import NotTaken, Sent, Way, told
 from engine.alerting.webhook import WebhookWay, retry_after
-from engine.egress import LOOPBACK
+from engine.egress import LOOPBACK, PUBLIC
 from engine.spec.project import AlertSettings
 
 if TYPE_CHECKING:
@@ -181,7 +181,8 @@ def test_a_webhook_that_is_down_is_reported_by_the_kind_of_error() -> None:
 def test_a_webhook_on_a_private_address_is_told_only_where_that_is_allowed(hook: Hook) -> None:
     why = "127.0.0.1 is an address of this machine; requests go to public addresses only"
     hint = "; if it is meant to, set CONNECT_ALERT_PRIVATE=1"
-    assert (tried(WebhookWay("ops", lambda: hook.url)), hook.bodies) == (Sent(False, f"{why}{hint}"), [])
+    safe = hook.url.replace("http:", "https:")
+    assert (tried(WebhookWay("ops", lambda: safe)), hook.bodies) == (Sent(False, f"{why}{hint}"), [])
 
 
 @pytest.mark.parametrize(
@@ -193,6 +194,11 @@ def test_a_webhook_on_a_private_address_is_told_only_where_that_is_allowed(hook:
 )
 def test_what_is_set_up_wrongly_is_said_without_the_secret(secret: str, url: str, says: str) -> None:
     assert tried(WebhookWay("ops", lambda: url, secret=lambda: secret, reach=LOOPBACK)) == Sent(False, says)
+
+
+def test_a_webhook_outside_of_ones_own_network_is_never_told_in_plain_text() -> None:
+    way = WebhookWay("ops", lambda: "http://hooks.example.com/s3cr3t", reach=PUBLIC)
+    assert tried(way) == Sent(False, "its address does not begin with https://")
 
 
 # --- SNS ---
