@@ -10,7 +10,6 @@ import secrets
 import threading
 import time
 from enum import StrEnum
-from http.cookies import CookieError, SimpleCookie
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlsplit
 
@@ -157,6 +156,8 @@ class Access:
         return f"{self.cookie}={value}; Path=/; {age}; HttpOnly; SameSite=Strict{secure}"
 
     def _read_cookie(self, header: bytes) -> tuple[Role, str] | None:
+        from http.cookies import CookieError, SimpleCookie  # not in the time of a start: only browsers send some
+
         try:
             morsel: Any = SimpleCookie(header.decode("latin-1")).get(self.cookie)
         except CookieError:

@@ -60,7 +60,8 @@ class Stop(Protocol):
 def listen(host: str, port: int) -> socket.socket:
     """UsageError if the port is taken or the host is none of ours."""
     try:
-        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        name = host.encode() if host.isascii() else host  # else the tables of international names are loaded
+        family = socket.getaddrinfo(name, port, type=socket.SOCK_STREAM)[0][0]
         sock = socket.create_server((host, port), family=family, backlog=BACKLOG)
     except OSError as error:
         why = str(error.strerror or error).partition(" (while")[0]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import json
 import re
 from hashlib import md5, sha1, sha256
@@ -65,6 +64,8 @@ def _folded(text: str) -> str:
 
 
 def _forms(text: str) -> set[str]:
+    import html  # knows all entities by name: not in the time of a start
+
     raw = text.encode(errors="surrogatepass")
     hashed = {kind(raw, usedforsecurity=False).hexdigest() for kind in (md5, sha1, sha256)}
     return {text, quote(text, safe="", errors="replace"), quote_plus(text, errors="replace"), html.escape(text)} | {

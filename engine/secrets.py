@@ -35,16 +35,16 @@ AGAIN_S = 15.0  # until one is asked again that could not be had
 FRESH_S = 30.0  # a value that is younger is not asked for again because a vendor refused it
 MAX_FILE = 64 * 1024
 
-_REFERENCE = re.compile(
+_REFERENCE = (  # not compiled here: a start needs neither of them
     r"env:[A-Za-z_][A-Za-z0-9_]*|file:[^\0\n]+|keyring:[^/\n]+/[^\n]+|(aws-secretsmanager|aws-ssm):[^#\s]+(#[^#\s]+)?"
 )
-_OWN_REFERENCE = re.compile(r"(file|keyring|aws-secretsmanager|aws-ssm):\S")
+_OWN_REFERENCE = r"(file|keyring|aws-secretsmanager|aws-ssm):\S"
 _SALT = b"daxgo-connect secrets v1"
 
 
 def looks_literal(text: str) -> bool:
     """Whether a text that stands where a reference belongs is none: most likely the secret itself."""
-    return _REFERENCE.fullmatch(text) is None
+    return re.fullmatch(_REFERENCE, text) is None
 
 
 def fingerprint(values: Mapping[str, str]) -> str:
@@ -211,7 +211,7 @@ class OwnSettings(Mapping[str, str]):
 
     def __getitem__(self, name: str) -> str:
         value = self._env[name]
-        if name not in OWN_SECRETS or _OWN_REFERENCE.match(value) is None:
+        if name not in OWN_SECRETS or re.match(_OWN_REFERENCE, value) is None:
             return value
         try:
             return self._sources.resolve(value)

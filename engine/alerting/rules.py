@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
-from zoneinfo import ZoneInfo
 
 from engine.alerting.kinds import KINDS, kind_of
 from engine.spec import units
 
 if TYPE_CHECKING:
+    from zoneinfo import ZoneInfo
+
     from engine.spec.project import AlertSettings
 
 
@@ -27,13 +29,18 @@ class Rules:
         """`admin_url`: where people reach the admin side."""
         self.settings = settings
         self.admin_url = admin_url.rstrip("/") if admin_url else None
-        self.zone = ZoneInfo(settings.timezone)
         self.share = int(settings.store.removesuffix("%")) / 100
         self.urgent = frozenset(
             settings.urgent if settings.urgent is not None else (name for name, kind in KINDS.items() if kind.urgent)
         )
         self.bounds = Bounds(units.duration(settings.oldest), units.rate(settings.dead_letters))
         self.quiet = tuple(map(_minutes, settings.quiet.split("-"))) if settings.quiet else None
+
+    @cached_property
+    def zone(self) -> ZoneInfo:
+        from zoneinfo import ZoneInfo  # looks for its files when it is loaded: when the first trouble is told
+
+        return ZoneInfo(self.settings.timezone)
 
     def of(self, client: str) -> Bounds:
         own = self.settings.clients.get(client)

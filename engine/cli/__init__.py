@@ -6,12 +6,19 @@ Exit codes: 0 done, 1 findings or failures, 2 wrong use, 3 our fault. A command 
 
 from __future__ import annotations
 
+import gc
 import io
 import os
 import sys
 
 from engine.cli.overview import COMMANDS as COMMANDS
 from engine.cli.overview import WIDE, columns, overview
+
+COLLECTIONS = (
+    50_000,
+    20,
+    20,
+)  # a start makes many objects and no circle of garbage: not looked through again and again
 
 
 def main(args: list[str] | None = None) -> None:
@@ -24,6 +31,7 @@ def run(args: list[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a terminal that lacks a letter is no reason to fail
+    gc.set_threshold(*COLLECTIONS)
     args = sys.argv[1:] if args is None else args
     try:
         if args in (["--help"], ["-h"]) and "_CONNECT_COMPLETE" not in os.environ and columns() >= WIDE:

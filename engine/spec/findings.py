@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 from typing import Literal
 
@@ -44,6 +43,8 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 
 def nearest_to(word: str, known: Iterable[str]) -> str | None:
     """The name that was probably meant; one that differs only in capitals, `-` and `_` before all others."""
+    import difflib  # only where something is wrong
+
     names = list(known)
     nearest = [name for name in names if alike(name, word)] or difflib.get_close_matches(word, names, n=1, cutoff=0.6)
     return nearest[0] if nearest else None

@@ -79,6 +79,8 @@ def keeper_of(store: Store) -> Keeper | None:
 
 
 def is_in_memory(store: Store) -> bool:
-    from engine.stores.memory import MemoryStore
+    if getattr(store, "path", None) is not None:
+        return False
+    from engine.stores.memory import MemoryStore  # not in the time of a start on a file
 
     return isinstance(store, MemoryStore)
