@@ -58,16 +58,18 @@ def program_of(file: Path, settings: dict[str, Any]) -> Program:
 
 
 def ours(program: Program, action: str) -> Map:
-    """As a walk does it: the row's context, its fields, then the record."""
+    """As a walk does it: the row's context, its fields, the record."""
     wanted, bound = program.actions[action], {**program.scope, "derived": {}}
-    row_scope, record, looks_up = program.row_scope, wanted.record, bool(wanted.lookups)
+    row_scope = program.bare_scope if wanted.makes_fields else program.row_scope
+    record, looks_up = wanted.record, bool(wanted.lookups)
     assert not program.reads_delivery
 
     def run(event: dict[str, Any]) -> Any:
         scope = row_scope(event, AT, bound)
         if looks_up:
             scope["lookups"] = {"person": PERSON}
-        return scope["fields"], record(scope)
+        made = record(scope)
+        return scope["fields"], made
 
     return run
 

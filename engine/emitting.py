@@ -126,6 +126,8 @@ class Emitter:
         self.depth = 2
         self.bound: dict[str, Code] = {}  # loop variables: name -> Python variable
         self.roots: dict[str, Code] = {}  # context names read so far -> Python variable
+        self.objects: frozenset[str] = frozenset()  # context names whose values are objects, whoever calls
+        self.made: dict[str, Code] = {}  # context names that this function computes itself -> Python variable
         self.known: list[dict[Any, Code]] = [{}]  # for each block that we are in: what was computed -> its variable
         self.risks = 0  # lines so far that may raise
         self.counter = 0
@@ -174,6 +176,17 @@ class Emitter:
             self.line("pass")
         self.known.pop()
         self.depth -= 1
+
+    @contextmanager
+    def apart(self, names: Iterable[str], place: Path) -> Iterator[None]:
+        """A part with names and a place of its own; what is wrong in it and what it reads is noted elsewhere."""
+        outer = self.names, self.place, self.problems, self.uses, self.read
+        self.names, self.place, self.problems, self.uses, self.read = frozenset(names), place, [], [], []
+        yield
+        self.names, self.place, self.problems, self.uses, self.read = outer
+        self.watched.clear()
+        if self.metered:  # each part has all the steps
+            self.line(f"work[0] = {semantics.MAX_STEPS}")
 
     @contextmanager
     def undone(self) -> Iterator[None]:
@@ -254,7 +267,9 @@ class Emitter:
                 )
             hint = closest(name, known) or f"a path begins with one of these; a text stands in quotes: '{name}'"
             raise ExpressionError("name", f"unknown name {name}; names here: {', '.join(known)}", hint)
-        return self.roots.setdefault(name, Code(f"n_{name}"))
+        if name in self.made:
+            return self.made[name]
+        return self.roots.setdefault(name, Code(f"n_{name}", OBJECT if name in self.objects else ANY))
 
     def key_of(self, code: Code, key: str) -> Code:
         """A key of an object, absent of all else."""
@@ -308,7 +323,7 @@ class Emitter:
     def build(self, result: str) -> Run:
         """The finished function: scope -> value; a BadValue that leaves it knows its target field."""
         source = ["def run(scope):", " try:"]
-        source += [f"  {line}" for line in self.prelude]
+        source += [f"  {line}" for line in dict.fromkeys(self.prelude)]
         source += [f"  work = [{semantics.MAX_STEPS}]"] if self.metered else []
         source += self.names_read()
         first = len(source) + 1

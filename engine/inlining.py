@@ -26,6 +26,7 @@ SMALL = 10**9  # numbers below it are within the caps, and so is what comes of t
 _TEXT = frozenset({"text", "absent"})
 _PLACES = 3  # with more, what stands before an exponent would be taken for a point in its place
 _DIGITS = 25
+_NEXT = {str(digit): str(digit + 1) for digit in range(9)}
 
 _NOT_SHORT = f"{{0}}.__class__ is not str or len({{0}}) > {SHORT}"
 _CALLED = (  # a result that the caps, which are the call's, may have to do with
@@ -193,6 +194,7 @@ def to_places(places: int) -> tuple[Callable[..., Any], Callable[..., str | None
         return call(value, places)
 
     zeros = "." + "0" * places
+    no_exponent = places < _PLACES  # could stand behind a point that is one more to the left
 
     def text(value: Any, call: Callable[..., Any]) -> str | None:
         if value.__class__ is Decimal:
@@ -202,7 +204,12 @@ def to_places(places: int) -> tuple[Callable[..., Any], Callable[..., str | None
                     return digits
                 if digits[one_less] == ".":
                     return digits + "0"
-                if digits[one_more] == ".":
+                if digits[one_more] == ".":  # the last digit goes, half up, away from zero; a carry is left to decimals
+                    if no_exponent:
+                        if digits[-1] < "5":
+                            return digits[:-1]
+                        if digits[-2] != "9":
+                            return digits[:-2] + _NEXT[digits[-2]]
                     return str(value.quantize(unit, None, EXACT))
         elif value.__class__ is int and -SMALL < value < SMALL:
             return str(value) + zeros

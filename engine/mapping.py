@@ -30,6 +30,7 @@ from engine.emitting import (
 from engine.errors import BadValue
 from engine.expressions import Compiler, emit_scalar
 from engine.holes import place_of
+from engine.names import ARRIVED, CLIENT, MAPPED
 from engine.spec.types import Drop
 
 if TYPE_CHECKING:
@@ -283,14 +284,33 @@ class Tree:
         tests = ["deep"] if self.deepens else []
         if self.loops:
             tests.append(f"many > {FEW - self.leaves}")
-        self.em.prelude += [*(["deep = False"] if self.deepens else []), *(["many = 0"] if self.loops else [])]
+        self.em.prelude += self.flags()
         self.em.risks += bool(tests)
         return f"{looked} if {' or '.join(tests)} else {made}" if tests else made
 
+    def flags(self) -> list[str]:
+        return [*(["deep = False"] if self.deepens else []), *(["many = 0"] if self.loops else [])]
+
+    def fields(self, node: dict[str, Any]) -> None:
+        """Puts the context's `fields` into it; who reads one of them later reads the variable that it was made from."""
+        pairs = self.pairs(node) if directive_of(node) is None else []
+        code = self.built(pairs, keeps_empty=False) if pairs else self.emit(node)
+        fields = self.em.assign(f"({self.weighed(code)}) or {{}}", OBJECT, prefix="n")
+        self.em.line(f"scope['fields'] = {fields}")
+        for flag in self.flags():  # of what comes next
+            self.em.line(flag)
+        self.em.made["fields"] = fields
+        for name, value in pairs:
+            if not value.literal and not value.null:
+                self.em.known[-1][fields, name] = Code(value, value.kinds, capped=value.capped)
+
     def object(self, node: dict[str, Any]) -> Code:
-        directive = next((key for key in node if key.startswith("$") and not key.startswith("$$")), None)
+        directive = directive_of(node)
         if directive is not None:
             return self.directive(directive, node)
+        return self.built(self.pairs(node), keeps_empty=not node)
+
+    def pairs(self, node: dict[str, Any]) -> list[tuple[str, Code]]:
         pairs: list[tuple[str, Code]] = []
         for key, child in node.items():
             name = key[1:] if key.startswith("$$") else key
@@ -300,12 +320,15 @@ class Tree:
             code = self.entry(child, key)
             if code.value is not None:
                 pairs.append((name, code))
+        return pairs
+
+    def built(self, pairs: list[tuple[str, Code]], *, keeps_empty: bool) -> Code:
         return self.made(
             Code(self.em.fresh("d"), OBJECT),
             [(f"{name!r}: {plain(code)}", code) for name, code in pairs],
             [f"[{name!r}] = {plain(code)}" for name, code in pairs],
             "{}",
-            keeps_empty=not node,
+            keeps_empty=keeps_empty,
         )
 
     def sequence(self, node: list[Any]) -> Code:
@@ -581,12 +604,12 @@ class Tree:
         key, value = names_of(node, "key", "value")
         source = node["$entries"]
         if "by" not in node and isinstance(source, dict) and not any(HOLE.search(name) for name in source):
-            return self.pairs(source, key, value)
+            return self.entries_of(source, key, value)
         code = self.emit(source, "$entries")
         by = self.emit(node["by"], "by") if "by" in node else NONE
         return self.assigned(f"entries({code}, {key!r}, {value!r}, {by})", LIST | ABSENT)
 
-    def pairs(self, source: dict[str, Any], key: str, value: str) -> Code:
+    def entries_of(self, source: dict[str, Any], key: str, value: str) -> Code:
         """$entries of a map that stands there: its pairs at once."""
         self.parts += 1 + len(source)
         codes = [(name, self.entry(child, "$entries", name)) for name, child in source.items()]
@@ -619,6 +642,10 @@ class Tree:
         code = self.emit(inside["do"], "$with", "do")
         self.em.bound = outer
         return code
+
+
+def directive_of(node: dict[str, Any]) -> str | None:
+    return next((key for key in node if key.startswith("$") and not key.startswith("$$")), None)
 
 
 def plain(code: Code) -> str:
@@ -696,3 +723,21 @@ def compile_tree(
         return em.build(tree.weighed(tree.emit(spec)))
 
     return compiler.kept(("tree", encode_json([spec, args]), drop, names, place), make)
+
+
+def compile_record(compiler: Compiler, fields: Any, spec: Any, place: Path, drop: Drop) -> Run:
+    """
+    scope -> the record, as `compile_tree` gives it, for a context without `fields`: these are put into it first.
+
+    One function makes both, so that what both read is read once. The context's own parts are to be objects.
+    """
+
+    def make() -> Run:
+        em = compiler.emitter(MAPPED, place)
+        em.objects = CLIENT | {"event"}
+        with em.apart(ARRIVED, ("fields",)):
+            Tree(em, Drop()).fields(fields)
+        tree = Tree(em, drop)
+        return em.build(tree.weighed(tree.emit(spec)))
+
+    return compiler.kept(("record", encode_json([fields, spec]), drop, place), make)

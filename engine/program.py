@@ -19,7 +19,7 @@ from engine.exchange import Call
 from engine.expressions import Compiler
 from engine.limits import Gate
 from engine.lookups import Found, Lookup
-from engine.mapping import compile_tree
+from engine.mapping import compile_record, compile_tree
 from engine.names import ARRIVED, BOUND, CHECKED, CLIENT, LOOKED_UP, LOOKING, MAPPED, REPLY, ROW
 from engine.outcomes import Judge, Level, probed
 from engine.personal import Personal
@@ -124,8 +124,14 @@ class Action:
         self.vars = (
             compile_tree(compiler, spec.vars, LOOKED_UP | {"vars"}, (*place, "vars"), drop) if spec.vars else None
         )
-        self.record: Run = compile_tree(compiler, spec.record, MAPPED, (*place, "record"), drop)
         self.early, self.late = self.checks(compiler, spec, place)
+        # Where nothing comes between the two, the fields are made with the record.
+        self.makes_fields = bool(connector.fields and spec.record) and not (self.early or self.lookups or self.vars)
+        self.record: Run = (
+            compile_record(compiler, connector.fields, spec.record, (*place, "record"), drop)
+            if self.makes_fields
+            else compile_tree(compiler, spec.record, MAPPED, (*place, "record"), drop)
+        )
         single = spec.batch is None
 
         def steps(of: dict[str, types.Step], key: str) -> dict[str, Step]:
@@ -174,10 +180,11 @@ class Action:
         """Look-ups, variables, record and checks for a window of deliveries: what is ready, and what ended."""
         done: list[Done] = []
         rows: list[tuple[Delivery, dict[str, Any]]] = []
+        row_scope = program.bare_scope if self.makes_fields else program.row_scope
         for delivery in deliveries:
             ours = False
             try:
-                scope = program.row_scope(decode_event(delivery.body), delivery.received_at, wire.scope)
+                scope = row_scope(decode_event(delivery.body), delivery.received_at, wire.scope)
                 if program.reads_delivery:
                     scope["delivery"] = {"id": delivery.id, "attempt": delivery.attempts + 1}
                 reason = failed(self.early, scope, None) if self.early else None
@@ -422,6 +429,15 @@ class Program:
         self, event: dict[str, Any], received_at: float, bound: Mapping[str, Any] | None = None
     ) -> dict[str, Any]:
         """The context of one event: what mapping and conditions read; on a walk over the `bound` scope of its wire."""
+        scope = self.bare_scope(event, received_at, bound)
+        fields = self.fields
+        scope["fields"] = (fields(scope) or {}) if fields is not None else {}
+        return scope
+
+    def bare_scope(
+        self, event: dict[str, Any], received_at: float, bound: Mapping[str, Any] | None = None
+    ) -> dict[str, Any]:
+        """The same without its fields."""
         bound = bound or self.scope
         blank = self.blank
         if blank[0] is not bound:
@@ -430,8 +446,6 @@ class Program:
         scope["event"] = event
         if self.reads_received_at:
             scope["received_at"] = Decimal(repr(received_at))
-        fields = self.fields
-        scope["fields"] = (fields(scope) or {}) if fields is not None else {}
         return scope
 
     def drafts(self, event: dict[str, Any], received_at: float) -> tuple[Draft, ...]:
