@@ -83,6 +83,7 @@ GROUP = 1000  # writes in one commit at most, so that the first of them is not k
 SWEEP = 100  # expired rows cleaned in passing
 SWEEP_EVERY = 16  # remembered event ids between two such cleanings
 LOG_PAGES = 4_000  # of the log, 16 MB, until it is folded into the file: SQLite's 1,000 write most pages far more often
+LOG_FIRST, LOG_STEP = 256 * 1024, 1024 * 1024  # bytes: from which size on the log grows by so much at once
 
 FIRST = (
     """
@@ -728,6 +729,7 @@ class _Writer:
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._gate = threading.Lock()
         self._closed = False
+        self._log_bytes = LOG_FIRST
         self._refusal = f"{path}: the store is closed"
         self._file_lock = -1
         self._db: _Connection | None = None
@@ -852,6 +854,7 @@ class _Writer:
             db.passing = passing
         db.execute("BEGIN IMMEDIATE")
         try:
+            self._make_room()
             if len(jobs) == 1:  # needs no savepoint: it is all there is to take back
                 answers: list[_Answer] = [(_done(db, jobs)[0], None)]
             else:
@@ -865,6 +868,22 @@ class _Writer:
                 with suppress(sqlite3.Error):
                     db.execute("ROLLBACK")
         return answers
+
+    def _make_room(self) -> None:
+        """
+        The log grows by a good piece at once, while no one else may write: a commit that makes a file longer takes a
+        disk several times as long as one that writes over what is there. Zeros are no frames to SQLite.
+        """
+        with suppress(OSError):  # where there is no room, the commit itself will say so
+            size = os.stat(f"{self._path}-wal").st_size
+            if size <= self._log_bytes or size >= LOG_PAGES * 4096:
+                self._log_bytes = max(size, LOG_FIRST)
+                return
+            log = os.open(f"{self._path}-wal", os.O_WRONLY | os.O_CLOEXEC)
+            try:
+                self._log_bytes = size + os.pwrite(log, bytes(LOG_STEP), size)
+            finally:
+                os.close(log)
 
 
 class _NoWriter(_Writer):
