@@ -18,6 +18,7 @@ from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import postgres_server
 import psycopg
 import pytest
@@ -27,7 +28,7 @@ from test_sqlite import Backwards
 from test_stores import Walk, answer, everything_waiting, sums
 
 from engine.errors import LeaseLost, StoreUnavailable, UsageError
-from engine.records import Accepted, Delivery, Draft, LaneChange, Lease, Progress, Settled, TokenRow
+from engine.records import Accepted, Delivery, Draft, LaneChange, Lease, Part, Progress, Settled, TokenRow
 from engine.stores import opening
 from engine.stores.memory import MemoryStore
 from engine.stores.postgres import PostgresStore, address, arrivals, connections, reading, schema, settling, waking
@@ -219,6 +220,34 @@ def test_a_host_that_made_the_tables_after_another_had_looked_is_in_nobodys_way(
 
     monkeypatch.setattr(schema, "_version", looked)
     PostgresStore(url).close()
+    assert opening.schema_of(url, Path()) == opening.Schema(schema.VERSION, schema.VERSION)
+
+
+def test_tables_of_the_first_version_take_records_one_by_one_once_they_are_brought_up_to_date(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    progress = Progress("b1", "task", "each", {}, records=[{}, {}], members=[[1], [2]])
+    with monkeypatch.context() as older:
+        older.setattr(schema, "SCHEMA", schema.SCHEMA[:1])
+        older.setattr(schema, "VERSION", 1)
+        first = PostgresStore(url)
+        first.put([event("e1"), event("e2")], now=0.0).result()
+        first.close()
+        sql(
+            url,
+            "INSERT INTO batches (lane, batch, action, progress) SELECT id, 'b1', 'task',"
+            f" '{msgspec.json.encode(progress).decode()}'::bytea FROM lanes",
+            "UPDATE deliveries SET batch = 'b1'",
+        )
+    assert sql(url, "SELECT version FROM schema_version") == [(1,)]
+    with closing(PostgresStore(url)) as store:
+        lease = store.lease("crm", "abc", owner="w", ttl_s=30.0, now=1.0)
+        assert lease is not None
+        assert store.add_progress(lease, "b1", "task", Part("each", "1", {"id": 7}), now=1.0)
+        [(read, _)] = store.progress(lease, "task", now=1.0)
+        assert read.saved == {"each": {"1": {"id": 7}}}
+        store.settle(lease, [Settled(1, "delivered"), Settled(2, "delivered")], now=1.0)
+    assert sql(url, "SELECT count(*) FROM parts") == [(0,)]
     assert opening.schema_of(url, Path()) == opening.Schema(schema.VERSION, schema.VERSION)
 
 

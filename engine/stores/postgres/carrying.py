@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -12,6 +11,7 @@ from engine.stores.postgres import settling
 from engine.stores.postgres.arrivals import REMEMBER, Insert, encode_tries, indexed, turns_of
 from engine.stores.postgres.lanes import columns, locked
 from engine.stores.postgres.letters import COLUMNS, DEAD, decode_followers, insert, letter_of, whereabouts
+from engine.stores.postgres.reading import PROGRESS, progress_of
 from engine.stores.rules import Wait
 
 if TYPE_CHECKING:
@@ -55,7 +55,6 @@ STATE = """
 OF_LANES = ("deliveries", "batches", "dead", "dedupe")
 
 _encode = msgspec.json.Encoder(decimal_format="number").encode
-_decode_progress = msgspec.json.Decoder(Progress, float_hook=Decimal).decode
 _decode_tries = msgspec.json.Decoder(tuple[Try, ...]).decode
 
 
@@ -87,8 +86,8 @@ OUT: dict[Any, tuple[str, Callable[[DbRow], Any]]] = {
         _buried,
     ),
     Progress: (
-        "SELECT progress FROM batches WHERE lane = %b AND batch > %b ORDER BY batch LIMIT %b",
-        lambda row: _decode_progress(row[0]),
+        f"SELECT {PROGRESS} FROM batches AS b WHERE b.lane = %b AND b.batch > %b ORDER BY b.batch LIMIT %b",
+        lambda row: progress_of(*row),
     ),
     Remembered: (
         "SELECT event_id, until FROM dedupe WHERE lane = %b AND event_id > %b ORDER BY event_id LIMIT %b",
@@ -133,7 +132,7 @@ def carry_in(db: Db, numbers: Numbers, lane: int, items: Sequence[Carried]) -> N
             settling.align(db, sums, behind, set())
     for item in items:
         if isinstance(item, Progress):
-            db.send(settling.SAVE, item.batch, item.action, _encode(item), [lane])
+            settling.write_whole(db, item, [lane])
     if ids := [(lane, item.event_id, float(item.until)) for item in items if isinstance(item, Remembered)]:
         db.send(REMEMBER, *columns(ids, 3))
     letters = [item for item in items if isinstance(item, Buried)]

@@ -11,6 +11,7 @@ from engine.records import Settled
 from engine.stores.postgres.arrivals import encode_tries
 from engine.stores.postgres.lanes import locked
 from engine.stores.postgres.letters import COLUMNS, decode_followers, letter_of
+from engine.stores.postgres.reading import PROGRESS
 from engine.stores.postgres.settling import end, rows_of
 from engine.stores.rules import named_by_limit, names_in, without
 
@@ -91,10 +92,10 @@ def find(db: Db, person: Subject, client: str | None, *, mentions: bool) -> Foun
             found.named[letter.id] = without(person, letter)
         if any(person.has(each.key, b"{}") for each in followers):
             found.followed.append(letter.id)
-    for lane, batch, progress in db.rows(
-        f"SELECT lane, batch, progress FROM batches WHERE lane IN {_LANES}", client, client
+    for lane, batch, *progress in db.rows(
+        f"SELECT b.lane, b.batch, {PROGRESS} FROM batches AS b WHERE b.lane IN {_LANES}", client, client
     ):
-        if person.named_in(progress):
+        if any(map(person.named_in, progress)):
             found.batches.append((lane, batch))
     for lane, reason in db.rows(
         f"SELECT id, reason FROM lanes WHERE reason IS NOT NULL AND id IN {_LANES}", client, client

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from engine.records import Delivery, Progress
+from engine.records import Delivery, Part, Progress
 from engine.stores.postgres.lanes import HELD, must_hold
-from engine.stores.rules import first_of
+from engine.stores.rules import first_of, with_parts
 
 if TYPE_CHECKING:
     from engine.records import Lease
@@ -52,7 +52,12 @@ ACTIONS = """
             ORDER BY d.batch, d.seq LIMIT 1) IS NOT NULL)
     ORDER BY a.action
 """
-BATCHES = "SELECT number, batch, progress FROM batches WHERE lane = %b AND action = %b"
+_PARTS = """
+    (SELECT '[' || coalesce(string_agg(p.part, ',' ORDER BY p.number), '') || ']'
+     FROM parts AS p WHERE p.lane = b.lane AND p.batch = b.batch)
+"""
+PROGRESS = f"b.progress, {_PARTS}"
+BATCHES = f"SELECT b.number, b.batch, {PROGRESS} FROM batches AS b WHERE b.lane = %b AND b.action = %b"
 MEMBERS = """
     SELECT seq, id, event_id, action, coalesce(long_key, key), body, received_at, due_at, attempts, batch, again_at
     FROM deliveries WHERE lane = %b AND action = %b AND batch IS NOT NULL ORDER BY batch, seq
@@ -63,6 +68,7 @@ BEHIND = """
 """
 
 _decode_progress = msgspec.json.Decoder(Progress, float_hook=Decimal).decode
+_decode_parts = msgspec.json.Decoder(list[Part], float_hook=Decimal).decode
 
 
 def read(db: Db, lane: int | None, lease: Lease, action: str, *, limit: int, now: float) -> list[Delivery]:
@@ -91,10 +97,15 @@ def progress(
         theirs.setdefault(delivery.batch, []).append(delivery)
     must_hold(holding.fetchone(), lease)
     return [
-        (_decode_progress(saved), theirs[batch])
-        for _, batch, saved in sorted(finding.fetchall())
+        (progress_of(saved, parts), theirs[batch])
+        for _, batch, saved, parts in sorted(finding.fetchall())
         if batch in theirs and all(delivery.due_at <= now for delivery in theirs[batch])
     ]
+
+
+def progress_of(saved: bytes, parts: str) -> Progress:
+    """What was written whole, with what was added to it since."""
+    return with_parts(_decode_progress(saved), _decode_parts(parts))
 
 
 def _holder(lease: Lease) -> tuple[str, str, int, str]:

@@ -111,11 +111,21 @@ FIRST = (
     "CREATE TABLE forgotten (times BIGINT NOT NULL)",
     "INSERT INTO forgotten VALUES (0)",
 )
-SCHEMA = (FIRST,)  # each takes a database from the version before it; a new one goes through all of them
+# What is written whole takes the place of all that was added to it, and what leaves takes that along.
+PARTS = (
+    "CREATE SEQUENCE parts_number",
+    f"""
+    CREATE TABLE parts (
+        number {_NUMBERED.format("parts_number")}, lane BIGINT NOT NULL, batch {_TEXT} NOT NULL, part TEXT NOT NULL,
+        FOREIGN KEY (lane, batch) REFERENCES batches (lane, batch) ON DELETE CASCADE)
+    """,
+    "CREATE INDEX parts_batch ON parts (lane, batch, number)",
+)
+SCHEMA = (FIRST, PARTS)  # each takes a database from the version before it; a new one goes through all of them
 VERSION = len(SCHEMA)
 TABLES = (
     *("lanes", "actions", "deliveries", "batches", "dead", "tokens", "locks", "limits", "uses", "slots", "dedupe"),
-    *("marks", "forgotten"),
+    *("marks", "forgotten", "parts"),
 )
 
 # What PostgreSQL is told of its own housekeeping; another server may know none of it. A row that changes with every

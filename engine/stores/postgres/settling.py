@@ -15,7 +15,7 @@ from engine.stores.rules import Wait, follow, followers, tried
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
-    from engine.records import LaneChange, Lease, Progress
+    from engine.records import LaneChange, Lease, Part, Progress
     from engine.stores.postgres.connections import Db
 
 # Deliveries that leave a lane before readers are told to begin further behind.
@@ -82,6 +82,11 @@ SAVE = """
     INSERT INTO batches (lane, batch, action, progress)
     SELECT lane, %b, %b, %b FROM unnest(%b::bigint[]) AS v (lane)
     ON CONFLICT (lane, batch) DO UPDATE SET action = excluded.action, progress = excluded.progress
+"""
+NOT_ADDED = "DELETE FROM parts WHERE batch = %b AND lane = ANY(%b::bigint[])"
+ADD = """
+    INSERT INTO parts (lane, batch, part)
+    SELECT lane, batch, %b FROM batches WHERE lane = %b AND batch = %b AND action = %b RETURNING number
 """
 
 _encode = msgspec.json.Encoder(decimal_format="number").encode
@@ -325,7 +330,7 @@ def save_progress(db: Db, lane: int | None, lease: Lease | None, progress: Progr
     if lease is None:
         lanes = sorted({row.lane for row in rows})
     if lanes:
-        db.send(SAVE, progress.batch, progress.action, _encode(progress), lanes)
+        write_whole(db, progress, lanes)
     if rows:
         db.send(
             "UPDATE deliveries SET batch = %b WHERE seq = ANY(%b::bigint[])",
@@ -334,6 +339,16 @@ def save_progress(db: Db, lane: int | None, lease: Lease | None, progress: Progr
         )
     left = [(row.lane, row.action, row.batch) for row in rows if row.batch is not None]
     drop_done(db, left + [(each, progress.action, progress.batch) for each in lanes])
+
+
+def write_whole(db: Db, progress: Progress, lanes: Sequence[int]) -> None:
+    db.send(SAVE, progress.batch, progress.action, _encode(progress), lanes)
+    db.send(NOT_ADDED, progress.batch, lanes)
+
+
+def add_progress(db: Db, lane: int | None, lease: Lease, batch: str, action: str, part: Part) -> bool:
+    held(db, lane, lease)
+    return db.row(ADD, _encode(part).decode(), lane, batch, action) is not None
 
 
 def reclaim(db: Db, gone: Callable[[str], bool]) -> int:

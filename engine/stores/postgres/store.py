@@ -215,8 +215,13 @@ class PostgresStore:
         self._connections.transact(work)
 
     def add_progress(self, lease: Lease, batch: str, action: str, part: Part, *, now: float) -> bool:
-        del lease, batch, action, part, now
-        return False  # here a batch is written whole each time
+        del now
+
+        def work(db: Db) -> bool:
+            lane = self._numbers.of(db, lease.connector, lease.client)
+            return settling.add_progress(db, lane, lease, batch, action, part)
+
+        return self._connections.transact(work)
 
     def settle(
         self, lease: Lease | None, done: Sequence[Settled], *, now: float, change: LaneChange | None = None
