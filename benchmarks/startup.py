@@ -3,7 +3,7 @@ From the start of a process to its answer, beside an empty Python: the processor
 
 Modules are compiled before. `validate` is asked of a file that is as it was the last time, and of one that is looked
 at anew (`--no-cache`); `serve` of a project that was served before, and of one that is new, each time until the first
-200 of /healthz; with `--port 0` and nothing delivered.
+200 of /healthz, and of the former until the 202 of its first event, too; with `--port 0` and nothing delivered.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+
+import msgspec
 
 from benchmarks.measuring import CPU, Comparison, Took, alternate, at_most, compare
 from benchmarks.projects import write_project
@@ -39,8 +41,8 @@ def finished(home: Path, *command: str | Path) -> Took:
     return Took(1, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
 
 
-def answered(home: Path, *command: str | Path) -> Took:
-    """The processor's time that `serve` took until it answered."""
+def answered(home: Path, *command: str | Path, event: bytes | None = None) -> Took:
+    """The processor's time that `serve` took until it answered: that it lives, or to an event for hubspot."""
     with tempfile.TemporaryDirectory() as folder:
         ports = ("--port", "0", "--admin-port", "0", "--no-deliver", "--store", f"sqlite:///{folder}/connect.db")
         process = subprocess.Popen(
@@ -48,9 +50,12 @@ def answered(home: Path, *command: str | Path) -> Took:
             cwd=home, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
         )  # fmt: skip
         assert process.stdout is not None
+        door = next(line.split()[1] for line in process.stdout if line.startswith("Events:")).partition("{")[0]
         admin = next(line.split()[1] for line in process.stdout if line.startswith("Admin:"))
-        with urllib.request.urlopen(f"{admin}healthz") as answer:
-            assert answer.status == 200
+        headers = {"X-Connect-Key": environment()["SHOP_0001_KEY"], "Content-Type": "application/json"}
+        asked = f"{admin}healthz" if event is None else urllib.request.Request(f"{door}hubspot", event, headers)
+        with urllib.request.urlopen(asked) as answer:
+            assert answer.status == (200 if event is None else 202)
         took = cpu_s(process.pid)
         process.terminate()
         process.communicate()
@@ -61,6 +66,15 @@ def cpu_s(pid: int) -> float:
     """Of all threads of a process, as Linux counts it."""
     tasks = Path(f"/proc/{pid}/task").iterdir()
     return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks) / 1e9
+
+
+def event_of(home: Path) -> bytes:
+    """One that `hubspot` takes from shop-0001: the first of the connector's examples."""
+    from engine.spec.project import Project
+
+    connector = Project(home).connector("hubspot")
+    event = connector.examples[0].events[0] | {"clientId": "shop-0001"}
+    return msgspec.json.Encoder(decimal_format="number").encode(event)
 
 
 def kept(home: Path) -> None:
@@ -74,6 +88,7 @@ def kept(home: Path) -> None:
 
 def contestants(old: Path, new: Path) -> Mapping[str, Callable[[], Took]]:
     one = sorted((old / "connectors").glob("*.yaml"))[-2]
+    event = event_of(old)
     module = (sys.executable, "-m", "engine.cli")
     return {
         AGAINST: lambda: finished(old, sys.executable, "-c", "pass"),
@@ -83,6 +98,7 @@ def contestants(old: Path, new: Path) -> Mapping[str, Callable[[], Took]]:
         "python -m engine.cli validate of one file": lambda: finished(old, *module, "validate", one),
         "connect validate of one file, looked at anew": lambda: finished(old, SCRIPT, "validate", "--no-cache", one),
         "connect serve until it answers": lambda: answered(old, SCRIPT),
+        "connect serve until its first event is answered": lambda: answered(old, SCRIPT, event=event),
         "connect serve until it answers, of a new project": lambda: answered(fresh(new), SCRIPT),
         **{f"connect {name} --help": helped(old, name) for name in ("validate", "serve", "test", "status", "dead")},
     }

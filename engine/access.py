@@ -6,7 +6,7 @@ import base64
 import hashlib
 import hmac
 import math
-import secrets
+import os
 import threading
 import time
 from enum import StrEnum
@@ -72,7 +72,7 @@ class Access:
         read_token: str | None = None,
         *,
         clock: Callable[[], float] = time.time,
-        new_id: Callable[[], str] = lambda: secrets.token_urlsafe(16),
+        new_id: Callable[[], str] = lambda: os.urandom(16).hex(),
     ) -> None:
         if read_token and not token:
             raise UsageError("CONNECT_ADMIN_READ_TOKEN is for looking only; CONNECT_ADMIN_TOKEN must be there, too")
@@ -81,7 +81,7 @@ class Access:
         self.open = not token
         self._tokens = {role: value.encode() for role, value in self._named(token, read_token)}
         self._clock, self._new_id = clock, new_id
-        seed = b"\0".join(self._tokens.values()) or secrets.token_bytes(32)
+        seed = b"\0".join(self._tokens.values()) or os.urandom(32)
         self._key = hmac.digest(seed, b"DaxGO Connect, admin side", hashlib.sha256)
         self._wrong: dict[str, list[float]] = {}
         self._ended: dict[str, float] = {}

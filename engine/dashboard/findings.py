@@ -88,6 +88,7 @@ class Findings:
                     del self._asked[file]
                 if not part:
                     self._looking = False
+                    self._project = Project(self._directory)  # what was read, with all places, is large
                     return
             state = self.state()
             found = self._found(part)
