@@ -88,12 +88,7 @@ def test_validate_imports_what_checks_and_not_what_serves(home: Path) -> None:
 def test_serve_answers_before_pages_metrics_and_senders_of_alerts_are_loaded(home: Path) -> None:
     found = imported(home, "serve", "--port", "0", "--admin-port", "0", code=SERVE)
     assert "uvloop" in found
-    later = {
-        "httpx", "jinja2", "prometheus_client", "starlette", "structlog", "engine.dashboard.board",
-        # what takes events in and delivers them comes with the first event, or soon after the start
-        "engine.functions", "engine.intake", "engine.program", "engine.walk", "engine.worker", "re2", "zoneinfo",
-        "encodings.idna", "html", "http.cookies", "uvicorn", "random",
-    }  # fmt: skip
+    later = {"httpx", "jinja2", "prometheus_client", "starlette", "structlog", "engine.dashboard.board"}
     assert found & (later | FOR_FEW | {"engine.alerting.mail", "engine.tagging.script", "engine.spec.check"}) == set()
 
 
@@ -105,3 +100,7 @@ def test_serve_loads_no_reader_of_yaml_where_nothing_has_changed_since_it_ran(ho
     compiled.keep(project)
     found = imported(home, "serve", "--port", "0", "--admin-port", "0", code=SERVE)
     assert found & {"yaml", "engine.spec.load", "engine.spec.expand", "engine.spec.located"} == set()
+    # what takes events in and delivers them comes with the first event, or soon after the start
+    late = {"functions", "intake", "program", "sending", "walk", "worker", "stores.memory"}
+    assert found & {f"engine.{name}" for name in late} == set()
+    assert found & {"difflib", "encodings.idna", "html", "http.cookies", "re2", "uvicorn", "zoneinfo"} == set()
