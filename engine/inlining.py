@@ -169,12 +169,12 @@ def _decimal(em: Emitter, arguments: list[Code], whole: str) -> Inline | None:
     name = f"to_{places[0].value}_places"
     em.globals[name], em.globals[f"{name}_text"] = to_places(places[0].value)
     given = f"({value}, {whole.partition('(')[0]})"
-    return Inline(name + given, as_text=f"{name}_text{given}")
+    return Inline(_else(value, name + given), as_text=_else(value, f"{name}_text{given}"))
 
 
 @cache
 def to_places(places: int) -> tuple[Callable[..., Any], Callable[..., str | None]]:
-    """(value, the function) -> the value to so many places, and the same as text; most prices have them already."""
+    """(value, the function) -> a value that is there to so many places, and as text; most prices have them already."""
     unit = Decimal((0, (1,), -places))
     point, one_less, one_more = -1 - places, -places, -2 - places
     least = places + 2
@@ -189,8 +189,6 @@ def to_places(places: int) -> tuple[Callable[..., Any], Callable[..., str | None
                     return value.quantize(unit, None, EXACT)
         elif value.__class__ is int and -SMALL < value < SMALL:
             return Decimal(value).quantize(unit, None, EXACT)
-        elif value is None:
-            return None
         return call(value, places)
 
     zeros = "." + "0" * places
@@ -213,8 +211,6 @@ def to_places(places: int) -> tuple[Callable[..., Any], Callable[..., str | None
                     return str(value.quantize(unit, None, EXACT))
         elif value.__class__ is int and -SMALL < value < SMALL:
             return str(value) + zeros
-        elif value is None:
-            return None
         found = call(value, places)
         return None if found is None else str(found)  # which writes no exponent with so few places
 

@@ -293,9 +293,10 @@ class Tree:
 
     def fields(self, node: dict[str, Any]) -> None:
         """Puts the context's `fields` into it; who reads one of them later reads the variable that it was made from."""
-        pairs = self.pairs(node) if directive_of(node) is None else []
-        code = self.built(pairs, keeps_empty=False) if pairs else self.emit(node)
-        fields = self.em.assign(f"({self.weighed(code)}) or {{}}", OBJECT, prefix="n")
+        plainly = directive_of(node) is None
+        pairs = self.pairs(node) if plainly else []
+        code = self.built(pairs, keeps_empty=False) if plainly else self.emit(node)
+        fields = self.em.assign(f"({self.weighed(code)}) or {{}}", OBJECT if plainly else ANY, prefix="n")
         self.em.line(f"scope['fields'] = {fields}")
         for flag in self.flags():  # of what comes next
             self.em.line(flag)

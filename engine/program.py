@@ -273,7 +273,10 @@ class Program:
             "client": {"name": client.client, "title": client.title},
             "tables": {name: {**table, **binding.tables.get(name, {})} for name, table in connector.tables.items()},
         }
-        self.blank: tuple[Mapping[str, Any], dict[str, Any]] = ({}, {})  # bound names, and an empty row over them
+        self.blank: tuple[Mapping[str, Any] | None, dict[str, Any]] = (
+            {},
+            {},
+        )  # names, an empty row over them
         self.backoff = Backoff(connector.http.retry, jitter)
         self.fields = compile_tree(self.compiler, connector.fields, ARRIVED, ("fields",)) if connector.fields else None
         self.derive = {
@@ -438,10 +441,9 @@ class Program:
         self, event: dict[str, Any], received_at: float, bound: Mapping[str, Any] | None = None
     ) -> dict[str, Any]:
         """The same without its fields."""
-        bound = bound or self.scope
         blank = self.blank
         if blank[0] is not bound:
-            self.blank = blank = bound, {**bound, **EMPTY_ROW}
+            self.blank = blank = bound, {**(bound or self.scope), **EMPTY_ROW}
         scope = blank[1].copy()
         scope["event"] = event
         if self.reads_received_at:

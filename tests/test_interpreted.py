@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from engine.errors import BadValue
 from engine.expressions import Compiler
 from engine.functions.definition import literal
-from engine.mapping import compile_tree
-from engine.names import MAPPED
+from engine.mapping import compile_record, compile_tree
+from engine.names import ARRIVED, MAPPED
 from engine.spec.types import Drop
 from tests.interpreted import interpreted
 
@@ -308,3 +308,46 @@ def same_in_both_forms(spec: Any, drop: dict[str, str], scopes: list[dict[str, A
         return
     for scope in scopes:
         assert shown(lambda scope=scope: run(scope)) == shown(lambda scope=scope: interpreted(spec, scope, PLACE, drop))
+
+
+FIELDS = st.dictionaries(st.sampled_from(["email", "x", "k"]), leaves(False) | TREES, min_size=1, max_size=3)
+READING = st.sampled_from(
+    [
+        "${ fields.email }", "${ lower(fields.email) }", "{{ fields.x }}: {{ event.text }}", "${ fields }",
+        "${ fields.k.x }", {"$rest": "${ event }", "except": ["used"]},
+        {"$each": "${ fields.x }", "do": "${ item.sku }"},
+    ]
+)  # fmt: skip
+RECORDS = st.one_of(READING, st.dictionaries(st.sampled_from("abcde"), st.one_of(READING, READING, TREES), max_size=5))
+
+
+@given(st.one_of(FIELDS, TREES.filter(lambda tree: isinstance(tree, dict) and tree)), RECORDS, DROPS, SCOPES, WHOLE)
+@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@example({"x": None}, "${ fields.x }", {"null": "keep"}, {}, {})
+@example({"x": "${ event.a }"}, {"$rest": "${ event }", "except": ["used"]}, {}, {"event": {"a": 1, "b": 2}}, {})
+@example({"x": "${ event.a[*].b }"}, {"y": "${ fields.x }"}, {}, {"event": {"a": [{"b": [1]}]}}, {})
+@example({"x": "${ lower(event.a) }"}, "${ upper(fields.x) }", {}, {"event": {"a": 5}}, {"event": {"a": "İß"}})
+def test_a_record_made_with_its_fields_is_the_one_made_after_them(
+    fields: Any, spec: Any, drop: dict[str, str], one: dict[str, Any], other: dict[str, Any]
+) -> None:
+    after, kept = Compiler(), msgspec.convert(drop, Drop)
+    make_fields = compile_tree(after, fields, ARRIVED, ("fields",))
+    record = compile_tree(after, spec, MAPPED, PLACE, kept)
+    if after.problems:
+        return
+    together = Compiler()
+    both = compile_record(together, fields, spec, PLACE, kept)
+    assert together.problems == []
+    assert set(together.uses) == {use for use in after.uses if use.place[0] != "fields"}
+    for given_ in (one, other):
+        scope = {"event": {}, "settings": {}, "tables": {}, "client": {}, **given_}
+
+        def in_turn(scope: dict[str, Any]) -> Any:
+            made = {**scope, "fields": make_fields(scope) or {}}
+            return record(made), made["fields"]
+
+        def at_once(scope: dict[str, Any]) -> Any:
+            row = {**scope, "fields": None}
+            return both(row), row["fields"]
+
+        assert shown(lambda scope=scope: at_once(scope)) == shown(lambda scope=scope: in_turn(scope))
