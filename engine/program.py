@@ -273,10 +273,7 @@ class Program:
             "client": {"name": client.client, "title": client.title},
             "tables": {name: {**table, **binding.tables.get(name, {})} for name, table in connector.tables.items()},
         }
-        self.blank: tuple[Mapping[str, Any] | None, dict[str, Any]] = (
-            {},
-            {},
-        )  # names, an empty row over them
+        self.blank: tuple[Mapping[str, Any] | None, dict[str, Any]] = ({}, {})  # names, and an empty row over them
         self.backoff = Backoff(connector.http.retry, jitter)
         self.fields = compile_tree(self.compiler, connector.fields, ARRIVED, ("fields",)) if connector.fields else None
         self.derive = {
