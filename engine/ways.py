@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from engine.errors import StoreUnavailable
 from engine.intake import shortened
 from engine.ports import Carrier
 from engine.program import decode_event
 from engine.records import Waiting
-from engine.trail.entries import ACCEPTED, LEAST_PREFIX, UNWANTED
+from engine.trail.entries import ACCEPTED, LEAST_PREFIX, UNWANTED, Followed, Found
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from engine.dead_letters import Desk
     from engine.ports import Store
     from engine.records import Dead, Lane, Which
-    from engine.trail.entries import Followed, Found, Query
+    from engine.trail.entries import Query
     from engine.trail.recording import Recorder
 
 MOST_ATTEMPTS = 100  # of one event that are shown, the latest
@@ -44,6 +45,8 @@ class Way(NamedTuple):
     waiting: Sequence[Waits]
     dead: Sequence[Dead]
     unseen: int  # deliveries that wait and were not looked through, for they are many
+    unasked: int = 0  # lanes with dead letters that were not asked, for they are many
+    unread: str = ""  # why the trail can't be read: only the store was asked
 
     @property
     def is_known(self) -> bool:
@@ -69,7 +72,11 @@ def way_of(
 
 
 def _way(store: Store, trail: Recorder | None, event_id: str, connector: str | None, client: str | None) -> Way:
-    followed = trail.of_event(event_id, MOST_ATTEMPTS) if trail is not None else []
+    followed, unread = list[Followed](), ""
+    try:
+        followed = trail.of_event(event_id, MOST_ATTEMPTS) if trail is not None else []
+    except StoreUnavailable as error:  # of the trail, not of the store: that is asked all the same
+        unread = str(error)
     followed = [each for each in followed if _fits(each.found.connector, each.found.client, connector, client)]
     accepted = [each for each in followed if each.found.outcome in (ACCEPTED, UNWANTED)]
     attempts = [each for each in followed if each.found.outcome not in (ACCEPTED, UNWANTED)]
@@ -77,7 +84,8 @@ def _way(store: Store, trail: Recorder | None, event_id: str, connector: str | N
     known = {(each.found.connector, each.found.client) for each in followed}
     lanes.sort(key=lambda lane: ((lane.connector, lane.client) not in known, lane.waiting))  # where it was comes first
     dead: list[Dead] = []
-    for lane in [lane for lane in lanes if lane.rejected][:MOST_LANES]:
+    rejecting = [lane for lane in lanes if lane.rejected]
+    for lane in rejecting[:MOST_LANES]:
         which: Which = {"connector": lane.connector, "client": lane.client, "event_id": event_id}
         dead += store.dead(limit=MOST_DEAD, **which)
     waiting = _at_their_seqs(store, lanes, accepted)
@@ -87,7 +95,8 @@ def _way(store: Store, trail: Recorder | None, event_id: str, connector: str | N
         known |= {(each.connector, each.client) for each in ended}
         lanes = [lane for lane in lanes if (lane.connector, lane.client) in known]
     others, unseen = _waiting(store, lanes, event_id)
-    return Way(event_id, accepted, attempts, [*waiting, *others], dead, unseen)
+    unasked = max(len(rejecting) - MOST_LANES, 0)
+    return Way(event_id, accepted, attempts, [*waiting, *others], dead, unseen, unasked, unread)
 
 
 def _fits(connector: str, client: str, wanted_connector: str | None, wanted_client: str | None) -> bool:
@@ -162,6 +171,14 @@ def now_at(way: Way) -> list[Now]:
     return [found[key] for key in sorted(found)]
 
 
+class Search(NamedTuple):
+    """What a trail has of what was asked for."""
+
+    rows: list[Found]
+    how: str  # it was found: id | prefix | person, or empty where nothing was written
+    unread: str = ""  # why the trail can't be read
+
+
 def bodies(way: Way, desk: Desk) -> list[tuple[str, str, Any]]:
     """(connector, client, the event as it may be shown) of each that the store still has; the same one once."""
     held = {(each.lane.connector, each.lane.client, each.row.delivery.body) for each in way.waiting}
@@ -172,14 +189,17 @@ def bodies(way: Way, desk: Desk) -> list[tuple[str, str, Any]]:
     ]
 
 
-def found(trail: Recorder | None, query: Query, given: str, limit: int) -> tuple[list[Found], str]:
-    """
-    What fits the query and what somebody wrote: an id, its beginning, an address, the key of a record.
-
-    And how it was found: id | prefix | person, or empty where nothing was written.
-    """
+def found(trail: Recorder | None, query: Query, given: str, limit: int) -> Search:
+    """What fits the query and what somebody wrote: an id, its beginning, an address, the key of a record."""
     if trail is None:
-        return [], ""
+        return Search([], "")
+    try:
+        return _found(trail, query, given, limit)
+    except StoreUnavailable as error:
+        return Search([], "", str(error))
+
+
+def _found(trail: Recorder, query: Query, given: str, limit: int) -> Search:
     ways: list[tuple[str, Query]] = []
     if not given:
         ways.append(("", query))
@@ -193,5 +213,5 @@ def found(trail: Recorder | None, query: Query, given: str, limit: int) -> tuple
             ways.append(("person", query._replace(people=trail.people(given))))
     for how, each in ways:
         if rows := trail.find(each, limit):
-            return rows, how
-    return [], ""
+            return Search(rows, how)
+    return Search([], "")

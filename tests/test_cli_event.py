@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -157,3 +159,18 @@ def test_what_was_accepted_is_told_with_the_actions_that_want_it_before_anything
     lane = {"connector": "rdstation", "client": "client-xyz", "at": 1_000}
     assert data(home, "e3")["accepted"] == [{**lane, "actions": ["send_conversion"]}]
     assert data(home, "e4")["accepted"] == [{**lane, "actions": []}]
+
+
+def test_where_the_trail_is_of_a_newer_version_the_store_is_asked_and_it_says_why(home: Path) -> None:
+    with closing(sqlite3.connect(home / "connect.trail.db")) as db:
+        db.execute("PRAGMA user_version = 3")
+    done = connect("event", "e2", project=home, TZ="UTC")
+    assert done.code == 0
+    assert done.out.splitlines()[1] == "  rdstation/client-xyz send_conversion: dead letter 1 (1970-01-01 00:16:50)"
+    why = f"{home}/connect.trail.db: a newer version of this program has written it (format 3, this one knows 2); "
+    why += "start the newer program again, or remove the file: no event is lost with it"
+    assert done.err == f"what became of events can't be read; the store has what waits and dead letters: {why}\n"
+    none = connect("event", "order-2026-1", project=home)
+    assert (none.code, none.out) == (1, "neither waits such an event, nor is it a dead letter\n")
+    assert why in none.err
+    assert data(home, "e2")["unread"] == why

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import re
+import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
+from html import unescape
+from pathlib import Path
 from urllib.parse import quote, urlencode
 
-import httpx
 import pytest
 from conftest import reply
 from test_dashboard import CRM, HOSTILE, LOOK, SCRIPT, House, Opened, Page, opened
@@ -281,9 +284,7 @@ def test_a_trail_that_cannot_be_read_is_said_on_a_page(kept: House) -> None:
     trail = kept.engine.trail
     assert trail is not None
     trail.keeper.close()
-    got = kept.http.get("/events")
-    assert isinstance(got, httpx.Response)
-    assert got.status_code == 503
+    assert ":memory:: the trail is closed" in kept.page("/events").text
 
 
 def test_of_a_log_in_that_failed_no_body_is_kept_and_the_page_says_so(
@@ -309,3 +310,38 @@ auth:
     kept = "without a body, or a log-in: no body of one is kept"
     assert f"POST https://api.crm.example/login {kept} What came back HTTP 401 {kept}" in page.text
     assert "pl4nted" not in page.text
+
+
+@pytest.mark.parametrize("lang", ["en", "pt"])
+def test_where_the_trail_is_of_a_newer_version_the_pages_show_what_the_store_has_and_say_why(
+    opened: Opened, tmp_path: Path, lang: str
+) -> None:
+    keeper = SqliteKeeper(tmp_path / "t.trail.db")
+    keeper.salt()
+    keeper.close()
+    with closing(sqlite3.connect(tmp_path / "t.trail.db")) as db:
+        db.execute("PRAGMA user_version = 3")
+    with opened() as house:
+        house.log_in()
+        house.engine.trail = Recorder(
+            SqliteKeeper(tmp_path / "t.trail.db"),
+            b"key",
+            Limits(),
+            now=house.clock.now,
+            telemetry=house.heard,
+            by_itself=False,
+        )
+        house.post({"id": "e1"})
+        assert house.http.get("/", params={"lang": lang}).status_code == 200
+        why = f"{tmp_path}/t.trail.db: a newer version of this program has written it (format 3, this one knows 2)"
+        said = {"en": "What became of events can't be read.", "pt": "O destino dos eventos não pode ser lido."}[lang]
+        got = house.http.get("/events", params={"q": "e1"})
+        assert (got.status_code, got.headers["location"]) == (303, "/event?id=e1")
+        for path in ("/events", "/events?q=ana@example.com", "/event?id=e1"):
+            text = unescape(house.http.get(path).text)
+            assert (said in text, why in text) == (True, True), path
+        assert TEXTS["event_waits"][lang == "pt"] in text
+        gone = house.http.get("/event?id=e2")
+        assert gone.status_code == 404
+        assert TEXTS["event_unknown_unread"][lang == "pt"] in unescape(gone.text)
+        house.engine.trail.close()

@@ -34,7 +34,7 @@ from engine.trail.recording import Limits, Recorder
 from engine.trail.sqlite import MEMORY, SqliteKeeper, beside
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from engine.trail.entries import Keeper
 
@@ -336,6 +336,67 @@ def test_a_trail_of_the_first_version_is_read_on(tmp_path: Path) -> None:
     assert ids(keeper.find(Query(people=(1,)), 9)) == ["e1"]
     assert [outcome for outcome, _, _ in told(keeper, "e2")] == ["accepted", "delivered"]
     keeper.close()
+
+
+def of_version(keeper: Keeper, folder: Path, version: int) -> Keeper:
+    """The same trail, as a program of that version leaves it, opened anew."""
+    keeper.salt()
+    if isinstance(keeper, SqliteKeeper):
+        with closing(sqlite3.connect(folder / "connect.trail.db")) as db:
+            db.execute(f"PRAGMA user_version = {version}")
+        return SqliteKeeper(folder / "connect.trail.db")
+    import psycopg
+
+    from engine.stores.postgres.address import parsed
+    from engine.trail.postgres import PostgresKeeper
+
+    address = parsed(postgres_server.shared().url("trail"))
+    with psycopg.connect(address.url, autocommit=True) as connection:
+        connection.execute(b'SET search_path = "trail"')
+        connection.execute(f"UPDATE trail_facts SET version = {version}".encode())
+    return PostgresKeeper(address)
+
+
+@pytest.mark.parametrize("make", [sqlite, postgres])
+def test_a_trail_of_a_newer_version_says_so_is_left_alone_and_is_read_again_by_that_version(
+    make: Callable[[Path], Keeper], tmp_path: Path
+) -> None:
+    first = make(tmp_path)
+    first.write([taken("e1")], [], people)
+    newer = of_version(first, tmp_path, 3)
+    asked: list[Callable[[], object]] = [
+        newer.state,
+        lambda: newer.find(EVERY, 9),
+        lambda: newer.of_event("e1", 9),
+        lambda: newer.write([taken("e2")], [], people),
+    ]
+    for ask in asked:
+        with pytest.raises(
+            StoreUnavailable, match=r"a newer version .* \(format 3, this one knows 2\); start the newer"
+        ):
+            ask()
+    newer.close()
+    same = of_version(first, tmp_path, 2)
+    assert [each.event_id for each in same.find(EVERY, 9)] == ["e1"]
+    same.close()
+    first.close()
+
+
+def test_a_trail_that_cannot_be_read_says_why_and_what_to_do(tmp_path: Path) -> None:
+    (tmp_path / "connect.trail.db").mkdir()
+    keeper = SqliteKeeper(tmp_path / "connect.trail.db")
+    recorder = Recorder(keeper, b"", Limits(), now=lambda: START, telemetry=Heard(), by_itself=False)
+    why = f"{tmp_path}/connect.trail.db: unable to open database file; "
+    why += "check that the file and its folder can be read and written"
+    assert recorder.state() == State(None, 0, "", why)
+    recorder.close()
+
+
+def test_an_entry_that_cannot_be_decoded_is_said_and_breaks_nothing(keeper: Keeper) -> None:
+    keeper.write([taken("e1")._replace(stages=b'{"began":"then"}')], [], people)
+    recorder = Recorder(keeper, b"", Limits(), now=lambda: START, telemetry=Heard(), by_itself=False)
+    with pytest.raises(StoreUnavailable, match=r"^an entry of the trail can't be read: Expected `float`"):
+        recorder.of_event("e1", 9)
 
 
 # --- what is found ---

@@ -58,8 +58,9 @@ def command(
         options.audit(project).line("event show", connector=connector, client=client, text=digest(text))
         way = way_of(store, trail, text, connector=connector, client=client)
         rows: list[Found] = []
-        if not way.is_known:
-            rows, _ = found(trail, Query(connector=connector, client=client), text, MOST)
+        unread = way.unread
+        if not way.is_known and not unread:
+            rows, _, unread = found(trail, Query(connector=connector, client=client), text, MOST)
         desk = Desk(project)
         shown = bodies(way, desk) if way.is_known else []
         missing = trail.state().missing if trail is not None else 0
@@ -69,10 +70,13 @@ def command(
         store.close()
     if as_json:
         events = [{"connector": whose, "client": who, "event": event} for whose, who, event in shown]
-        output.print_json({**as_data(way), "event": events, "found": [row(each) for each in rows], "missing": missing})
+        output.print_json(
+            {**as_data(way), "event": events, "found": [row(each) for each in rows], "missing": missing}
+            | {"unread": unread or None}
+        )
     else:
-        click.echo(told(way) if way.is_known else listed(rows))
-        remarks(way, missing, has_trail=trail is not None)
+        click.echo(told(way) if way.is_known else listed(rows, unread))
+        remarks(way, missing, unread, has_trail=trail is not None)
     return 0 if way.is_known or rows else 1
 
 
@@ -138,9 +142,9 @@ def exchange(sent: Exchange) -> str:
     return f"{sent.action or sent.step}: {sent.method} {sent.host} {sent.status or 'no answer'} in {took}"
 
 
-def listed(rows: list[Found]) -> str:
+def listed(rows: list[Found], unread: str) -> str:
     if not rows:
-        return "nothing is known of such an event"
+        return "neither waits such an event, nor is it a dead letter" if unread else "nothing is known of such an event"
     heads = ("event", "client", "action", "outcome", "at")
     cells = [
         [each.event_id, each.client, each.action, SHORT.get(each.outcome, each.outcome), output.moment(each.at)[:19]]
@@ -149,14 +153,19 @@ def listed(rows: list[Found]) -> str:
     return output.table(heads, cells)
 
 
-def remarks(way: Way, missing: int, *, has_trail: bool) -> None:
+def remarks(way: Way, missing: int, unread: str, *, has_trail: bool) -> None:
     """What is not known, on stderr."""
+    if unread:
+        says = f"what became of events can't be read; the store has what waits and dead letters: {unread}"
+        click.echo(output.plain(says), err=True)
     if not has_trail:
         click.echo("what becomes of events is not kept here; the store has what waits and dead letters", err=True)
     if missing:
         click.echo(f"{missing} entries are missing in what is kept, for too much came at once", err=True)
     if way.unseen:
         click.echo(f"{way.unseen} waiting deliveries were not looked through", err=True)
+    if way.unasked:
+        click.echo(f"{way.unasked} lanes with dead letters were not asked; give --connector and --client", err=True)
 
 
 def as_data(way: Way) -> dict[str, Any]:
@@ -182,6 +191,7 @@ def as_data(way: Way) -> dict[str, Any]:
         "now": now,
         "attempts": attempts,
         "unseen": way.unseen,
+        "unasked": way.unasked,
     }
 
 

@@ -15,7 +15,7 @@ from engine.dead_letters import Desk
 from engine.people import digest
 from engine.segments import segment
 from engine.trail.entries import ACCEPTED, LEAST_PREFIX, UNWANTED, Cursor, Query, cursor_of
-from engine.ways import bodies, found, now_at, way_of
+from engine.ways import Search, bodies, found, now_at, way_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -72,11 +72,12 @@ class EventPages:
             until=_time(asked["to"]),
             before=cursor_of(ask.text("before", 80)),
         )
-        rows, how = ([], "") if wrong else found(self.engine.trail, query, given, PER_PAGE + 1)
+        rows, how, unread = Search([], "") if wrong else found(self.engine.trail, query, given, PER_PAGE + 1)
         if given and not rows and query.before is None:
             way = self._way(given, query.connector, query.client)
             if way.is_known:
                 return see_other(f"/event?{urlencode({'id': way.event_id})}")
+        state = self.engine.trail.state() if self.engine.trail is not None else None
         more = rows[PER_PAGE - 1] if len(rows) > PER_PAGE else None
         return self.frame.page(
             "events",
@@ -90,7 +91,8 @@ class EventPages:
             first=query.before is None,
             groups=list(GROUPS),
             least=LEAST_PREFIX,
-            state=self.engine.trail.state() if self.engine.trail is not None else None,
+            state=state,
+            unread=unread or (state.unread if state is not None else ""),
         )
 
     # --- one ---

@@ -34,6 +34,12 @@ EVENTS: dict[str, tuple[str, str]] = {
         "It can't be written just now; deliveries go on:",
         "Não pode ser gravado agora; as entregas continuam:",
     ),
+    "events_unread": (
+        "What became of events can't be read. Nothing is known here but what waits in the store and its dead letters, "
+        "which are found by the whole id; deliveries go on:",
+        "O destino dos eventos não pode ser lido. Aqui só se conhece o que espera no armazenamento e o que foi "
+        "rejeitado, e se acha pelo id inteiro; as entregas continuam:",
+    ),
     "events_no_time": ("This is no time: {text}", "Isto não é um horário: {text}"),
     "event_title": ("Event", "Evento"),
     "event_of": ("Way of the event", "Caminho do evento"),
@@ -44,6 +50,14 @@ EVENTS: dict[str, tuple[str, str]] = {
     "event_unseen": (
         "Much waits: {n} waiting deliveries were not looked through.",
         "Muito espera: {n} entregas na fila não foram olhadas.",
+    ),
+    "event_unasked": (
+        "Many lanes have dead letters: {n} of them were not asked. Give the client and the connector, too.",
+        "Muitas filas têm eventos rejeitados: {n} delas não foram consultadas. Informe também o cliente e o conector.",
+    ),
+    "event_unknown_unread": (
+        "Neither waits an event with this id, nor is it a dead letter; more can't be said.",
+        "Nenhum evento com este id espera nem foi rejeitado; mais não se pode dizer.",
     ),
     "event_now": ("Where it is now", "Onde está agora"),
     "event_now_caption": ("Each action, and what became of it last", "Cada ação, e o que houve por último"),

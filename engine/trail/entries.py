@@ -124,6 +124,7 @@ class State(NamedTuple):
     since: float | None  # of the oldest that is kept
     missing: int  # deliveries that it does not know, since then
     trouble: str = ""  # why it can't be written just now
+    unread: str = ""  # why it can't be read, and nothing above is known
 
 
 class Keeper(Protocol):

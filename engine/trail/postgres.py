@@ -9,18 +9,20 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import psycopg
 
+from engine.errors import StoreUnavailable
 from engine.people import Subject
 from engine.records import Trace
 from engine.stores.postgres.connections import Connections, connect
 from engine.stores.postgres.faults import unavailable
 from engine.trail.entries import ACCEPTED, UNWANTED, Attempt, Followed, Found, Missing, Query, Stages, State
-from engine.trail.sqlite import GONE_S, MOST_LANES, MOST_LOOKED_AT, PART, named_in
+from engine.trail.sqlite import GONE_S, MOST_LANES, MOST_LOOKED_AT, PART, named_in, newer
 
 if TYPE_CHECKING:
     from engine.stores.postgres.address import Address
     from engine.stores.postgres.connections import Db
     from engine.trail.entries import Passed, People
 
+VERSION = 2  # tables without one are of it, too
 _TEXT = 'TEXT COLLATE "C"'
 _TIME = "DOUBLE PRECISION"
 SCHEMA = (
@@ -51,6 +53,7 @@ SCHEMA = (
     f"CREATE TABLE IF NOT EXISTS trail_missing (at {_TIME} NOT NULL, count BIGINT NOT NULL)",
     f"CREATE TABLE IF NOT EXISTS trail_gone (person BIGINT NOT NULL, client {_TEXT}, at {_TIME} NOT NULL)",
     "CREATE TABLE IF NOT EXISTS trail_facts (one BIGINT PRIMARY KEY, salt BYTEA NOT NULL, next BIGINT NOT NULL)",
+    f"ALTER TABLE trail_facts ADD COLUMN IF NOT EXISTS version BIGINT NOT NULL DEFAULT {VERSION}",
 )
 TABLES = (*("trail_attempts", "trail_passed", "trail_lanes", "trail_missing", "trail_gone", "trail_facts"),)
 FOUND = "p.place, e.event_id, a.connector, a.client, a.action, a.at, a.outcome, a.reason, a.code, e.received_at"
@@ -244,6 +247,10 @@ class PostgresKeeper:
             try:
                 connection.execute(b"BEGIN")
                 connection.execute(b"SELECT 1 FROM schema_version FOR UPDATE")  # whoever makes them, too, waits here
+                version = _version(connection)
+                if version > VERSION:
+                    why = newer(version, VERSION, "drop its tables (trail_…)")
+                    raise StoreUnavailable(f"{self._address.shown}: the trail: {why}")
                 for statement in SCHEMA:
                     connection.execute(statement.encode())
                 connection.execute(b"COMMIT")
@@ -252,6 +259,15 @@ class PostgresKeeper:
             finally:
                 connection.close()
             self._there = True
+
+
+def _version(connection: psycopg.Connection[Any]) -> int:
+    """Of the tables that are there."""
+    named = "SELECT 1 FROM information_schema.columns WHERE table_schema = current_schema() AND table_name = "
+    if connection.execute(f"{named}'trail_facts' AND column_name = 'version'".encode()).fetchone() is None:
+        return VERSION
+    found = connection.execute(b"SELECT max(version) FROM trail_facts").fetchone()
+    return VERSION if found is None or found[0] is None else int(found[0])
 
 
 def _whole(text: str) -> str:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
-from engine.errors import ConnectError, told
+from engine.errors import ConnectError, StoreUnavailable, told
 from engine.personal import addresses, without
 from engine.records import OutcomeKind, Trace
 from engine.trail.digests import Digests
@@ -175,12 +175,18 @@ class Recorder:
 
     def of_event(self, event_id: str, limit: int) -> list[Followed]:
         self._write_first()
-        return self.keeper.of_event(event_id, limit)
+        try:
+            return self.keeper.of_event(event_id, limit)
+        except msgspec.MsgspecError as error:
+            raise StoreUnavailable(f"an entry of the trail can't be read: {error}") from error
 
     def state(self) -> State:
         """With what this process could not write yet."""
-        known = self.keeper.state()
         unwritten = self._left_out + sum(each.many for each in self._missing)
+        try:
+            known = self.keeper.state()
+        except StoreUnavailable as error:
+            return State(None, unwritten, self._trouble, str(error))
         return State(known.since, known.missing + unwritten, self._trouble)
 
     def people(self, text: str) -> tuple[int, ...]:

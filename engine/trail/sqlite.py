@@ -271,7 +271,7 @@ class SqliteKeeper:
                     db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
             except sqlite3.Error as error:
                 self._failed(error)
-                raise StoreUnavailable(f"{self._path}: {error}") from error
+                raise StoreUnavailable(f"{self._path}: {_says(error)}") from error
             finally:
                 if self._db is not None and self._db.in_transaction:
                     with suppress(sqlite3.Error):
@@ -285,7 +285,7 @@ class SqliteKeeper:
                 yield self._reader()
             except sqlite3.Error as error:
                 self._failed(error)
-                raise StoreUnavailable(f"{self._path}: {error}") from error
+                raise StoreUnavailable(f"{self._path}: {_says(error)}") from error
 
     def _reader(self) -> sqlite3.Connection:
         if self._path == MEMORY:
@@ -305,6 +305,8 @@ class SqliteKeeper:
         self._db = self._read = self._fresh = None
         try:
             self._db = _prepared(_connect(self._path))
+        except StoreUnavailable as error:
+            raise StoreUnavailable(f"{self._path}: {error}") from error
         except sqlite3.DatabaseError as error:
             if not _is_damaged(error):
                 raise
@@ -369,6 +371,14 @@ def without(trace: Trace, subject: Subject) -> Trace:
     return Trace(trace.method, url, trace.status, request, reply)
 
 
+def newer(version: int, known: int, otherwise: str) -> str:
+    """What to do where another version of this program has written the trail."""
+    return (
+        f"a newer version of this program has written it (format {version}, this one knows {known}); "
+        f"start the newer program again, or {otherwise}: no event is lost with it"
+    )
+
+
 def beside(path: Path) -> Path:
     """The file of the trail that goes with a store's file: connect.trail.db with connect.db."""
     return path.with_suffix(f".trail{path.suffix or '.db'}")
@@ -391,7 +401,7 @@ def _prepared(db: sqlite3.Connection) -> sqlite3.Connection:
         db.execute("BEGIN IMMEDIATE")
         version = db.execute("PRAGMA user_version").fetchone()[0]
         if version not in (0, 1, VERSION):
-            raise StoreUnavailable(f"the trail has version {version}, this engine knows {VERSION}; remove its file")
+            raise StoreUnavailable(newer(version, VERSION, "remove the file"))
         if version != VERSION:
             for statement in UPGRADE if version else SCHEMA:
                 db.execute(statement)
@@ -406,6 +416,13 @@ def _prepared(db: sqlite3.Connection) -> sqlite3.Connection:
 def _is_damaged(error: sqlite3.Error) -> bool:
     code = getattr(error, "sqlite_errorcode", None)
     return code is not None and code & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+
+
+def _says(error: sqlite3.Error) -> str:
+    code = getattr(error, "sqlite_errorcode", None)
+    if code is not None and code & 0xFF in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM):
+        return f"{error}; check that the file and its folder can be read and written"
+    return str(error)
 
 
 def _whole(text: str) -> str:
