@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import uvicorn
 
 from benchmarks.mapped.events import events
 from benchmarks.measuring import ROOT
@@ -168,7 +169,10 @@ def posting() -> Iterator[Work]:
     loop: Any = asyncio.new_event_loop()
     with ThreadPoolExecutor(1) as pool, closing(loop), running(loop):
         door = Door(front, limits=Limits(), pool=pool, beside=pool, telemetry=NullTelemetry(), clock=lambda: START)
-        line, protocol = Line(), listening._Protocol(door, listening.Room(10), loop)
+        config = listening._config(door, 1.0, listening.Room(10))
+        config.load()
+        made: Any = config.http_protocol_class
+        line, protocol = Line(), made(config, uvicorn.server.ServerState(), {}, _loop=loop)
         protocol.connection_made(line)
 
         def work(number: int) -> Callable[[], object]:

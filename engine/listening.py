@@ -14,23 +14,25 @@ import signal
 import socket
 import threading
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from functools import lru_cache, partial
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol, cast
 
+import uvicorn
 import uvloop
+from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
+from uvicorn.protocols.http.httptools_impl import HEADER_VALUE_RE, STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from engine import answers
 from engine.asgi import reply
 from engine.errors import UsageError
-from engine.http1 import READ_AHEAD, Connection, Request, Served, header_line, status_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from engine.answers import Answer, Headers
-    from engine.asgi import App, AtOnce
+    from engine.asgi import App, AtOnce, Scope, Send
 
 KEEP_ALIVE_S = 75  # longer than the 60 s of the usual load balancers, or they would use a closed connection
 HEADERS_S = 15.0  # for all headers, and for the rest of a body that was refused
@@ -43,11 +45,9 @@ MAX_PIPELINE = 32  # requests sent before the answers to those before them
 MAX_FRAMING = 512 * 1024  # bytes around the chunks of a body, beyond as many as it has itself
 TURN = 64 * 1024  # bytes; who sends more at once lets the others have their turn
 MAX_CONNECTIONS = 30_000
-BACKLOG = 2048  # connections that wait to be taken
 KEPT_DESCRIPTORS = 256  # for the store, requests to vendors, files
 MAX_DRAIN = 16 * 1024 * 1024  # of a body that was refused before it was read
 POLL_S = 0.05
-TICK_S = 1.0  # between two moments that answers name
 
 
 class Stop(Protocol):
@@ -62,7 +62,7 @@ def listen(host: str, port: int) -> socket.socket:
     try:
         name = host.encode() if host.isascii() else host  # else the tables of international names are loaded
         family = socket.getaddrinfo(name, port, type=socket.SOCK_STREAM)[0][0]
-        sock = socket.create_server((host, port), family=family, backlog=BACKLOG)
+        sock = socket.create_server((host, port), family=family, backlog=2048)
     except OSError as error:
         why = str(error.strerror or error).partition(" (while")[0]
         raise UsageError(f"can't listen on {host}:{port}: {why}") from None
@@ -92,12 +92,13 @@ def run(apps: Sequence[tuple[App, socket.socket]], *, stop: Stop, grace_s: float
     Signals are only heeded in the main thread. `ready` is called once all of them answer.
     """
     room = Room(raise_descriptors())
+    servers = [_Server(_config(app, grace_s, room)) for app, _ in apps]
     with ExitStack() as stack:
         for _, sock in apps:
             stack.enter_context(sock)
-        stack.enter_context(_signals(stop, room))
+        stack.enter_context(_signals(stop, servers))
         runner = stack.enter_context(asyncio.Runner(loop_factory=uvloop.new_event_loop))
-        runner.run(_run(apps, room, stop, grace_s, ready))
+        runner.run(_run(servers, [sock for _, sock in apps], stop, ready))
 
 
 def is_loopback(host: str) -> bool:
@@ -107,6 +108,13 @@ def is_loopback(host: str) -> bool:
         return ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+class _Server(uvicorn.Server):
+    """A server among others in one loop: signals are handled once for all of them."""
+
+    def capture_signals(self) -> Any:
+        return nullcontext()
 
 
 class _Joined:
@@ -141,15 +149,14 @@ class _Joined:
         self._parts.clear()
 
 
-class Room(Served):
+class Room:
     """How many connections there may be, and which of them wait for their senders, the longest waiting first."""
 
     def __init__(self, most: int) -> None:
-        super().__init__()
         self.most = most
         self.open = 0
         self.waiting: dict[_Protocol, None] = {}
-        self.hurried = False  # by a second signal: nothing is waited for any longer
+        self.dated: tuple[object, bytes] = (None, b"")
 
     def enter(self, connection: _Protocol) -> None:
         self.open += 1
@@ -164,15 +171,17 @@ class Room(Served):
         self.waiting.pop(connection, None)
 
 
-class _Protocol(Connection):
+class _Protocol(HttpToolsProtocol):
     """
-    Besides what HTTP asks for: a sender who closed its half is still answered, headers have a limit in number, bytes
-    and time, and so has what is left of a body that was refused. Who says nothing, or does not read its answer, is cut
-    off. The app is told in its state whether the body is all there (`whole`) or will never be (`cut`).
+    Besides what uvicorn does: a sender who closed its half is still answered, headers have a limit in number, bytes and
+    time, and so has what is left of a body that was refused. Who says nothing, or does not read its answer, is cut off.
+    The app is told in its state whether the body is all there (`whole`) or will never be (`cut`).
 
     A request that came whole is first shown to the app's `at_once`, where it has one: what it takes needs no task.
     """
 
+    room: Room
+    at_once: AtOnce | None = None
     transport: _Joined  # type: ignore[assignment]
 
     _in_headers = False
@@ -183,15 +192,10 @@ class _Protocol(Connection):
     _got = 0
     _pieces = 0
     _wrong = ""
-    _coming: Request | None = None  # a request whose headers are here, and its body may be
+    _coming: tuple[RequestResponseCycle, Any] | None = None  # a request whose headers are here, and its body may be
     _asking = False
     _patience: asyncio.TimerHandle | None = None
     _unread: asyncio.TimerHandle | None = None
-
-    def __init__(self, app: App, room: Room, loop: asyncio.AbstractEventLoop) -> None:
-        super().__init__(app, room, loop, keep_alive_s=KEEP_ALIVE_S)
-        self.room = room
-        self.at_once: AtOnce | None = getattr(app, "at_once", None)
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(cast("asyncio.Transport", _Joined(transport, self.loop)))
@@ -207,7 +211,7 @@ class _Protocol(Connection):
         if self._raw - self._got > self._got + MAX_FRAMING:
             self.send_400_response("more is sent around the body than in it")
         if len(data) >= TURN:
-            self.pause_reading()  # or as much as there is would be read before anyone else
+            self.flow.pause_reading()  # or as much as there is would be read before anyone else
             self.loop.call_soon(self._go_on)
         if self._in_headers:
             if not unfinished:
@@ -220,7 +224,7 @@ class _Protocol(Connection):
         elif self.cycle is None or self.cycle.response_complete:
             self._hurry()  # what came belongs to nothing: empty lines, the rest of a body that was refused
 
-    def eof_received(self) -> bool | None:
+    def eof_received(self) -> bool | None:  # type: ignore[override]
         cycle = self.cycle
         if cycle is None or cycle.response_complete:
             return None
@@ -241,11 +245,11 @@ class _Protocol(Connection):
         if cycle is not None and not cycle.response_complete and (self.pipeline or not cycle.more_body):
             cycle.keep_alive = False
             self._cut(cycle)
-            self.pause_reading()
+            self.flow.pause_reading()
             return
         answer = answers.problem(400, detail=self._wrong or msg)
         self.transport.write(
-            status_line(400)
+            STATUS_LINE[400]
             + b"content-type: %b\r\ncontent-length: %d\r\nconnection: close\r\n\r\n"
             % (answers.PROBLEM, len(answer.body))
             + answer.body
@@ -282,7 +286,7 @@ class _Protocol(Connection):
         if self._pieces > MAX_PIECES:
             self._refuse("the body comes in too many pieces")
         super().on_body(body)
-        if cast("Request", self.cycle).response_complete:
+        if self.cycle.response_complete:
             self._drained += len(body)
             if self._drained > MAX_DRAIN:
                 self.transport.close()
@@ -291,65 +295,74 @@ class _Protocol(Connection):
     def on_message_complete(self) -> None:
         self._calm()
         self.scope["state"]["whole"] = True
-        if not cast("Request", self.cycle).response_complete:
+        if not self.cycle.response_complete:
             self.room.waiting.pop(self, None)
         super().on_message_complete()
-        if (cycle := self._coming) is not None:
+        if self._coming is not None:
+            cycle, app = self._coming
             self._coming = None
-            self._start(cycle)
+            self._start_asgi_task(cycle, app)
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
         self.room.waiting[self] = None
         self._begin()
 
-    def _start(self, cycle: Request) -> None:
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         if self.at_once is None or cycle.waiting_for_100_continue:
-            self._run(cycle)
+            super()._start_asgi_task(cycle, app)
         elif cycle.more_body:
-            self._coming = cycle
+            self._coming = cycle, app
         elif not self._taken(cycle, self.at_once):
-            self._run(cycle)
+            super()._start_asgi_task(cycle, app)
 
     def _begin(self) -> None:
         """What has come so far is not the whole request; its app reads the rest."""
-        if (cycle := self._coming) is not None:
+        if self._coming is not None:
+            cycle, app = self._coming
             self._coming = None
             if not self.transport.is_closing():
-                self._run(cycle)
+                super()._start_asgi_task(cycle, app)
 
-    def _taken(self, cycle: Request, at_once: AtOnce) -> bool:
+    def _taken(self, cycle: RequestResponseCycle, at_once: AtOnce) -> bool:
         self._asking = True
         try:
-            return at_once(cycle.scope, bytes(cycle.body), partial(self._answer, cycle))
+            return at_once(cast("Scope", cycle.scope), bytes(cycle.body), partial(self._answer, cycle))
         finally:
             self._asking = False
 
-    def _answer(self, cycle: Request, answer: Answer, extra: Headers) -> None:
+    def _answer(self, cycle: RequestResponseCycle, answer: Answer, extra: Headers) -> None:
         """As an app's answer is sent, in one piece."""
         if self._asking:  # the parser is still at this request
             self.loop.call_soon(self._answer, cycle, answer, extra)
             return
         if cycle.disconnected:
             return
-        if self.write_paused:
-            task = self.loop.create_task(reply(cycle.send, answer, extra))
-            task.add_done_callback(self.room.tasks.discard)
-            self.room.tasks.add(task)
+        if self.flow.write_paused:
+            task = self.loop.create_task(reply(cast("Send", cycle.send), answer, extra))
+            task.add_done_callback(self.tasks.discard)
+            self.tasks.add(task)
             return
         cycle.response_started = cycle.response_complete = True
-        cycle.wake()
+        cycle.message_event.set()
         last = b"" if cycle.keep_alive else b"connection: close\r\n"
         if (b"connection", b"close") in answer.headers:
             cycle.keep_alive, last = False, b""
         head = _head(answer.media_type, (*extra, *answer.headers))
         self.transport.write_whole(
             b"%b%b%bcontent-length: %d\r\n%b\r\n%b"
-            % (status_line(answer.status), self.room.date, head, len(answer.body), last, answer.body)
+            % (STATUS_LINE[answer.status], self._dated(), head, len(answer.body), last, answer.body)
         )
         if not cycle.keep_alive:
             self.transport.close()
         cycle.on_response()
+
+    def _dated(self) -> bytes:
+        """The headers of every answer; uvicorn makes them anew each second."""
+        headers = self.server_state.default_headers
+        if self.room.dated[0] is not headers:
+            self.room.dated = headers, b"".join([b"%b: %b\r\n" % each for each in headers])
+        return self.room.dated[1]
 
     def pause_writing(self) -> None:
         super().pause_writing()
@@ -363,18 +376,18 @@ class _Protocol(Connection):
             self._unread = None
 
     @staticmethod
-    def _cut(cycle: Request) -> None:
+    def _cut(cycle: RequestResponseCycle) -> None:
         if cycle.more_body:
             cycle.scope["state"]["cut"] = True
             cycle.more_body = False
-            cycle.wake()
+            cycle.message_event.set()
 
     def _go_on(self) -> None:
         cycle = self.cycle
         if self.pipeline:
             return
-        if cycle is None or cycle.response_complete or len(cycle.body) <= READ_AHEAD:
-            self.resume_reading()
+        if cycle is None or cycle.response_complete or len(cycle.body) <= HIGH_WATER_LIMIT:
+            self.flow.resume_reading()
 
     def _refuse(self, why: str) -> NoReturn:
         """Within a call of the parser, which then ends in `send_400_response`."""
@@ -394,7 +407,10 @@ class _Protocol(Connection):
 @lru_cache(maxsize=1024)
 def _head(media_type: bytes, headers: Headers) -> bytes:
     """The headers of an answer as they are sent; kept, for there are few different ones."""
-    return b"".join([header_line(*each) for each in (*headers, (b"content-type", media_type))])
+    shown = (*headers, (b"content-type", media_type))
+    if any(HEADER_VALUE_RE.search(value) for _, value in shown):
+        raise ValueError("a header's value that can't be sent")
+    return b"".join([b"%b: %b\r\n" % each for each in shown])
 
 
 def _size(headers: Sequence[tuple[bytes, bytes]]) -> int:
@@ -402,33 +418,43 @@ def _size(headers: Sequence[tuple[bytes, bytes]]) -> int:
 
 
 async def _run(
-    apps: Sequence[tuple[App, socket.socket]], room: Room, stop: Stop, grace_s: float, ready: Callable[[], None]
+    servers: Sequence[_Server], sockets: Sequence[socket.socket], stop: Stop, ready: Callable[[], None]
 ) -> None:
-    loop = asyncio.get_running_loop()
-    room.tick()
-    servers = [
-        await loop.create_server(partial(_Protocol, app, room, loop), sock=sock, backlog=BACKLOG) for app, sock in apps
-    ]
-    ready()
-    ticked_at = loop.time()
-    while not stop.is_set():
-        await asyncio.sleep(POLL_S)
-        if loop.time() - ticked_at >= TICK_S:
-            room.tick()
-            ticked_at = loop.time()
-    for server in servers:
-        server.close()
-    for connection in list(room.connections):
-        connection.shutdown()
-    ends_at = loop.time() + max(1.0, grace_s)
-    while (room.connections or room.tasks) and not room.hurried and loop.time() < ends_at:
-        await asyncio.sleep(POLL_S)
-    for task in list(room.tasks):
-        task.cancel()
+    async def watch() -> None:
+        while not all(server.started for server in servers):
+            await asyncio.sleep(0.001)
+        ready()
+        while not stop.is_set():
+            await asyncio.sleep(POLL_S)
+        for server in servers:
+            server.should_exit = True
+
+    async with asyncio.TaskGroup() as group:
+        for server, sock in zip(servers, sockets, strict=True):
+            group.create_task(server.serve([sock]))
+        group.create_task(watch())
+
+
+def _config(app: App, grace_s: float, room: Room) -> uvicorn.Config:
+    at_once: AtOnce | None = getattr(app, "at_once", None)
+    return uvicorn.Config(
+        app,
+        http=type("_Protocol", (_Protocol,), {"room": room, "at_once": at_once and staticmethod(at_once)}),
+        ws="none",
+        lifespan="off",
+        interface="asgi3",
+        proxy_headers=False,
+        server_header=False,
+        access_log=False,
+        log_config=None,
+        log_level="critical",
+        timeout_keep_alive=KEEP_ALIVE_S,
+        timeout_graceful_shutdown=max(1, round(grace_s)),
+    )
 
 
 @contextmanager
-def _signals(stop: Stop, room: Room) -> Iterator[None]:
+def _signals(stop: Stop, servers: Sequence[_Server]) -> Iterator[None]:
     """The first SIGTERM or SIGINT ends in order, a second SIGINT at once."""
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -436,7 +462,8 @@ def _signals(stop: Stop, room: Room) -> Iterator[None]:
 
     def end(number: int, _frame: object) -> None:
         if stop.is_set() and number == signal.SIGINT:
-            room.hurried = True
+            for server in servers:
+                server.force_exit = True
         stop.set()
 
     before = {number: signal.signal(number, end) for number in (signal.SIGTERM, signal.SIGINT)}

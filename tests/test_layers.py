@@ -42,7 +42,7 @@ LAYERS = (
     # wiring
     "housekeeping", "forgetting", "copying", "runtime", "dead_letters", "ways", "login", "checking",
     # doors
-    "answers", "asgi", "gateway", "http1", "listening", "access", "door", "dashboard", "wiring", "lambdas", "admin",
+    "answers", "asgi", "gateway", "listening", "access", "door", "dashboard", "wiring", "lambdas", "admin",
     "serve", "demo", "authoring.cassettes", "cli",
 )  # fmt: skip
 
