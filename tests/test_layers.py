@@ -17,7 +17,8 @@ LAYERS = (
     "spec.units", "spec.types", "spec.findings", "functions", "semantics", "inlining", "emitting",
     "holes", "jmes", "jinja", "expressions",
     # a spec, from its file to its types
-    "spec.shipped", "spec.sound", "spec.located", "spec.presets", "spec.expand", "spec.violations", "spec.load", "spec.project", "spec.compiled",
+    "spec.shipped", "spec.sound", "spec.located", "spec.presets", "spec.expand", "spec.violations", "spec.load",
+    "spec.project", "spec.compiled",
     "spec.fix", "spec.report",
     # the stages
     "mapping", "bodies", "unpacking", "meters", "senders", "intake", "published", "caching", "batching", "limits",
