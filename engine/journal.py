@@ -24,6 +24,7 @@ class Journal:
         self._shown: Callable[[], Trace] | None = None  # of the exchange that is told next
         self._began = clock.now()
         self._looked_up_at: float | None = None
+        self._maps = False
         self._mapped_at: float | None = None
         self._window: list[Sent] = []  # sent before its records were mapped: look-ups, and the log-in for them
         self._sent: list[Sent] = []
@@ -53,20 +54,19 @@ class Journal:
 
     def begin(self) -> None:
         """A window of deliveries, or a half-done batch, is taken up."""
-        self._began, self._looked_up_at, self._mapped_at, self._window, self._sent = (
-            self._clock.now(),
-            None,
-            None,
-            [],
-            [],
-        )
+        self._began, self._looked_up_at, self._mapped_at = self._clock.now(), None, None
+        self._maps, self._window, self._sent = False, [], []
 
     def looked_up(self) -> None:
         self._looked_up_at = self._clock.now()
 
+    def maps(self) -> None:
+        """There are records to map: not all ended before, as where no look-up was answered."""
+        self._maps = True
+
     def mapped(self) -> None:
         """What was sent so far was for all of the window; what comes is for one batch of it."""
-        self._mapped_at = self._clock.now()
+        self._mapped_at = self._clock.now() if self._maps else None
         self._window, self._sent = self._sent, []
 
     def take(self) -> Walked:

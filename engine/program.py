@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from engine.wire import Wire
 
 MAX_DERIVED = 200  # characters
+ANSWERED = (OutcomeKind.REJECT, OutcomeKind.SKIP)  # of a look-up: it was asked, and has said no
 MASKED = 4  # shorter secrets stand in too many words to be told from them
 
 # A row's context is a copy of this over the names that are bound: a copy of a dict with all its keys takes half as long
@@ -198,6 +199,7 @@ class Action:
                 if self.lookups:
                     scope["lookups"] = {}
                 rows.append((delivery, scope))
+        early = len(done)
         for name, lookup in self.lookups.items():
             if not rows:
                 break
@@ -211,8 +213,10 @@ class Action:
                     scope["lookups"][name] = found.value
                 left.append((delivery, scope))
             rows = left
-        if self.lookups:
+        if self.lookups and (rows or any(one.outcome.kind in ANSWERED for one in done[early:])):
             wire.looked_up()
+        if rows:
+            wire.maps()
         ready: list[Ready] = []
         for delivery, scope in rows:
             ours = False

@@ -6,6 +6,7 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from engine.personal import addresses
+from engine.records import OutcomeKind
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,7 +30,13 @@ class Reporter:
     ) -> None:
         connector, client = program.connector.name, program.client.client
         telemetry = self.world.telemetry
-        counts = Counter([(one.delivery.action, row.kind) for one, row in zip(ended, rows, strict=True)])
+        counts = Counter(
+            [
+                (one.delivery.action, row.kind)
+                for one, row in zip(ended, rows, strict=True)
+                if row.kind != "later" or one.outcome.kind is not OutcomeKind.PAUSE  # that is no retry: it stands
+            ]
+        )
         for (action, kind), count in counts.items():
             telemetry.event(kind, connector=connector, client=client, action=action, count=count)
         rejected = [row for row in rows if row.kind == "rejected" and not row.expected]

@@ -191,6 +191,8 @@ class Tracer:
         self, parent: SpanContext, lane: Mapping[str, Any], walked: Walked, settled_at: float, now: float
     ) -> None:
         looked_up = walked.looked_up_at
+        if looked_up is None and walked.window:  # they were not answered
+            looked_up = walked.window[-1].ended
         if looked_up is not None:
             context = self._child(parent)
             self._span("lookup", context, parent, walked.began, looked_up, lane)

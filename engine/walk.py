@@ -106,6 +106,7 @@ class Walk:
             masker=world.masker(program),
             telemetry=self.journal or world.telemetry,
             looked_up=self.journal.looked_up if self.journal is not None else lambda: None,
+            maps=self.journal.maps if self.journal is not None else lambda: None,
             said=self.journal.said if self.journal is not None else None,
             owner=new_owner(),
             keep_alive=keep_alive,

@@ -49,6 +49,7 @@ class Wire:
         nonce: Callable[[], str] = new_nonce,
         outdated: Callable[[], bool] = lambda: False,
         looked_up: Callable[[], None] = lambda: None,
+        maps: Callable[[], None] = lambda: None,
         said: Callable[[Callable[[], Trace]], None] | None = None,
     ) -> None:
         self.connector, self.client, self.scope = connector, client, scope
@@ -57,7 +58,8 @@ class Wire:
         self.masker, self.telemetry, self.owner, self.keep_alive = masker, telemetry, owner, keep_alive
         self.nonce = nonce
         self.outdated = outdated  # asked where a vendor refused: are our secrets others now, at their source?
-        self.looked_up = looked_up  # told when the look-ups of a window have been made
+        self.looked_up = looked_up  # told when the look-ups of a window have been answered
+        self.maps = maps  # told when records of a window are about to be mapped
         self.said = said  # told how to show each exchange but those of log-ins, before the telemetry hears of it
         self.over = over  # is it time to let others send, or the end of the process?
 

@@ -287,11 +287,7 @@ def test_a_trail_that_cannot_be_read_is_said_on_a_page(kept: House) -> None:
     assert ":memory:: the trail is closed" in kept.page("/events").text
 
 
-def test_of_a_log_in_that_failed_no_body_is_kept_and_the_page_says_so(
-    opened: Opened, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("ABC_KEY", "pl4nted-s3cret")
-    log_in = """
+LOG_IN = """
 secrets: {key: {title: API key}}
 auth:
   token:
@@ -300,16 +296,55 @@ auth:
     expires: {after: 2h}
   place: {headers: {Authorization: "{{ token.value }}"}}
 """
-    with opened(crm=log_in + CRM, abc="{client: abc, connectors: {crm: {secrets: {key: env:ABC_KEY}}}}") as house:
+
+
+def stages(house: House, event_id: str = "e1") -> list[str]:
+    """What the first attempt on an event's page went through."""
+    table = house.http.get("/event", params={"id": event_id}).text.split('<table class="plain">', 1)[1]
+    return [row[0] for row in cells(table)]
+
+
+def test_of_a_log_in_that_failed_no_body_is_kept_and_the_page_says_so(
+    opened: Opened, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ABC_KEY", "pl4nted-s3cret")
+    with opened(crm=LOG_IN + CRM, abc="{client: abc, connectors: {crm: {secrets: {key: env:ABC_KEY}}}}") as house:
         house.log_in()
         follow(house)
         house.vendor.answer = lambda _: reply(401, {"error": "not you"})
         house.post({"id": "e1"})
         run(house)
         page = house.page("/event?id=e1")
+        assert stages(house) == ["accepted", "taken up", "mapped", "auth log-in: POST api.crm.example", "written down"]
     kept = "without a body, or a log-in: no body of one is kept"
     assert f"POST https://api.crm.example/login {kept} What came back HTTP 401 {kept}" in page.text
     assert "pl4nted" not in page.text
+
+
+def test_of_a_log_in_for_look_ups_that_failed_only_stages_are_shown_that_happened_and_the_pause_is_no_retry(
+    opened: Opened, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ABC_KEY", "pl4nted-s3cret")
+    look_up = """
+    lookups:
+      person:
+        key: "${ event.email }"
+        sources: {one: {request: {method: GET, path: "/people/{{ key }}"}, rows: "${ list(response.body) }"}}
+"""
+    crm = LOG_IN + CRM.replace("  note:\n", f"  note:{look_up}", 1)
+    with opened(crm=crm, abc="{client: abc, connectors: {crm: {secrets: {key: env:ABC_KEY}}}}") as house:
+        house.log_in()
+        follow(house)
+        house.vendor.answer = lambda _: reply(401, {"error": "not you"})
+        house.post({"id": "e1", "email": "ana@example.com"}, {"id": "e2", "email": "bea@example.com"})
+        run(house)
+        lane = house.engine.store.lane("crm", "abc")
+        assert lane is not None
+        assert lane.state == "paused"
+        assert stages(house) == ["accepted", "taken up", "auth log-in: POST api.crm.example", "written down"]
+        assert [name for name, _ in house.heard.events if name == "later"] == []
+        hour = next(row for row in cells(house.http.get("/lane/crm/abc").text) if row[0] == "Last hour")
+        assert hour == ["Last hour", "0", "0", "0", "0", "0", "0", "1", "0"]
 
 
 @pytest.mark.parametrize("lang", ["en", "pt"])
