@@ -111,10 +111,10 @@ def test_what_waits_and_what_is_a_dead_letter_is_told_from_the_store(home: Path)
 
 def test_events_of_a_person_and_ids_that_begin_so_are_listed(home: Path) -> None:
     assert said(home, "event", "USER@example.com").splitlines()[1].split() == [
-        *("order-2026-1", "client-xyz", "send_conversion", "delivered", "1970-01-01", "00:17:42"),
+        *("1970-01-01", "00:17:42", "order-2026-1", "client-xyz", "send_conversion", "delivered"),
     ]
     assert [each["outcome"] for each in data(home, "order-20")["found"]] == ["delivered", "retry"]
-    words = [line.split()[3] for line in said(home, "event", "order-20").splitlines()[1:]]
+    words = [line.split()[5] for line in said(home, "event", "order-20").splitlines()[1:]]
     assert words == ["delivered", "failed"]
     assert said(home, "event", "order-20", "--client", "nobody", code=1) == "nothing is known of such an event\n"
 
@@ -174,3 +174,20 @@ def test_where_the_trail_is_of_a_newer_version_the_store_is_asked_and_it_says_wh
     assert (none.code, none.out) == (1, "neither waits such an event, nor is it a dead letter\n")
     assert why in none.err
     assert data(home, "e2")["unread"] == why
+
+
+def test_a_list_fits_80_columns_with_times_and_outcomes_whole(home: Path) -> None:
+    keeper = keeper_of(SqliteStore(home / "connect.db"))
+    assert keeper is not None
+    lane = ("salesforce", "a-client-with-a-rather-long-name", "create_or_update_opportunity")
+    passed: list[Passed] = [(f"7c9e6679-7425-40de-944b-e07fc1f9{n:04}", 1_000.0, None, b"", None) for n in (1, 2)]
+    for outcome, at in (("throttle", 1_000.0), ("delivered", 1_060.0)):
+        keeper.write([Attempt(*lane, at, outcome, "", "", 1, STAGES % 200, None, passed)], [], lambda *_: (None, None))
+    keeper.close()
+    lines = said(home, "event", "7c9e6679-74").splitlines()
+    assert lines[0].split() == ["at", "event", "client", "action", "outcome"]
+    assert [(line[:19], line.split()[-1]) for line in lines[1:]] == [
+        *[("1970-01-01 00:17:40", "delivered")] * 2,
+        *[("1970-01-01 00:16:40", "back")] * 2,
+    ]
+    assert lines[1].split()[2:5] == ["7c9e6679-7425…", "a-client-with-…", "create_or_upda…"]

@@ -446,6 +446,45 @@ def test_lists_are_filtered_by_lane_time_and_outcome_and_go_on_page_by_page(keep
     assert pages == ["c3", "c2", "c1", "b1", "a3", "a2", "a1"]
 
 
+@pytest.mark.parametrize("per_page", [1, 2, 3, 50])
+def test_a_list_by_time_has_each_action_of_an_event_once_in_its_newest_state_however_it_is_paged(
+    keeper: Keeper, per_page: int
+) -> None:
+    keeper.write([taken(f"e{n}", START + n) for n in range(6)], [], people)
+    keeper.write([taken("both", START + 10, actions="note task")], [], people)
+    keeper.write([ended(f"e{n}", START + 20 + n, START + n, outcome="retry") for n in range(5)], [], people)
+    keeper.write([ended(f"e{n}", START + 30 + n, START + n) for n in range(4)], [], people)
+    rejected = ended("both", START + 40, START + 10, outcome="rejected")
+    keeper.write([rejected, ended("both", START + 41, START + 10)._replace(action="task")], [], people)
+    query, rows = EVERY, list[Found]()
+    while found := keeper.find(query, per_page):
+        rows += found
+        query = query._replace(before=Cursor(found[-1].at, found[-1].place))
+    assert [(row.event_id, row.action, row.outcome) for row in rows] == [
+        ("both", "task", "delivered"),
+        ("both", "note", "rejected"),
+        *[(f"e{n}", "note", "delivered") for n in (3, 2, 1, 0)],
+        ("e4", "note", "retry"),
+        ("e5", "note", "accepted"),
+    ]
+    until = keeper.find(Query(until=START + 30), 50)
+    assert [(row.event_id, row.outcome) for row in until] == [
+        *[(f"e{n}", "retry") for n in (4, 3, 2, 1, 0)],
+        ("both", "accepted"),
+        ("e5", "accepted"),
+    ]
+
+
+def test_beyond_what_may_be_looked_through_older_states_are_listed_and_nothing_is_left_out(
+    keeper: Keeper, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keeper.write([taken(f"e{n}", START + n) for n in range(3)], [], people)
+    keeper.write([ended(f"e{n}", START + 30 + n, START + n) for n in range(3)], [], people)
+    for where in ("sqlite", "postgres"):
+        monkeypatch.setattr(f"engine.trail.{where}.MOST_HIDDEN", 4)
+    assert [row.outcome for row in keeper.find(EVERY, 50)] == [*["delivered"] * 3, *["accepted"] * 2]
+
+
 @pytest.mark.parametrize("text", ["", "x", "1.0", "nan-1", "1.0--5", "1.0-" + "9" * 70])
 def test_what_is_no_place_in_a_list_is_none(text: str) -> None:
     assert cursor_of(text) is None

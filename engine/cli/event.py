@@ -145,10 +145,17 @@ def exchange(sent: Exchange) -> str:
 def listed(rows: list[Found], unread: str) -> str:
     if not rows:
         return "neither waits such an event, nor is it a dead letter" if unread else "nothing is known of such an event"
-    heads = ("event", "client", "action", "outcome", "at")
+    heads = ("at", "event", "client", "action", "outcome")
+    outcomes = [SHORT.get(each.outcome, each.outcome) for each in rows]
+    # A time and an outcome are of no use in part: what is left of the line is for the others, each as it needs.
+    named = [[each.event_id, each.client, each.action] for each in rows]
+    widths = [max(len(head), *(len(row[at]) for row in named)) for at, head in enumerate(heads[1:4])]
+    room = output.width() - 19 - max(len("outcome"), *map(len, outcomes)) - 2 * (len(heads) - 1)
+    while sum(widths) > room:
+        widths[widths.index(max(widths))] -= 1
     cells = [
-        [each.event_id, each.client, each.action, SHORT.get(each.outcome, each.outcome), output.moment(each.at)[:19]]
-        for each in rows
+        [output.moment(each.at)[:19], *map(output.shortened, texts, widths), outcome]
+        for each, texts, outcome in zip(rows, named, outcomes, strict=True)
     ]
     return output.table(heads, cells)
 

@@ -14,8 +14,8 @@ from engine.people import Subject
 from engine.records import Trace
 from engine.stores.postgres.connections import Connections, connect
 from engine.stores.postgres.faults import unavailable
-from engine.trail.entries import ACCEPTED, UNWANTED, Attempt, Followed, Found, Missing, Query, Stages, State
-from engine.trail.sqlite import GONE_S, MOST_LANES, MOST_LOOKED_AT, PART, named_in, newer
+from engine.trail.entries import ACCEPTED, UNWANTED, Attempt, Cursor, Followed, Found, Missing, Query, Stages, State
+from engine.trail.sqlite import GONE_S, MOST_HIDDEN, MOST_LANES, MOST_LOOKED_AT, PART, named_in, newer
 
 if TYPE_CHECKING:
     from engine.stores.postgres.address import Address
@@ -62,6 +62,11 @@ TELLING = f"(a.outcome <> '{ACCEPTED}' OR NOT EXISTS (SELECT 1 FROM trail_passed
 OF = (
     "JOIN LATERAL (SELECT * FROM trail_attempts WHERE first <= p.place ORDER BY first DESC LIMIT 1) a "
     "ON a.last >= p.place"
+)
+NEWEST = (
+    "NOT EXISTS (SELECT 1 FROM trail_passed r JOIN LATERAL (SELECT * FROM trail_attempts WHERE first <= r.place "
+    "ORDER BY first DESC LIMIT 1) n ON n.last >= r.place WHERE r.event = e.place AND r.place > p.place "
+    f"AND (a.outcome = '{ACCEPTED}' OR n.action = a.action) AND (%b::float8 IS NULL OR n.at < %b::float8))"
 )
 _CONNECTIONS = 3
 
@@ -337,7 +342,7 @@ def _by_event(db: Db, query: Query, limit: int) -> list[Found]:
 
 
 def _by_time(db: Db, query: Query, limit: int) -> list[Found]:
-    """The newest of each lane and outcome that is meant, by an index, put together."""
+    """The newest of each lane and outcome that is meant, by an index, put together; where any is, the newest states."""
     lanes: list[tuple[str, str] | None] = [None]
     if query.connector is not None and query.client is not None:
         lanes = [(query.connector, query.client)]
@@ -345,23 +350,31 @@ def _by_time(db: Db, query: Query, limit: int) -> list[Found]:
         column, value = ("connector", query.connector) if query.connector is not None else ("client", query.client)
         sql = f"SELECT connector, client FROM trail_lanes WHERE {column} = %b LIMIT {MOST_LANES}"
         lanes = [(connector, client) for connector, client in db.rows(sql, value)]
-    found: list[tuple[float, int, int]] = []
-    for lane in lanes:
-        for outcome in [None] if query.outcomes is None else query.outcomes:
-            found += _attempts(db, query, lane, outcome, limit)
-    found.sort(reverse=True)
     rows: list[Found] = []
-    for at, first, last in found:
-        if query.before is not None and at == query.before.at:
-            last = min(last, query.before.place - 1)
-        sql = (
-            f"SELECT {FOUND} FROM trail_passed p {WHOLE} JOIN trail_attempts a ON a.first = %b "
-            "WHERE p.place BETWEEN %b AND %b ORDER BY p.place DESC LIMIT %b"
-        )
-        rows += [Found(*row) for row in db.rows(sql, first, first, last, limit - len(rows))]
-        if len(rows) >= limit:
-            break
-    return rows
+    most, looked = limit, 0
+    while True:
+        found: list[tuple[float, int, int]] = []
+        for lane in lanes:
+            for outcome in [None] if query.outcomes is None else query.outcomes:
+                found += _attempts(db, query, lane, outcome, most)
+        found.sort(reverse=True)
+        for at, first, last in found[:most]:
+            if query.before is not None and at == query.before.at:
+                last = min(last, query.before.place - 1)
+            newest = query.outcomes is None and looked < MOST_HIDDEN
+            sql = (
+                f"SELECT {FOUND} FROM trail_passed p {WHOLE} JOIN trail_attempts a ON a.first = %b WHERE p.place "
+                f"BETWEEN %b AND %b {f'AND {NEWEST}' if newest else ''} ORDER BY p.place DESC LIMIT %b"
+            )
+            until = (query.until, query.until) if newest else ()
+            rows += [Found(*row) for row in db.rows(sql, first, first, last, *until, limit - len(rows))]
+            looked += last - first + 1
+            if len(rows) >= limit:
+                return rows
+        if len(found) < most:
+            return rows
+        query = query._replace(before=Cursor(*found[most - 1][:2]))
+        most = min(2 * most, MOST_LOOKED_AT)
 
 
 def _attempts(

@@ -23,7 +23,7 @@ import msgspec
 from engine.errors import StoreUnavailable
 from engine.people import Subject
 from engine.records import Trace
-from engine.trail.entries import ACCEPTED, UNWANTED, Attempt, Followed, Found, Query, Stages, State
+from engine.trail.entries import ACCEPTED, UNWANTED, Attempt, Cursor, Followed, Found, Query, Stages, State
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -81,7 +81,15 @@ FOUND = (
 WHOLE = "JOIN passed e ON e.place = coalesce(p.event, p.place)"  # the row of a delivery's event
 # What is listed of an event by its name or person: that it was accepted, while nothing else is known of it.
 TELLING = f"(a.outcome != '{ACCEPTED}' OR NOT EXISTS (SELECT 1 FROM passed r WHERE r.event = p.place))"
+MOST_HIDDEN = 100_000  # entries that are looked through for newer ones; beyond, older states are listed, too
 OF = "first = (SELECT first FROM attempts WHERE first <= p.place ORDER BY first DESC LIMIT 1) AND a.last >= p.place"
+
+# Of a delivery the last that became of it, and that an event was accepted while nothing else is known of it.
+NEWEST = (
+    f"NOT EXISTS (SELECT 1 FROM passed r JOIN attempts n ON n.{OF.replace('p.', 'r.').replace('a.last', 'n.last')} "
+    f"WHERE r.event = e.place AND r.place > p.place AND (a.outcome = '{ACCEPTED}' OR n.action = a.action) "
+    "AND (:until IS NULL OR n.at < :until))"
+)
 
 _encode = msgspec.json.Encoder().encode
 _stages = msgspec.json.Decoder(Stages).decode
@@ -497,25 +505,33 @@ def _by_event(db: sqlite3.Connection, query: Query, lanes: list[int] | None, lim
 
 
 def _by_time(db: sqlite3.Connection, query: Query, lanes: list[int] | None, limit: int) -> list[Found]:
-    """The newest of each lane and outcome that is meant, by an index, put together."""
-    found: list[tuple[float, int, int]] = []  # at, first, last
-    for lane in [None] if lanes is None else lanes:
-        for outcome in [None] if query.outcomes is None else query.outcomes:
-            found += _attempts(db, query, lane, outcome, limit)
-    found.sort(reverse=True)
+    """The newest of each lane and outcome that is meant, by an index, put together; where any is, the newest states."""
     rows: list[Found] = []
-    for at, first, last in found:
-        if query.before is not None and at == query.before.at:
-            last = min(last, query.before.place - 1)
-        sql = (
-            f"SELECT {FOUND} FROM passed p {WHOLE} JOIN attempts a ON a.first = :first JOIN lanes l ON l.id = a.lane "
-            "WHERE p.place BETWEEN :first AND :last ORDER BY p.place DESC LIMIT :limit"
-        )
-        given = {"first": first, "last": last, "limit": limit - len(rows)}
-        rows += [Found(*row) for row in db.execute(sql, given)]
-        if len(rows) >= limit:
-            break
-    return rows
+    most, looked = limit, 0
+    while True:
+        found: list[tuple[float, int, int]] = []  # at, first, last
+        for lane in [None] if lanes is None else lanes:
+            for outcome in [None] if query.outcomes is None else query.outcomes:
+                found += _attempts(db, query, lane, outcome, most)
+        found.sort(reverse=True)
+        for at, first, last in found[:most]:
+            if query.before is not None and at == query.before.at:
+                last = min(last, query.before.place - 1)
+            sql = (
+                f"SELECT {FOUND} FROM passed p {WHOLE} JOIN attempts a ON a.first = :first "
+                "JOIN lanes l ON l.id = a.lane WHERE p.place BETWEEN :first AND :last "
+                f"{f'AND {NEWEST}' if query.outcomes is None and looked < MOST_HIDDEN else ''} "
+                "ORDER BY p.place DESC LIMIT :limit"
+            )
+            given = {"first": first, "last": last, "limit": limit - len(rows), "until": query.until}
+            rows += [Found(*row) for row in db.execute(sql, given)]
+            looked += last - first + 1
+            if len(rows) >= limit:
+                return rows
+        if len(found) < most:
+            return rows
+        query = query._replace(before=Cursor(*found[most - 1][:2]))
+        most = min(2 * most, MOST_LOOKED_AT)
 
 
 def _attempts(
