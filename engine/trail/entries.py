@@ -140,7 +140,7 @@ class Keeper(Protocol):
         """
 
     def find(self, query: Query, limit: int) -> list[Found]:
-        """The newest first, `limit` at most."""
+        """The newest first, `limit` at most; by time and of whatever outcome: of each action of an event the last."""
 
     def of_event(self, event_id: str, limit: int) -> list[Followed]:
         """All that is known of an event with exactly this id, in whatever lane, the oldest first."""
