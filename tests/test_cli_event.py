@@ -190,4 +190,6 @@ def test_a_list_fits_80_columns_with_times_and_outcomes_whole(home: Path) -> Non
         *[("1970-01-01 00:17:40", "delivered")] * 2,
         *[("1970-01-01 00:16:40", "back")] * 2,
     ]
-    assert lines[1].split()[2:5] == ["7c9e6679-7425…", "a-client-with-…", "create_or_upda…"]
+    assert lines[1].split()[2:5] == ["7c9e6679-7425-40de-944b…", "a-client-…", "create_or…"]
+    whole = said(home, "event", "7c9e6679-7425-40de-944b-e07fc1f90001").splitlines()[1]
+    assert whole == "  salesforce/a-client-with-a-rather-long-name …: delivered (1970-01-01 00:17:40)"

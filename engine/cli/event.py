@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from engine.ways import Now, Way
 
 MOST = 50  # events that are listed
+LEAST = 10  # characters that are left of the name of a client, or an action
 WORDS = {
     "retry": "failed, tried again",
     "throttle": "held back by a limit",
@@ -89,7 +90,8 @@ def told(way: Way) -> str:
         lines.append(f"  accepted {output.moment(of.received_at)[:19]}")
         lines.append(below(f"{of.connector}/{of.client}: {wanted or 'no action wanted it'}"))
     for one in now_at(way):
-        lines.append(below(f"{lane(one)}: {state(one)}"))
+        said = state(one)
+        lines.append(below(f"{output.shortened(lane(one), max(output.width() - 4 - len(said), LEAST))}: {said}"))
         if one.letter is not None:
             lines.append(f"  see `connect dead show {one.letter}`")
     for each in way.attempts:
@@ -147,12 +149,13 @@ def listed(rows: list[Found], unread: str) -> str:
         return "neither waits such an event, nor is it a dead letter" if unread else "nothing is known of such an event"
     heads = ("at", "event", "client", "action", "outcome")
     outcomes = [SHORT.get(each.outcome, each.outcome) for each in rows]
-    # A time and an outcome are of no use in part: what is left of the line is for the others, each as it needs.
+    # A time and an outcome are of no use in part, and an id of little: client and action give way first.
     named = [[each.event_id, each.client, each.action] for each in rows]
     widths = [max(len(head), *(len(row[at]) for row in named)) for at, head in enumerate(heads[1:4])]
     room = output.width() - 19 - max(len("outcome"), *map(len, outcomes)) - 2 * (len(heads) - 1)
     while sum(widths) > room:
-        widths[widths.index(max(widths))] -= 1
+        which = widths.index(max(widths[1:]), 1)
+        widths[which if widths[which] > LEAST else 0] -= 1
     cells = [
         [output.moment(each.at)[:19], *map(output.shortened, texts, widths), outcome]
         for each, texts, outcome in zip(rows, named, outcomes, strict=True)
