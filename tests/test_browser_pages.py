@@ -90,6 +90,7 @@ BY_LOOK = ["color-contrast", "scrollable-region-focusable"]  # the rules that a 
 
 def serious(page: Any, rules: list[str] | None = None) -> list[str]:
     """What axe calls serious or critical, each with the element it is about."""
+    page.evaluate(AXE)
     only = {"resultTypes": ["violations"]} | ({"runOnly": rules} if rules else {})
     found = page.evaluate("only => axe.run(only).then(found => found.violations)", only)
     return [
@@ -99,7 +100,6 @@ def serious(page: Any, rules: list[str] | None = None) -> list[str]:
 
 def serious_in_any_look(page: Any) -> list[str]:
     """The same over all looks of the page that is open: every rule in one, and in the others those that can differ."""
-    page.evaluate(AXE)
     found = serious(page)
     for name in ("dark", "small and dark", "small", "light"):  # as it was when it is over
         page.emulate_media(color_scheme=LOOKS[name]["color_scheme"])
