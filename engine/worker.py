@@ -145,8 +145,6 @@ class Worker:
         With `until_empty` it is over sooner, once nothing is due and none of the lanes that were run comes due within
         `patience_s`. It can be called again.
         """
-        if not self.begun:
-            self.begin()
         ended = threading.Event()
         with ThreadPoolExecutor(MOST_LANES * self.workers, thread_name_prefix="lane") as pool:
             beats = threading.Thread(target=self.beat, args=(ended,), name="heartbeat", daemon=True)
@@ -179,6 +177,8 @@ class Worker:
     def run_due(self, pool: ThreadPoolExecutor, *, until_empty: bool, patience_s: float) -> None:
         while not self.stopping.is_set() and self.time_left() > self.margin_s:
             try:
+                if not self.begun:
+                    self.begin()
                 started = self.start_due(pool)
             except StoreUnavailable as error:
                 self.unreachable.tell(error)

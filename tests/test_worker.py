@@ -830,6 +830,27 @@ def test_a_store_that_is_away_is_told_at_once_and_then_every_half_minute_and_whe
     assert whys == ["no server answers", "no server answers", "starting"]
 
 
+class FullAtFirst(MemoryStore):
+    """Takes no writes of the lanes at first."""
+
+    refuses = 1
+
+    def reclaim(self, *args: Any, **options: Any) -> None:
+        if self.refuses:
+            self.refuses -= 1
+            raise StoreUnavailable("the disk is full")
+        super().reclaim(*args, **options)
+
+
+def test_a_store_that_is_away_when_deliveries_begin_does_not_end_them() -> None:
+    shop = Shop(store=FullAtFirst())
+    shop.post({"id": "1"})
+    for sums in ({"waiting": 1}, {"delivered": 1}):
+        shop.worker.run(until_empty=True)
+        assert shop.sums() == sums
+    assert [facts["why"] for facts in shop.heard.named("store-unavailable")] == ["the disk is full"]
+
+
 # --- callers who wait ---
 
 DIRECT = """
