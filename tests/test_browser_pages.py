@@ -99,9 +99,9 @@ def serious(page: Any, rules: list[str] | None = None) -> list[str]:
 
 
 def serious_in_any_look(page: Any) -> list[str]:
-    """The same over all looks of the page that is open: every rule in one, and in the others those that can differ."""
+    """The same of the page that is open in light, dark, and dark at 320 px: every rule in one, then what can differ."""
     found = serious(page)
-    for name in ("dark", "small and dark", "small", "light"):  # as it was when it is over
+    for name in ("dark", "small and dark", "light"):  # as it was when it is over
         page.emulate_media(color_scheme=LOOKS[name]["color_scheme"])
         page.set_viewport_size(LOOKS[name]["viewport"])
         if name != "light":
