@@ -24,6 +24,7 @@ import httpx
 
 from benchmarks import by_hand
 from benchmarks.crm import crm
+from benchmarks.intake import EVENT
 from benchmarks.measuring import (
     CPU,
     WALL,
@@ -56,21 +57,6 @@ ACTIONS = {"responsys": "trigger_event", "salesforce": "create_task"}
 SETTINGS = {
     "responsys": {"list": "CONTACTS_LIST", "rate": "10000000/1m"},
     "salesforce": {"domain": "acme.my.salesforce.com", "daily_calls": "100000000/24h"},
-}
-EVENT = {
-    "email": "user@example.com",
-    "eventType": "product_view",
-    "product": {
-        "id": "PROD-12345",
-        "name": "Smartphone XYZ",
-        "price": 1299.90,
-        "image": "https://example.com/image.jpg",
-        "url": "https://example.com/product/xyz",
-    },
-    "timestamp": "2026-01-28T10:30:45.123Z",
-    "sessionId": "abc123-session",
-    "clientId": "bench",
-    "tid": "bench",
 }
 _CONNECTORS: dict[str, types.Connector] = {}
 

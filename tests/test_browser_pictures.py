@@ -1,7 +1,7 @@
 """
 The pictures of docs/images: each page with something to show, as a browser draws it.
 
-`PICTURES=docs/images python -m pytest tests/test_browser_pictures.py` takes them anew; without it only FEW are taken.
+`PICTURES=docs/images python -m pytest tests/test_browser_pictures.py` takes them anew.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 
 from command import ROOT
 from conftest import reply
-from test_browser_pages import CRM
+from test_browser_pages import LIMITED
 from test_dashboard import NOW, House, opened
 from test_dashboard_browser import Person, chromium, soon
 from test_dashboard_events import follow
@@ -45,7 +45,6 @@ PICTURES: dict[str, tuple[str, str, str, dict[str, int]]] = {
     "page-client": ("/clients/loja-azul", "en", "light", WIDE),
     "page-client-small": ("/clients/loja-azul", "en", "dark", SMALL),
 }
-FEW = ("page-overview", "page-lane-dark", "page-event-small", "page-try")
 
 
 def lived_in(house: House) -> None:
@@ -92,24 +91,26 @@ def lived_in(house: House) -> None:
 
 def test_every_picture_of_the_docs_is_one_that_is_taken_here(chromium: Any, opened: Any, tmp_path: Path) -> None:
     folder = ROOT / os.environ["PICTURES"] if "PICTURES" in os.environ else tmp_path
-    taken = PICTURES if "PICTURES" in os.environ else {name: PICTURES[name] for name in FEW}
     text = "{{client: {}, title: {}, connectors: {{crm: {{}}}}}}"
     shops = {shop.replace("-", "_"): text.format(shop, shop.title()) for shop in SHOPS}
-    with opened(crm=CRM, **shops) as house:
+    with opened(crm=LIMITED, **shops) as house:
         follow(house)
         lived_in(house)
         house.log_in()
         soon(lambda: "is being looked at" not in house.http.get("/connectors").text)
-        for name, (path, language, look, size) in taken.items():
-            person = Person(chromium, house, color_scheme=look, viewport=size, reduced_motion="reduce")
-            person.log_in()
-            person.page.goto(f"{person.base}{path}{'&' if '?' in path else '?'}lang={language}")
+        person = Person(chromium, house, reduced_motion="reduce")
+        person.log_in()
+        page = person.page
+        for name, (path, language, look, size) in PICTURES.items():
+            page.emulate_media(color_scheme=look, reduced_motion="reduce")
+            page.set_viewport_size(size)
+            page.goto(f"{person.base}{path}{'&' if '?' in path else '?'}lang={language}")
             if name == "page-try":
-                person.page.locator("textarea").fill('{"id": "order-1004", "client": "loja-azul", "note": "PROD-7"}')
-                person.page.get_by_role("button", name="Preview").click()
-            person.page.screenshot(path=folder / f"{name}.png", full_page=size is WIDE)
-            person.content()
+                page.locator("textarea").fill('{"id": "order-1004", "client": "loja-azul", "note": "PROD-7"}')
+                page.get_by_role("button", name="Preview").click()
+            page.screenshot(path=folder / f"{name}.png", full_page=size is WIDE)
+        person.content()
     there = {file.stem for file in (ROOT / "docs/images").glob("page-*.png")}
     assert there == set(PICTURES)
-    smallest = min((folder / f"{name}.png").stat().st_size for name in taken)
+    smallest = min((folder / f"{name}.png").stat().st_size for name in PICTURES)
     assert smallest > 8_000  # none of them is blank
