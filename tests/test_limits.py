@@ -363,10 +363,12 @@ def test_processes_on_one_store_never_spend_more_than_one_budget_together(tmp_pa
     stores = [SqliteStore(tmp_path / "connect.db") for _ in range(2)]
     text, now = "{daily: {budget: 100, of: credentials}}", at("2026-01-28 10:00")
     through: list[int] = []
+    refused: list[int] = []
 
     def work(store: SqliteStore, lane: str, cost: int) -> None:
         client = Client(gate(text, lane, cost=cost), store, lane, "the-same")
-        through.extend(cost for second in range(20) if client.enters(now + second) == [])
+        for second in range(20):
+            (through if client.enters(now + second) == [] else refused).append(cost)
 
     threads = [
         threading.Thread(target=work, args=(store, lane, cost))
@@ -376,7 +378,7 @@ def test_processes_on_one_store_never_spend_more_than_one_budget_together(tmp_pa
         thread.start()
     for thread in threads:
         thread.join()
-    assert 98 <= sum(through) <= 100
+    assert 0 <= 100 - sum(through) < min(refused)  # nobody was refused what was still there
     rows = stores[0]._writer.run(lambda db: db.execute("SELECT count(*), sum(cost) FROM limits").fetchone())
     assert tuple(rows) == (1, sum(through))
     assert Client(gate(text, cost=9), stores[0], credentials="the-same").enters(now + 86_400) == []
