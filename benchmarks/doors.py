@@ -29,7 +29,7 @@ from benchmarks.load import KEY
 from benchmarks.measuring import ROOT
 
 if TYPE_CHECKING:
-    from engine.asgi import Receive, Scope, Send
+    from engine.door.asgi import Receive, Scope, Send
     from engine.ports import Store
     from engine.records import Accepted, Stored
 
@@ -95,7 +95,7 @@ def say(port: int) -> None:
 
 
 def bare(stop: threading.Event) -> None:
-    from engine import listening
+    from engine.door import listening
 
     sock = listening.listen("127.0.0.1", 0)
     port = sock.getsockname()[1]

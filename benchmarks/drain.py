@@ -38,7 +38,7 @@ from benchmarks.measuring import (
     version,
 )
 from benchmarks.templates import Loop
-from engine.alerts import LogAlerts
+from engine.alerts.log import LogAlerts
 from engine.clock import SystemClock
 from engine.program import Program
 from engine.records import Accepted, Draft
@@ -46,7 +46,7 @@ from engine.sending import HttpTransport, Masker, Prepared
 from engine.spec import types
 from engine.spec.project import Project
 from engine.stores.sqlite import SqliteStore
-from engine.telemetry import NullTelemetry
+from engine.telemetry.log import NullTelemetry
 from engine.walk import Credentials, World
 from engine.worker import Worker
 

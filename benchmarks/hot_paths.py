@@ -23,10 +23,10 @@ import uvicorn
 
 from benchmarks.mapped.events import events
 from benchmarks.measuring import ROOT
-from engine import listening
-from engine.alerts import LogAlerts
+from engine.alerts.log import LogAlerts
 from engine.clock import VirtualClock
-from engine.door import Door, Limits
+from engine.door import listening
+from engine.door.events import Door, Limits
 from engine.intake import Receiver
 from engine.outcomes import Judge
 from engine.program import Program, decode_event
@@ -38,7 +38,7 @@ from engine.spec.load import load_connector, load_schema_ref
 from engine.spec.located import read_file
 from engine.spec.units import Rate
 from engine.stores.sqlite import SqliteStore
-from engine.telemetry import NullTelemetry
+from engine.telemetry.log import NullTelemetry
 from engine.walk import Credentials, World
 from engine.worker import Worker
 

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from engine.emitting import Problem, is_expression
 from engine.errors import BadValue, EgressRefused, TokenUnreadable
 from engine.limits import Gate
 from engine.mapping import compile_tree
 from engine.names import ADDRESS, AUTH, BOUND, CLIENT, CONSENT, REPLY, SIGNED, WAIT
+from engine.notations.emitting import Problem, is_expression
 from engine.outcomes import DELIVERED, Judge, Level, probed
 from engine.placing import AuthFailed as AuthFailed
 from engine.placing import Certificates, Placing
@@ -32,8 +32,8 @@ from engine.writing import written
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
-    from engine.emitting import Use
     from engine.expressions import Compiler, Path, Run
+    from engine.notations.emitting import Use
     from engine.sending import Hosts
     from engine.wire import Wire
 

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from engine import semantics
 from engine.errors import BadValue
 from engine.mapping import ascii_only, encode_json
 from engine.names import CHECKED
+from engine.notations import semantics
 from engine.spec import types, units
 
 if TYPE_CHECKING:

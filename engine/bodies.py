@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from engine import semantics
-from engine.emitting import Problem
 from engine.errors import BadValue
 from engine.mapping import ascii_only, compile_tree, encode_json
+from engine.notations import semantics
+from engine.notations.emitting import Problem
 from engine.spec import types
 
 if TYPE_CHECKING:

@@ -207,7 +207,7 @@ class Demo:
 
     def start_crms(self) -> int:
         """All sandboxes in this process behind one port; Salesforce's fails for two seconds when told to."""
-        from engine.listening import listen, run
+        from engine.door.listening import listen, run
 
         connectors = Project(self.folder).all()[0]
         self.sandboxes = [Sandbox(spec) for spec in connectors.values() if spec.sandbox is not None]
@@ -235,7 +235,7 @@ class Demo:
 
     def start_serve(self) -> tuple[int, int, subprocess.Popen[bytes]]:
         """A `connect serve` of its own process, on free ports."""
-        from engine.listening import listen
+        from engine.door.listening import listen
 
         with listen("127.0.0.1", 0) as one, listen("127.0.0.1", 0) as two:
             port, admin_port = one.getsockname()[1], two.getsockname()[1]

@@ -28,9 +28,9 @@ from engine.spec import units
 from engine.walk import Ended, Walk
 
 if TYPE_CHECKING:
-    from engine.journal import Journal
     from engine.program import Action, Program
     from engine.reporting import Reporter
+    from engine.telemetry.journal import Journal
     from engine.walk import World
 
 

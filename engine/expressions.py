@@ -9,17 +9,27 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from engine import semantics
-from engine.emitting import NONE, WHOLE, Emitter, ExpressionError, Problem, Use, in_text, is_expression, is_template
-from engine.jinja import emit_template
-from engine.jmes import emit_expression
+from engine.notations import semantics
+from engine.notations.emitting import (
+    NONE,
+    WHOLE,
+    Emitter,
+    ExpressionError,
+    Problem,
+    Use,
+    in_text,
+    is_expression,
+    is_template,
+)
+from engine.notations.jinja import emit_template
+from engine.notations.jmes import emit_expression
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from engine.emitting import Code, Scope
-    from engine.emitting import Path as Path
-    from engine.emitting import Run as Run
+    from engine.notations.emitting import Code, Scope
+    from engine.notations.emitting import Path as Path
+    from engine.notations.emitting import Run as Run
 
 
 def is_literal(spec: Any) -> bool:

@@ -12,19 +12,19 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from engine.door.senders import Senders, needs_proof
 from engine.errors import BadValue, Refused
 from engine.expressions import Compiler
 from engine.ids import random_id
 from engine.mapping import encode_json
+from engine.notations.semantics import plain
 from engine.records import Accepted, Fault, Received
-from engine.semantics import plain
-from engine.senders import Senders, needs_proof
 from engine.spec import units
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping
 
-    from engine.meters import Meter
+    from engine.door.meters import Meter
     from engine.program import Program
     from engine.spec import types
 

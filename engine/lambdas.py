@@ -16,14 +16,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from engine import wiring
 from engine.errors import ConnectError, SpecErrors, UsageError, told
-from engine.personal import addresses
+from engine.privacy.personal import addresses
 from engine.spec import units
 from engine.spec.compiled import open_project
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from engine.gateway import Request
+    from engine.door.gateway import Request
     from engine.ports import Alerts
     from engine.program import Program
     from engine.records import Lane
@@ -159,8 +159,8 @@ class Functions:
     # --- receive ---
 
     def receive(self, event: Any, context: Any) -> dict[str, Any]:
-        from engine import answers
-        from engine.gateway import Malformed, answer_event, request_of
+        from engine.door import answers
+        from engine.door.gateway import Malformed, answer_event, request_of
 
         assert self.entrance is not None
         with self.call(context, lanes=False):
@@ -304,7 +304,7 @@ class Entrance:
         import asyncio
         from concurrent.futures import ThreadPoolExecutor
 
-        from engine.door import Door
+        from engine.door.events import Door
 
         env = os.environ
         limits = wiring.door_limits(
@@ -324,7 +324,7 @@ class Entrance:
         self.loop = asyncio.new_event_loop()
 
     def answer(self, request: Request) -> dict[str, Any]:
-        from engine.gateway import answered
+        from engine.door.gateway import answered
 
         return self.loop.run_until_complete(answered(self.door, request)).event()
 

@@ -13,12 +13,12 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Any, NamedTuple
 from zoneinfo import ZoneInfo
 
-from engine.emitting import dotted
 from engine.errors import BadValue, StoreUnavailable
 from engine.names import BOUND
-from engine.people import digest
+from engine.notations.emitting import dotted
+from engine.notations.semantics import plain
+from engine.privacy.people import digest
 from engine.records import Outcome, OutcomeKind, Use
-from engine.semantics import plain
 from engine.spec import units
 
 if TYPE_CHECKING:

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
-from engine import semantics
 from engine.caching import Cache
 from engine.errors import BadValue, ConnectError, EgressRefused, RecordError
 from engine.mapping import compile_tree, encode_json
 from engine.names import BOUND, LOOKING, REPLY, WAIT
+from engine.notations import semantics
 from engine.outcomes import Judge, Level, probed
-from engine.people import digest
 from engine.placing import AuthFailed
+from engine.privacy.people import digest
 from engine.records import Outcome, OutcomeKind, Trace
 from engine.sending import Reply
 from engine.spec import types, units

@@ -12,8 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from engine import semantics
-from engine.emitting import (
+from engine.errors import BadValue
+from engine.expressions import Compiler, emit_scalar
+from engine.names import ARRIVED, CLIENT, MAPPED
+from engine.notations import semantics
+from engine.notations.emitting import (
     ABSENT,
     ANY,
     DEEP,
@@ -27,16 +30,13 @@ from engine.emitting import (
     is_expression,
     is_template,
 )
-from engine.errors import BadValue
-from engine.expressions import Compiler, emit_scalar
-from engine.holes import place_of
-from engine.names import ARRIVED, CLIENT, MAPPED
+from engine.notations.holes import place_of
 from engine.spec.types import Drop
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from engine.emitting import Path, Run
+    from engine.notations.emitting import Path, Run
 
 encode_json = msgspec.json.Encoder(decimal_format="number").encode
 

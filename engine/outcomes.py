@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from engine import semantics
 from engine.errors import BadValue, TooMuch
+from engine.notations import semantics
 from engine.records import Outcome, OutcomeKind
 from engine.retrying import retry_after, wait_of
 from engine.sending import NoReply, Reply

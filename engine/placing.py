@@ -13,10 +13,10 @@ from urllib.parse import quote, urlsplit
 
 import msgspec
 
-from engine import semantics
-from engine.emitting import Problem, is_expression
 from engine.errors import BadValue, ConnectError
 from engine.names import AUTH, SIGNED
+from engine.notations import semantics
+from engine.notations.emitting import Problem, is_expression
 from engine.records import Outcome, OutcomeKind
 from engine.sending import NOTHING, Placement, Prepared, Tls, header
 

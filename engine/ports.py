@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol, Unpack, overload, runtime_check
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
 
-    from engine.personal import Personal
+    from engine.privacy.personal import Personal
     from engine.records import (
         Accepted,
         Buried,
@@ -273,7 +273,7 @@ class Limits(Protocol):
 @runtime_checkable
 class Carrier(Protocol):
     """
-    What takes a lane out of one store and into another, whatever their kinds (`engine/copying.py` holds the order).
+    What takes a lane out of one store and into another, of whatever kinds (`engine/upkeep/copying.py` holds the order).
 
     Whoever calls holds the lane's lease where it comes from, and has paused it where it goes to.
     """

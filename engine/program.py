@@ -9,11 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from engine import semantics
 from engine.auth import Auth, given_by_consent, unquoted
 from engine.batching import Batcher, Ready
 from engine.caching import Cache
-from engine.emitting import Problem, closest
 from engine.errors import BadValue, ConnectError, SecretUnavailable, SpecErrors
 from engine.exchange import Call
 from engine.expressions import Compiler
@@ -21,8 +19,10 @@ from engine.limits import Gate
 from engine.lookups import Found, Lookup
 from engine.mapping import compile_record, compile_tree
 from engine.names import ARRIVED, BOUND, CHECKED, CLIENT, LOOKED_UP, LOOKING, MAPPED, REPLY, ROW
+from engine.notations import semantics
+from engine.notations.emitting import Problem, closest
 from engine.outcomes import Judge, Level, probed
-from engine.personal import Personal
+from engine.privacy.personal import Personal
 from engine.records import Draft, Outcome, OutcomeKind
 from engine.retrying import Backoff
 from engine.sending import Hosts, Requester

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from engine.personal import addresses
+from engine.privacy.personal import addresses
 from engine.records import OutcomeKind
 
 if TYPE_CHECKING:

@@ -11,25 +11,25 @@ from urllib.parse import unquote, urlsplit
 
 import msgspec
 
-from engine.alerts import LogAlerts
-from engine.capacity import Capacity
+from engine.alerts.log import LogAlerts
 from engine.clock import SystemClock
+from engine.door.meters import Meter
 from engine.egress import PUBLIC
 from engine.errors import Refused, SecretUnavailable, SpecErrors, TokenUnreadable, UsageError, told
-from engine.housekeeping import Housekeeper
-from engine.masking import Masker
-from engine.meters import Meter
+from engine.privacy.masking import Masker
 from engine.records import Answered, Fault, LaneChange, TokenRow
 from engine.secrets import SecretSources, fingerprint
 from engine.spec import units
 from engine.spec.findings import Finding
-from engine.telemetry import NullTelemetry
+from engine.telemetry.log import NullTelemetry
+from engine.upkeep.capacity import Capacity
+from engine.upkeep.housekeeping import Housekeeper
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
     from concurrent.futures import Future
 
-    from engine.alerting.looking import Watcher
+    from engine.alerts.looking import Watcher
     from engine.egress import Egress
     from engine.intake import Receiver
     from engine.ports import Alerts, Clock, Secrets, Store, Traces
@@ -156,7 +156,7 @@ class Engine:
         return self._worker
 
     def _new_worker(self) -> Worker:
-        from engine.alerting.looking import TokenEar
+        from engine.alerts.looking import TokenEar
         from engine.sending import HttpTransport
         from engine.walk import World
         from engine.worker import Worker
@@ -182,8 +182,8 @@ class Engine:
     @cached_property
     def watcher(self) -> Watcher | None:
         """Looks for troubles that stand; None where nobody but the log is told."""
-        from engine.alerting.desk import Desk
-        from engine.alerting.looking import Watcher
+        from engine.alerts.desk import Desk
+        from engine.alerts.looking import Watcher
 
         if not isinstance(self.alerts, Desk):
             return None
@@ -445,7 +445,7 @@ class Engine:
         if self.described[0] is not receivers:
             specs = {name: receiver.connector for name, receiver in receivers.items()}
             proven = {name: receiver.senders.all_known for name, receiver in receivers.items()}
-            from engine.published import openapi
+            from engine.door.published import openapi
 
             document = openapi(specs, proven)
             self.described = (receivers, msgspec.json.Encoder(decimal_format="number").encode(document))

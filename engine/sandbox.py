@@ -19,7 +19,7 @@ from engine.errors import BadValue, SpecErrors
 from engine.expressions import Compiler
 from engine.mapping import compile_tree, encode_json
 from engine.names import SANDBOX
-from engine.semantics import plain
+from engine.notations.semantics import plain
 from engine.sending import Hosts, Prepared, Reply
 from engine.spec import types, units
 from engine.spec.findings import Finding

@@ -18,7 +18,7 @@ from urllib.parse import quote, unquote, urlencode, urljoin, urlsplit
 
 import msgspec
 
-from engine import egress, semantics, tls
+from engine import egress, tls
 from engine.batching import ENCODED
 from engine.bodies import (
     CSV,
@@ -33,11 +33,12 @@ from engine.bodies import (
     mapped,
     pairs,
 )
-from engine.emitting import is_expression, is_template
 from engine.errors import BadValue, ConnectError, EgressRefused
 from engine.mapping import ascii_only, compile_tree, encode_json
-from engine.masking import Masker as Masker
-from engine.masking import maskable as maskable
+from engine.notations import semantics
+from engine.notations.emitting import is_expression, is_template
+from engine.privacy.masking import Masker as Masker
+from engine.privacy.masking import maskable as maskable
 from engine.spec import units
 from engine.unpacking import Unpacked, Unreadable, csv_rows, json_or_none, unpack
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from engine.emitting import Problem, closest
+from engine.notations.emitting import Problem, closest
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -8,13 +8,13 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
-from engine import listening
-from engine.access import Access
-from engine.admin import admin_app
-from engine.door import Door, Limits
+from engine.door import listening
+from engine.door.access import Access
+from engine.door.admin import admin_app
+from engine.door.events import Door, Limits
+from engine.door.listening import is_loopback
 from engine.errors import UsageError
-from engine.listening import is_loopback
-from engine.telemetry import NullTelemetry
+from engine.telemetry.log import NullTelemetry
 
 if TYPE_CHECKING:
     import socket
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 
     from starlette.routing import BaseRoute
 
-    from engine.admin import Admin, Pages
-    from engine.asgi import App
-    from engine.door import Front
-    from engine.listening import Stop
+    from engine.door.admin import Admin, Pages
+    from engine.door.asgi import App
+    from engine.door.events import Front
+    from engine.door.listening import Stop
     from engine.ports import Telemetry, Traces
 
 PREPARE_S = 0.5  # after the start, until what takes long to load is loaded, if nobody has asked for it before

@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from engine.batching import ENCODED, encoded
-from engine.emitting import Problem, dotted
 from engine.errors import BadValue, ConnectError, EgressRefused, TooMuch
 from engine.mapping import compile_tree, encode_json
 from engine.names import BATCH, REPLY, SINGLE, WAIT
+from engine.notations.emitting import Problem, dotted
+from engine.notations.semantics import bounded, plain
 from engine.outcomes import DELIVERED, Judge, Level, ResultsRule, holds_back
 from engine.records import Outcome, OutcomeKind, Part, Progress
 from engine.retrying import wait_of
-from engine.semantics import bounded, plain
 from engine.spec import types, units
 
 if TYPE_CHECKING:

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from engine import semantics
 from engine.errors import BadValue, ConnectError
+from engine.notations import semantics
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

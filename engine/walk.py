@@ -11,13 +11,13 @@ import msgspec
 
 from engine.batching import Unit
 from engine.errors import BadValue
-from engine.journal import Journal
+from engine.notations.semantics import plain
 from engine.outcomes import DELIVERED, holds_back
 from engine.owners import new_owner
 from engine.program import Done, decode_event
 from engine.records import Delivery, Lease, Outcome, OutcomeKind, Part, Progress, Trace
-from engine.semantics import plain
 from engine.steps import Member
+from engine.telemetry.journal import Journal
 from engine.wire import Wire, new_nonce
 from engine.writing import PATIENCE_S, written
 

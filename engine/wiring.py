@@ -11,18 +11,18 @@ from engine.errors import UsageError
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from engine.alerting.desk import Desk
-    from engine.alerting.rules import Rules
-    from engine.alerting.ways import Way
-    from engine.door import Limits
+    from engine.alerts.desk import Desk
+    from engine.alerts.rules import Rules
+    from engine.alerts.ways import Way
+    from engine.door.events import Limits
     from engine.egress import Egress
-    from engine.emf import EmfMetrics
-    from engine.masking import Masker
     from engine.ports import Alerts, Clock, Store, Telemetry, Traces
+    from engine.privacy.masking import Masker
     from engine.runtime import Engine
     from engine.secrets import OwnSettings, SecretSources
     from engine.spec.project import Project
-    from engine.telemetry import Telemetry as Logging
+    from engine.telemetry.emf import EmfMetrics
+    from engine.telemetry.log import Telemetry as Logging
     from engine.trail.recording import Recorder
 
 # compiled when they are needed: each command imports this
@@ -74,7 +74,7 @@ def door_limits(rate: str | None, given: str | None, proxies: Sequence[str]) -> 
     """UsageError for what is no rate, or no network."""
     from ipaddress import ip_network
 
-    from engine.door import Limits
+    from engine.door.events import Limits
     from engine.spec import units
 
     named = given.replace(",", " ").split() if given is not None else proxies
@@ -112,9 +112,9 @@ def make_engine(
 ) -> tuple[Engine, Logging, Alerts]:
     """An engine that logs to stderr, counts, and alerts as the environment says."""
     from engine.clock import SystemClock
-    from engine.counts import DeadCounts
     from engine.runtime import Engine
-    from engine.telemetry import Telemetry
+    from engine.telemetry.log import Telemetry
+    from engine.upkeep.counts import DeadCounts
 
     masking = Masking()
     how, traces = metrics_of(project), make_traces(lambda why: telemetry.event("traces-failed", why=why))
@@ -162,7 +162,7 @@ def make_traces(failed: Callable[[str], None]) -> Traces | None:
         raise UsageError(f"CONNECT_TRACES: otlp or none, not {found}")
     if found != "otlp" or os.environ.get("OTEL_SDK_DISABLED", "").lower() == "true":
         return None
-    from engine.tracing import otlp
+    from engine.telemetry.tracing import otlp
 
     return otlp(failed)
 
@@ -175,7 +175,7 @@ def make_trail(project: Project, store: Store, clock: Clock, telemetry: Telemetr
 
 
 def make_emf(mask: Masking) -> EmfMetrics:
-    from engine.emf import EmfMetrics
+    from engine.telemetry.emf import EmfMetrics
 
     return EmfMetrics(mask=mask)
 
@@ -191,10 +191,10 @@ def make_alerts(
     project: Project, store: Store, telemetry: Telemetry, reach: Egress, mask: Callable[[str], str], clock: Clock
 ) -> Desk:
     """Whoever `alerts.to` of `connect.yaml` and the environment name is told, and the log."""
-    from engine.alerting.book import Book
-    from engine.alerting.desk import Desk
-    from engine.alerting.ways import LogWay
-    from engine.personal import addresses
+    from engine.alerts.book import Book
+    from engine.alerts.desk import Desk
+    from engine.alerts.ways import LogWay
+    from engine.privacy.personal import addresses
 
     return Desk(
         Book(store, clock.now),
@@ -208,7 +208,7 @@ def make_alerts(
 
 def alert_rules(project: Project) -> Callable[[], Rules]:
     """As `connect.yaml` says now; while it can't be read, as it said last."""
-    from engine.alerting.rules import Rules
+    from engine.alerts.rules import Rules
     from engine.errors import SpecErrors
     from engine.spec.project import Settings
 
@@ -236,10 +236,10 @@ def alert_ways(project: Project, reach: Egress, env: Mapping[str, str]) -> list[
     named = ("CONNECT_ALERT_WEBHOOKS", "CONNECT_ALERT_SNS", "CONNECT_ALERT_SMTP")
     if not project.settings.alerts.to and not any(map(env.get, named)):
         return []
-    from engine.alerting.mail import MailWay, server_of
-    from engine.alerting.topic import SnsWay
-    from engine.alerting.ways import PRIVATE_ALERTS, NotTaken
-    from engine.alerting.webhook import WebhookWay
+    from engine.alerts.mail import MailWay, server_of
+    from engine.alerts.topic import SnsWay
+    from engine.alerts.ways import PRIVATE_ALERTS, NotTaken
+    from engine.alerts.webhook import WebhookWay
     from engine.egress import Egress
     from engine.secrets import SecretSources
 
@@ -293,14 +293,14 @@ def _looked_up(sources: SecretSources, reference: str) -> Callable[[], str]:
 
 def flush_alerts(alerts: Alerts, timeout_s: float) -> bool:
     """Wait until those on their way have gone out, without closing; False where the time is over before."""
-    from engine.alerting.desk import Desk
+    from engine.alerts.desk import Desk
 
     return alerts.flush(timeout_s) if isinstance(alerts, Desk) else True
 
 
 def close_alerts(alerts: Alerts) -> None:
     """Let those that are still on their way go out."""
-    from engine.alerting.desk import Desk
+    from engine.alerts.desk import Desk
 
     if isinstance(alerts, Desk):
         alerts.close()

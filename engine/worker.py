@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from engine.direct import Caller
 from engine.errors import LeaseLost, SecretUnavailable, StoreUnavailable, told
 from engine.owners import is_gone, new_owner
-from engine.personal import addresses
+from engine.privacy.personal import addresses
 from engine.records import Answered, LaneChange, Lease, OutcomeKind, Settled, Skipped, Stored
 from engine.reporting import Reporter
 from engine.settling import Verdicts
@@ -30,10 +30,10 @@ from engine.writing import Unreachable, written
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from engine.journal import Journal
     from engine.program import Program
     from engine.records import Walked
     from engine.spec import types
+    from engine.telemetry.journal import Journal
 
 LEASE_S = 30.0  # a heartbeat renews it; a lane whose holder died on another machine is free after that long
 TURN_S = 10.0  # a lane gives way to others after that long

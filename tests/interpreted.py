@@ -13,9 +13,10 @@ from typing import Any
 import jinja2
 import jmespath.parser
 
-from engine import functions, mapping, semantics
-from engine.emitting import WHOLE, dotted, exact, is_template
+from engine import functions, mapping
 from engine.errors import BadValue, TooMuch
+from engine.notations import semantics
+from engine.notations.emitting import WHOLE, dotted, exact, is_template
 
 Scope = dict[str, Any]
 TOP = object()  # the context, where an expression has come to no item yet

@@ -8,18 +8,18 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from conftest import Heard, Shop, Vendor, reply
 
-from engine.alerting.book import Book
-from engine.alerting.desk import Desk
-from engine.alerting.ledger import CALM_S
-from engine.alerting.looking import TokenEar, Watcher
-from engine.alerting.rules import Rules
-from engine.alerting.ways import Way
-from engine.capacity import MIN_FREE, Capacity
+from engine.alerts.book import Book
+from engine.alerts.desk import Desk
+from engine.alerts.ledger import CALM_S
+from engine.alerts.looking import TokenEar, Watcher
+from engine.alerts.rules import Rules
+from engine.alerts.ways import Way
 from engine.records import LaneChange
 from engine.spec.project import AlertSettings, ClientAlerts
+from engine.upkeep.capacity import MIN_FREE, Capacity
 
 if TYPE_CHECKING:
-    from engine.alerting.messages import Message
+    from engine.alerts.messages import Message
 
 HOUR = 3600.0
 GOES_ON = LaneChange(pause=False, reason="", not_before=0.0, failures=0, failing_since=0)

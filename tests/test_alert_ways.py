@@ -18,13 +18,13 @@ from alert_receivers import Hook, Mailbox, silent
 from conftest import START
 from test_tls import ROOT, SERVER
 
-from engine.alerting.ledger import OPEN, Entry, Trouble
-from engine.alerting.mail import MailWay, letter_of, server_of
-from engine.alerting.messages import Message, of_one, of_test
-from engine.alerting.rules import Rules
-from engine.alerting.topic import SnsWay
-from engine.alerting.ways import NotTaken, Sent, Way, told
-from engine.alerting.webhook import WebhookWay, retry_after
+from engine.alerts.ledger import OPEN, Entry, Trouble
+from engine.alerts.mail import MailWay, letter_of, server_of
+from engine.alerts.messages import Message, of_one, of_test
+from engine.alerts.rules import Rules
+from engine.alerts.topic import SnsWay
+from engine.alerts.ways import NotTaken, Sent, Way, told
+from engine.alerts.webhook import WebhookWay, retry_after
 from engine.egress import LOOPBACK, PUBLIC
 from engine.spec.project import AlertSettings
 
@@ -96,7 +96,7 @@ def test_a_webhook_is_signed_as_standard_webhooks_says_and_as_our_own_door_takes
 
 
 def test_a_signature_is_the_one_of_the_specification_s_own_example() -> None:
-    from engine.alerting.webhook import signed
+    from engine.alerts.webhook import signed
 
     body = b'{"test": 2432232314}'
     found = signed("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", "msg_p5jXN8AQM9LWM0D4loKWxJek", 1614265330, body)

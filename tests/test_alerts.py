@@ -10,14 +10,14 @@ import pytest
 from alert_receivers import Hook
 from conftest import START, Heard
 
-from engine.alerting.book import MARK, Book
-from engine.alerting.desk import Desk
-from engine.alerting.kinds import KINDS
-from engine.alerting.ledger import CALM_S, MOST, Ledger, Trouble
-from engine.alerting.rules import Rules, lasting
-from engine.alerting.ways import LogWay, NotTaken, Way
-from engine.alerting.webhook import WebhookWay
-from engine.alerts import LogAlerts, Once
+from engine.alerts.book import MARK, Book
+from engine.alerts.desk import Desk
+from engine.alerts.kinds import KINDS
+from engine.alerts.ledger import CALM_S, MOST, Ledger, Trouble
+from engine.alerts.log import LogAlerts, Once
+from engine.alerts.rules import Rules, lasting
+from engine.alerts.ways import LogWay, NotTaken, Way
+from engine.alerts.webhook import WebhookWay
 from engine.clock import VirtualClock
 from engine.egress import LOOPBACK
 from engine.errors import StoreUnavailable
@@ -27,7 +27,7 @@ from engine.stores.memory import MemoryStore
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from engine.alerting.messages import Message
+    from engine.alerts.messages import Message
 
 DAY = 86_400.0
 NOON = START - START % DAY + DAY / 2
@@ -481,7 +481,7 @@ def test_without_a_desk_the_log_is_told_once_an_hour_with_what_was_held_back() -
 
 
 def test_the_memory_for_what_the_log_was_told_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("engine.alerts.KEEP", 2)
+    monkeypatch.setattr("engine.alerts.log.KEEP", 2)
     once = Once()
     assert [once.passes("k", "crm", client, 0) for client in "abca"] == [0, 0, 0, 0]
     assert once.passes("k", "crm", "c", 0) is None

@@ -19,8 +19,8 @@ from conftest import Heard, Shop, program_from
 from joserfc.jwk import RSAKey
 from test_signing import pem, private
 
-from engine import login
 from engine.clock import SystemClock, VirtualClock
+from engine.onboarding import login
 from engine.secrets import fingerprint
 from engine.sending import HttpTransport, Masker
 from engine.stores.sqlite import SqliteStore

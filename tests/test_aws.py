@@ -12,10 +12,10 @@ from aws_server import ACCOUNT, REGION, aws_server, messages, subscribed
 from conftest import START, Heard, Vendor, reply
 
 from engine import aws
-from engine.alerting.book import Book
-from engine.alerting.desk import Desk
-from engine.alerting.rules import Rules
-from engine.alerting.topic import SnsWay
+from engine.alerts.book import Book
+from engine.alerts.desk import Desk
+from engine.alerts.rules import Rules
+from engine.alerts.topic import SnsWay
 from engine.clock import VirtualClock
 from engine.errors import SecretUnavailable
 from engine.runtime import Engine

@@ -6,12 +6,13 @@ from typing import Any
 
 import pytest
 
-from engine import expressions, semantics
+from engine import expressions
 from engine.errors import BadValue
 from engine.expressions import Compiler
 from engine.functions import values
 from engine.mapping import compile_tree
-from engine.semantics import TooMuch
+from engine.notations import semantics
+from engine.notations.semantics import TooMuch
 
 FEW = 20_000
 ITEMS = [{"n": number, "text": "a"} for number in range(1_000)]

@@ -8,9 +8,9 @@ from typing import Any
 
 from conftest import Heard, Shop
 
-from engine.capacity import MIN_FREE, Capacity
 from engine.errors import StoreUnavailable
 from engine.stores.sqlite import SqliteStore
+from engine.upkeep.capacity import MIN_FREE, Capacity
 
 
 class Disk:

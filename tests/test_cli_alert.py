@@ -12,10 +12,10 @@ from alert_receivers import Hook, Mailbox
 from command import EVENTS, KEYS, ROOT, SECRETS, Running, connect, make_project, post, soon
 from conftest import START
 
-from engine.alerting.book import MARK
-from engine.alerting.kinds import COVERED, KINDS
-from engine.alerting.ledger import Ledger, Trouble
-from engine.alerting.webhook import signed
+from engine.alerts.book import MARK
+from engine.alerts.kinds import COVERED, KINDS
+from engine.alerts.ledger import Ledger, Trouble
+from engine.alerts.webhook import signed
 from engine.stores.sqlite import SqliteStore
 
 if TYPE_CHECKING:

@@ -287,7 +287,7 @@ def test_what_can_not_be_copied_is_said_and_nothing_is_made(
 
 COPIES = """
 import sys, time
-from engine.copying import Copy
+from engine.upkeep.copying import Copy
 from engine.stores.sqlite import SqliteStore
 stores = [SqliteStore(path) for path in sys.argv[1:3]]
 print("go", flush=True)

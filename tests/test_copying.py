@@ -12,11 +12,11 @@ import pytest
 from kinds_of_store import KINDS
 from whole_stores import EVERY, NOW, drained, every, fill, put, whole
 
-from engine import copying
-from engine.copying import Copied, Copy
 from engine.errors import StoreUnavailable, UsageError
 from engine.records import Draft, Held, LaneChange, Settled, TokenRow, Waiting
 from engine.stores.checking import check
+from engine.upkeep import copying
+from engine.upkeep.copying import Copied, Copy
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -15,11 +15,11 @@ import httpx
 import pytest
 from conftest import Heard, Vendor, reply
 
-from engine.access import FORM_S, MAX_WRONG, SESSION_S, WRONG_S, Access
 from engine.dashboard.board import Board
 from engine.dashboard.history import History
 from engine.dashboard.rendering import FOLDER, POLICY, seen
 from engine.dashboard.texts import TEXTS, Words, chosen
+from engine.door.access import FORM_S, MAX_WRONG, SESSION_S, WRONG_S, Access
 from engine.errors import StoreUnavailable, UsageError
 from engine.records import LaneChange
 from engine.runtime import Engine

@@ -16,7 +16,7 @@ from test_dashboard import CRM, HOSTILE, LOOK, SCRIPT, House, Opened, Page, open
 
 from engine.dashboard.rendering import POLICY
 from engine.dashboard.texts import TEXTS
-from engine.people import digest
+from engine.privacy.people import digest
 from engine.records import Accepted, Draft, Settled
 from engine.trail.recording import Limits, Recorder
 from engine.trail.sqlite import MEMORY, SqliteKeeper
@@ -138,7 +138,7 @@ def flushed(house: House) -> None:
 def test_an_event_deep_in_a_long_backlog_is_found_by_id_person_and_time_and_waits(
     kept: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("engine.ways.MOST_WAITING", 2)
+    monkeypatch.setattr("engine.trail.ways.MOST_WAITING", 2)
     kept.post(*({"id": f"e{at}", "email": f"u{at}@example.com"} for at in range(9)))
     row = ["e7", "2026-01-28 10:30:45", "abc crm", "note", "accepted"]
     assert listed(kept, q="e7") == listed(kept, q="u7@example.com") == [row]
@@ -383,7 +383,7 @@ def test_where_the_trail_is_of_a_newer_version_the_pages_show_what_the_store_has
 def test_how_many_lanes_with_dead_letters_were_not_asked_is_said(
     opened: Opened, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("engine.ways.MOST_LANES", 1)
+    monkeypatch.setattr("engine.trail.ways.MOST_LANES", 1)
     both = {name: f"{{client: {name}, connectors: {{crm: {{}}}}}}" for name in ("abc", "xyz")}
     with opened(**both) as house:
         house.log_in()

@@ -19,8 +19,8 @@ from pages import FENCE, PAGES, ROOT, Block, blocks
 from engine import names
 from engine.authoring.examples import run_example
 from engine.mapping import DIRECTIVES
+from engine.onboarding.provisioning import Provisioning
 from engine.program import Program
-from engine.provisioning import Provisioning
 from engine.sandbox import Sandbox
 from engine.spec import types
 from engine.spec.load import load_client, load_connector
@@ -273,7 +273,7 @@ def test_every_setting_and_variable_is_in_the_table() -> None:
 
 
 def test_the_table_of_metrics_is_whole() -> None:
-    from engine.telemetry import Metrics
+    from engine.telemetry.log import Metrics
 
     families = Metrics(lambda: [], lambda: 0.0).registry.collect()
     ours = {each.name + ("_total" if each.type == "counter" else "") for each in families}

@@ -11,11 +11,11 @@ from conftest import START, Heard, Shop, Vendor, reply
 from jsonschema_rs import validator_for
 
 from engine.clock import VirtualClock
-from engine.emf import DIMENSIONS, MOST_VALUES, NAMESPACE, EmfMetrics
 from engine.errors import StoreUnavailable
-from engine.measures import FAMILIES, METRICS
 from engine.records import Lane
-from engine.telemetry import Telemetry
+from engine.telemetry.emf import DIMENSIONS, MOST_VALUES, NAMESPACE, EmfMetrics
+from engine.telemetry.log import Telemetry
+from engine.telemetry.measures import FAMILIES, METRICS
 
 UNITS = ["Seconds", "Milliseconds", "Bytes", "Percent", "Count", "None"]  # of those that CloudWatch knows
 NAME = {"type": "string", "minLength": 1, "maxLength": 1024}
@@ -242,7 +242,7 @@ def test_of_many_durations_a_hundred_are_told_and_the_longest_among_them() -> No
 
 
 def test_dimensions_are_bounded_whatever_is_passed_in(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("engine.emf.MOST_DIMENSIONS", 2)
+    monkeypatch.setattr("engine.telemetry.emf.MOST_DIMENSIONS", 2)
     watched = Watched()
     for client in "abcda":
         watched.event("throttled", connector="crm", client=client)
@@ -302,7 +302,7 @@ def test_prometheus_is_not_loaded_where_nobody_scrapes() -> None:
     import sys
 
     code = (
-        "import sys\nfrom engine.emf import EmfMetrics\nfrom engine.telemetry import Telemetry\n"
+        "import sys\nfrom engine.telemetry.emf import EmfMetrics\nfrom engine.telemetry.log import Telemetry\n"
         "t = Telemetry(mask=str, prometheus=False, emf=EmfMetrics())\n"
         "t.event('delivered', connector='crm', client='a', action='lead')\nt.flush()\n"
         "print(t.metrics(), 'prometheus_client' in sys.modules)"

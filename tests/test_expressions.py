@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.emitting import Problem, Use
 from engine.errors import BadValue
 from engine.expressions import Compiler
 from engine.names import BATCH, CHECKED, CLIENT, ROW
+from engine.notations.emitting import Problem, Use
 
 EVENT: dict[str, Any] = {
     "eventType": "product_view",

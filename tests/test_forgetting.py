@@ -12,8 +12,8 @@ import pytest
 from conftest import Shop, Vendor, reply
 
 from engine.clock import VirtualClock
-from engine.forgetting import Erased, erase
 from engine.ports import Store
+from engine.privacy.forgetting import Erased, erase
 from engine.records import Accepted, Draft, Lease, Progress, Settled, Trace
 from engine.stores.memory import MemoryStore
 from engine.stores.sqlite import SqliteStore

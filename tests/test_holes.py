@@ -8,11 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_semantics import HOSTILE
 
-from engine.emitting import ExpressionError
 from engine.expressions import Compiler
-from engine.holes import Html, Url
 from engine.mapping import compile_tree
 from engine.names import ROW
+from engine.notations.emitting import ExpressionError
+from engine.notations.holes import Html, Url
 
 PAGE = (
     '<div class="{{ event.x }}"><p>{{ event.x }}</p><a href="{{ event.y }}" title="{{ event.x }}">{{ event.y }}</a>'

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from conftest import Shop, Vendor, reply
 
-from engine.housekeeping import EVERY_S, Housekeeper
 from engine.program import Program
+from engine.upkeep.housekeeping import EVERY_S, Housekeeper
 
 ONCE = """
 actions:

@@ -15,11 +15,11 @@ from conftest import START, Shop, connector_from
 from hypothesis import given
 from hypothesis import strategies as st
 
+from engine.door.meters import Meter
+from engine.door.senders import Senders
 from engine.intake import MAX_EVENTS, Receiver, parse
 from engine.mapping import encode_json
-from engine.meters import Meter
 from engine.records import Accepted, Draft, Fault, Received
-from engine.senders import Senders
 from engine.spec.project import Project
 from engine.spec.units import Rate
 

@@ -23,8 +23,8 @@ import pytest
 from command import EVENTS, KEYS, ROOT, SECRETS, Running, environment, make_project
 
 from engine import lambdas
+from engine.door.gateway import FRAMING
 from engine.errors import UsageError
-from engine.gateway import FRAMING
 from engine.lambdas import Functions, LanesFailed
 from engine.spec.compiled import write_compiled
 from engine.spec.project import Project

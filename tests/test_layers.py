@@ -12,24 +12,23 @@ ENGINE = Path(__file__).parent.parent / "engine"
 # From the ground to the doors. A name stands for its package too; a module imports only what is listed before it.
 LAYERS = (
     # ground
-    "errors", "records", "ports", "clock", "ids", "names", "owners", "people", "segments", "writing",
+    "errors", "records", "ports", "clock", "ids", "names", "owners", "privacy.people", "segments", "writing",
     # the language
-    "spec.units", "spec.types", "spec.findings", "functions", "semantics", "inlining", "emitting",
-    "holes", "jmes", "jinja", "expressions",
+    "spec.units", "spec.types", "spec.findings", "functions", "notations", "expressions",
     # a spec, from its file to its types
     "spec.shipped", "spec.sound", "spec.located", "spec.presets", "spec.expand", "spec.violations", "spec.load",
     "spec.project", "spec.compiled",
     "spec.fix", "spec.report",
     # the stages
-    "mapping", "bodies", "unpacking", "meters", "senders", "intake", "published", "caching", "batching", "limits",
-    "personal", "tls", "egress", "masking", "sending", "retrying", "outcomes",
+    "mapping", "bodies", "unpacking", "door.meters", "door.senders", "intake", "door.published", "caching", "batching",
+    "limits", "privacy.personal", "tls", "egress", "privacy.masking", "sending", "retrying", "outcomes",
     "wire", "signing", "placing", "auth", "exchange", "lookups", "steps", "sequence", "program",
-    "provisioning",
+    "onboarding.provisioning",
     # the walk
-    "journal", "walk", "reporting", "withdrawn", "settling", "direct", "worker",
+    "telemetry.journal", "walk", "reporting", "withdrawn", "settling", "direct", "worker",
     # adapters
-    "aws", "measures", "emf", "telemetry", "tracing", "audit", "alerts", "secrets", "stores", "trail", "capacity",
-    "alerting", "counts",
+    "aws", "telemetry.measures", "telemetry.emf", "telemetry.log", "telemetry.tracing", "telemetry.audit",
+    "alerts", "secrets", "stores", "trail", "upkeep.capacity", "upkeep.counts",
     # what runs a spec without its vendor
     "sandbox", "authoring.examples", "authoring.explaining", "authoring.curl", "authoring.preview",
     "authoring.differences", "authoring.planning", "authoring.versions", "authoring.pages", "spec.check",
@@ -41,10 +40,11 @@ LAYERS = (
     # what puts a project into a cloud
     "deploying",
     # wiring
-    "housekeeping", "forgetting", "copying", "runtime", "dead_letters", "ways", "login", "checking",
+    "upkeep.housekeeping", "privacy.forgetting", "upkeep.copying", "runtime", "upkeep.dead_letters", "trail.ways",
+    "onboarding.login", "onboarding.checking",
     # doors
-    "answers", "asgi", "gateway", "listening", "access", "door", "dashboard", "wiring", "lambdas", "admin",
-    "serve", "demo", "authoring.cassettes", "cli",
+    "door.answers", "door.asgi", "door.gateway", "door.listening", "door.access", "door.events", "dashboard", "wiring",
+    "lambdas", "door.admin", "serve", "demo", "authoring.cassettes", "cli",
 )  # fmt: skip
 
 
@@ -88,7 +88,7 @@ IMPORTS = {name: imported(path) for name, path in MODULES.items()}
 
 
 def test_every_module_is_in_the_list_and_the_list_has_no_other() -> None:
-    packages = {"spec", "authoring"}
+    packages = {"spec", "authoring", "door", "onboarding", "privacy", "telemetry", "upkeep"}
     assert [name for name in sorted(MODULES) if layer(name) is None and name not in packages] == []
     assert [name for name in LAYERS if name not in MODULES] == []
     assert len(set(LAYERS)) == len(LAYERS)

@@ -15,8 +15,8 @@ from authlib_server import APP, APP_SECRET, OAuthServer
 from command import ROOT, connect, environment
 from conftest import Shop, Vendor, reply
 
-from engine import login
 from engine.errors import UsageError
+from engine.onboarding import login
 from engine.sending import HttpTransport
 from engine.stores.sqlite import SqliteStore
 from engine.walk import Walk

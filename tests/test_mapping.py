@@ -8,11 +8,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from engine.emitting import Problem
 from engine.errors import BadValue
 from engine.expressions import Compiler
 from engine.mapping import compile_tree, encode_json
 from engine.names import MAPPED
+from engine.notations.emitting import Problem
 from engine.program import Program, decode_event
 from engine.spec.load import load_connector
 from engine.spec.located import read, read_file

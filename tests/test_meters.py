@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from engine.meters import Meter, Meters
+from engine.door.meters import Meter, Meters
 from engine.spec.units import Rate
 
 

@@ -17,7 +17,7 @@ import pytest
 import yaml
 from command import EVENTS, KEYS, ROOT, SECRETS, Running, free_port, make_project, post, soon
 
-from engine.measures import FAMILIES
+from engine.telemetry.measures import FAMILIES
 
 RULES = ROOT / "monitoring/prometheus/rules.yml"
 DASHBOARD = ROOT / "monitoring/grafana/connect.json"
@@ -236,7 +236,7 @@ def happens(port: str) -> None:
 def test_the_metrics_of_a_scrape_are_those_of_the_table() -> None:
     import io
 
-    from engine.telemetry import Telemetry
+    from engine.telemetry.log import Telemetry
 
     text = Telemetry(mask=str, stream=io.StringIO()).metrics().decode()
     described = set(re.findall(r"^# TYPE (connect_\S+) ", text, re.M))

@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from engine.people import Subject, digest
+from engine.privacy.people import Subject, digest
 
 ANA = Subject(" Ana.B@x.com")
 

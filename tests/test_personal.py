@@ -11,8 +11,8 @@ import msgspec
 import pytest
 from conftest import Shop, Vendor, reply
 
-from engine.personal import EVERYTHING, Personal, addresses
-from engine.telemetry import Telemetry
+from engine.privacy.personal import EVERYTHING, Personal, addresses
+from engine.telemetry.log import Telemetry
 
 SCHEMA = {
     "type": "object",

@@ -9,7 +9,7 @@ import jsonschema_rs
 import pytest
 from conftest import connector_from
 
-from engine.published import openapi
+from engine.door.published import openapi
 
 SCHEMA = """receive:
   client: ${ event.client }

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine import semantics
 from engine.bodies import read_parts
 from engine.errors import BadValue
 from engine.expressions import Compiler
 from engine.names import ROW
+from engine.notations import semantics
 from engine.sending import Hosts, HttpTransport, Prepared, Requester
 from engine.spec import types
 

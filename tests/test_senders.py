@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from engine import senders
+from engine.door import senders
+from engine.door.senders import Senders
 from engine.errors import Refused
-from engine.senders import Senders
 
 NOW = 1_700_000_000.4
 BODY = b'{"id": "e-1"}'

@@ -23,8 +23,9 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
-from engine import answers, door, listening
-from engine.door import Limits, Puts, address_of
+from engine.door import answers, listening
+from engine.door import events as door
+from engine.door.events import Limits, Puts, address_of
 from engine.errors import Refused, StoreUnavailable, UsageError
 from engine.records import Accepted, Answered, Delivery, Draft, Fault, Lane, Received, Settled, Stored, Told
 from engine.serve import serve

@@ -89,7 +89,7 @@ def test_serve_answers_before_pages_metrics_and_senders_of_alerts_are_loaded(hom
     found = imported(home, "serve", "--port", "0", "--admin-port", "0", code=SERVE)
     assert "uvicorn" in found
     later = {"httpx", "jinja2", "prometheus_client", "starlette", "structlog", "engine.dashboard.board"}
-    assert found & (later | FOR_FEW | {"engine.alerting.mail", "engine.tagging.script", "engine.spec.check"}) == set()
+    assert found & (later | FOR_FEW | {"engine.alerts.mail", "engine.tagging.script", "engine.spec.check"}) == set()
 
 
 def test_serve_loads_no_reader_of_yaml_where_nothing_has_changed_since_it_ran(home: Path) -> None:

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 from engine.clock import VirtualClock
-from engine.counts import DeadCounts
 from engine.errors import StoreUnavailable
 from engine.records import Accepted, Draft, Lane, Settled
 from engine.stores.memory import MemoryStore
-from engine.telemetry import NullTelemetry, Telemetry
+from engine.telemetry.log import NullTelemetry, Telemetry
+from engine.upkeep.counts import DeadCounts
 
 
 class Screen(io.StringIO):
@@ -227,7 +227,7 @@ def test_metrics_can_be_read_while_the_store_is_away() -> None:
 
 
 def test_labels_are_bounded_whatever_is_passed_in(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("engine.telemetry.MAX_VALUES", 2)
+    monkeypatch.setattr("engine.telemetry.log.MAX_VALUES", 2)
     telemetry = Telemetry(mask=unmasked, stream=io.StringIO())
     for path in ["a", "b", "c", "d", "a"]:
         telemetry.event("refused", connector=path, status=404)
@@ -276,7 +276,7 @@ def test_what_is_bound_stands_in_every_line() -> None:
 def test_an_error_that_nobody_caught_is_one_line_without_its_text() -> None:
     code = """
 import threading
-from engine.telemetry import Telemetry
+from engine.telemetry.log import Telemetry
 telemetry = Telemetry(mask=str)
 telemetry.catch()
 telemetry.bind(request_id="8f5")

@@ -8,8 +8,8 @@ import pytest
 from conftest import REFUSED, START, TIMED_OUT, Shop, Vendor, reply
 
 from engine import walk
-from engine.answers import answered
 from engine.direct import PAUSED, THROTTLED, UNREACHED, UNSENT
+from engine.door.answers import answered
 from engine.errors import SecretUnavailable
 from engine.records import LaneChange
 from engine.sending import HttpTransport, NoReply

@@ -22,7 +22,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 
 from engine.records import Stored
 from engine.sending import Prepared, Reply
-from engine.tracing import Tracer, otlp, root_of, sender_of, trace_of
+from engine.telemetry.tracing import Tracer, otlp, root_of, sender_of, trace_of
 
 SENDER = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
@@ -374,7 +374,7 @@ def test_a_collector_that_refuses_costs_a_line_in_the_log_and_no_event(home: Pat
 
 
 def test_a_collector_that_never_answers_holds_neither_the_walk_nor_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("engine.tracing.PATIENCE_S", 0.2)
+    monkeypatch.setattr("engine.telemetry.tracing.PATIENCE_S", 0.2)
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "2")
     with socket.create_server(("127.0.0.1", 0)) as silent:
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}")

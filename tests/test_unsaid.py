@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import pytest
 from conftest import Shop, Vendor, program_from, reply
 
-from engine import expressions, semantics
+from engine import expressions
 from engine.errors import SpecErrors
-from engine.semantics import MAX_TEXT
+from engine.notations import semantics
+from engine.notations.semantics import MAX_TEXT
 
 if TYPE_CHECKING:
     from engine.sending import Prepared, Reply

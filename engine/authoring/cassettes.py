@@ -310,7 +310,7 @@ def library() -> Any:
 @contextmanager
 def served(sandbox: Sandbox, now: Callable[[], float]) -> Iterator[str]:
     """The sandbox on a free port of this machine."""
-    from engine.listening import listen, run
+    from engine.door.listening import listen, run
 
     sock, stop, ready = listen("127.0.0.1", 0), threading.Event(), threading.Event()
     address = f"http://127.0.0.1:{sock.getsockname()[1]}"

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from engine.emitting import Emitter, dotted
 from engine.expressions import Compiler
 from engine.lookups import Lookup, Source
+from engine.notations.emitting import Emitter, dotted
 from engine.outcomes import Rule
 from engine.program import Action, Check
 from engine.spec import types
@@ -21,7 +21,7 @@ from engine.steps import Step
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-    from engine.emitting import Path, Run
+    from engine.notations.emitting import Path, Run
     from engine.spec.located import Located, Node
 
 ASIDE = {

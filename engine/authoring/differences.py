@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import msgspec
 
 from engine.mapping import encode_json
-from engine.semantics import same
+from engine.notations.semantics import same
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -10,21 +10,21 @@ from urllib.parse import parse_qsl, urlsplit
 
 import msgspec
 
-from engine.alerts import LogAlerts
+from engine.alerts.log import LogAlerts
 from engine.bodies import read_form, read_json_lines
 from engine.clock import VirtualClock
 from engine.errors import ConnectError
 from engine.expressions import Compiler
 from engine.intake import Receiver
 from engine.mapping import encode_json
+from engine.notations.semantics import same
 from engine.program import Program
 from engine.records import Accepted, Received
 from engine.sandbox import Sandbox
-from engine.semantics import same
 from engine.sending import Masker, NoReply, Prepared, Reply
 from engine.spec import types, units
 from engine.stores.memory import MemoryStore
-from engine.telemetry import NullTelemetry
+from engine.telemetry.log import NullTelemetry
 from engine.unpacking import pack
 from engine.walk import Credentials, World
 from engine.worker import Worker

@@ -15,11 +15,11 @@ from urllib.parse import parse_qsl, urlsplit
 
 import msgspec
 
-from engine import semantics
-from engine.emitting import is_expression, is_template
 from engine.errors import BadValue
 from engine.expressions import Compiler
 from engine.mapping import NULL, case, compile_tree, encode_json, plain_null
+from engine.notations import semantics
+from engine.notations.emitting import is_expression, is_template
 from engine.spec.types import Drop
 
 if TYPE_CHECKING:

@@ -16,7 +16,6 @@ from urllib.parse import parse_qsl, urlsplit
 
 import msgspec
 
-from engine import semantics
 from engine.authoring.differences import ABSENT, Change, as_written, changes, keys, of_rules
 from engine.authoring.preview import Single, StandIn, at_once, decoded, stand_in_secrets
 from engine.clock import VirtualClock
@@ -24,7 +23,8 @@ from engine.errors import ConnectError, Refused
 from engine.expressions import Compiler
 from engine.intake import Receiver, parse
 from engine.mapping import encode_json
-from engine.masking import Masker
+from engine.notations import semantics
+from engine.privacy.masking import Masker
 from engine.spec import types
 from engine.walk import Credentials
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
-from engine.alerts import LogAlerts
+from engine.alerts.log import LogAlerts
 from engine.authoring import curl
 from engine.authoring.explaining import Explainer, Field, Origin, Read, Told, Watch
 from engine.clock import VirtualClock
@@ -23,7 +23,7 @@ from engine.reporting import Reporter
 from engine.sandbox import Sandbox
 from engine.sending import Masker, Prepared, Reply
 from engine.stores.memory import MemoryStore
-from engine.telemetry import NullTelemetry
+from engine.telemetry.log import NullTelemetry
 from engine.walk import Credentials, World
 from engine.worker import Worker
 

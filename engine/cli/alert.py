@@ -13,8 +13,8 @@ from engine.cli import options, output
 from engine.errors import UsageError
 
 if TYPE_CHECKING:
-    from engine.alerting.ledger import Entry
-    from engine.alerting.rules import Rules
+    from engine.alerts.ledger import Entry
+    from engine.alerts.rules import Rules
 
 HEADS = ("kind", "connector", "client", "severity", "since", "told")
 
@@ -37,9 +37,9 @@ def test(names: tuple[str, ...], as_json: bool, directory: Path) -> int:
     """
     import time
 
-    from engine.alerting.desk import shown
-    from engine.alerting.messages import of_test
-    from engine.alerting.ways import told
+    from engine.alerts.desk import shown
+    from engine.alerts.messages import of_test
+    from engine.alerts.ways import told
 
     project = options.open_project(directory)
     ways = wiring.alert_ways(project, options.reach(None, project), wiring.own_settings(project))
@@ -72,8 +72,8 @@ def test(names: tuple[str, ...], as_json: bool, directory: Path) -> int:
 @options.project
 def list_(as_json: bool, store_url: str | None, directory: Path) -> None:
     """List the troubles that stand, since when, what to do, and who was told."""
-    from engine.alerting.book import MARK
-    from engine.alerting.ledger import Ledger
+    from engine.alerts.book import MARK
+    from engine.alerts.ledger import Ledger
 
     project = options.open_project(directory)
     store = options.open_shared_store(store_url, project)
@@ -99,7 +99,7 @@ def list_(as_json: bool, store_url: str | None, directory: Path) -> None:
 
 
 def severity(entry: Entry) -> str:
-    from engine.alerting.kinds import kind_of
+    from engine.alerts.kinds import kind_of
 
     return kind_of(entry.trouble.kind).severity
 
@@ -110,7 +110,7 @@ def people(entry: Entry) -> list[str]:
 
 
 def shown_entry(entry: Entry, rules: Rules) -> dict[str, Any]:
-    from engine.alerting.rules import stamp
+    from engine.alerts.rules import stamp
 
     kind, connector, client = entry.trouble.key
     return {

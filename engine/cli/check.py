@@ -15,9 +15,9 @@ from engine.errors import UsageError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from engine.checking import Checked
+    from engine.onboarding.checking import Checked
+    from engine.onboarding.provisioning import Thing
     from engine.program import Program
-    from engine.provisioning import Thing
     from engine.runtime import Engine
 
 
@@ -67,7 +67,7 @@ def command(
     options.lend_tokens(store, program, store_url, project)
     if provision:
         return provisioned(engine, program, make=make, as_json=as_json)
-    from engine.checking import check
+    from engine.onboarding.checking import check
 
     found = check(engine.worker.world, program)
     passed = all(one.passed for one in found)
@@ -103,9 +103,9 @@ SEEN = {"manual": "please see to it"}  # of the states, where the word itself wo
 
 
 def provisioned(engine: Engine, program: Program, *, make: bool, as_json: bool) -> int:
-    from engine.checking import wire_of
+    from engine.onboarding.checking import wire_of
+    from engine.onboarding.provisioning import Provisioning, settings_of
     from engine.program import Program
-    from engine.provisioning import Provisioning, settings_of
 
     asking = Program(program.connector, program.client, program.binding)  # it may need more secrets than what serves
     provisioning = Provisioning(asking)

@@ -44,7 +44,7 @@ def list_(
     **given: Any,
 ) -> None:
     """List them, the oldest first, each with its reason."""
-    from engine import dead_letters
+    from engine.upkeep import dead_letters
 
     wanted = letters.which(given)
     with letters.opened(store_url, directory) as place:
@@ -91,7 +91,7 @@ def show_counts(by: str, counts: list[tuple[str, int]], *, as_json: bool) -> Non
 @options.project
 def show(dead_id: int, reveal: bool, as_json: bool, store_url: str | None, directory: Path) -> None:
     """Show one whole: event, request, reply, the tries before, and what can be done; personal fields as ***."""
-    from engine import dead_letters
+    from engine.upkeep import dead_letters
 
     with letters.opened(store_url, directory) as place:
         dead = place.letter(dead_id)

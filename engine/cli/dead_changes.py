@@ -46,8 +46,8 @@ def edit(
 
     Without --set, --unset or --event the event opens in $EDITOR. It has to be one that intake would take.
     """
-    from engine.dead_letters import differing
     from engine.program import decode_event
+    from engine.upkeep.dead_letters import differing
 
     if file is not None and (sets or unsets):
         raise UsageError("--event, or --set and --unset, not both")
@@ -73,7 +73,7 @@ def edit(
 
 def edited(old: dict[str, Any], sets: Sequence[str], unsets: Sequence[str], file: Path | None) -> Any:
     """The event as it is wanted; None where the editor was left without saving."""
-    from engine.dead_letters import changed, one_event, path_of, value_of
+    from engine.upkeep.dead_letters import changed, one_event, path_of, value_of
 
     if file is not None:
         return one_event(options.read_events(file))
@@ -119,7 +119,7 @@ def retry(
 
     They go through their lane, at the pace of its limits. What was skipped because they were rejected comes with them.
     """
-    from engine.audit import ids as audited
+    from engine.telemetry.audit import ids as audited
 
     with letters.opened(store_url, directory) as place:
         chosen, missing = letters.selected(place, ids, "retry", all_=all_, yes=yes, given=given)
@@ -184,7 +184,7 @@ def discard(
     **given: Any,
 ) -> int:
     """Give them up for good; they stay counted as rejected."""
-    from engine.audit import ids as audited
+    from engine.telemetry.audit import ids as audited
 
     with letters.opened(store_url, directory) as place:
         chosen, missing = letters.selected(place, ids, "discard", all_=all_, yes=yes, given=given)

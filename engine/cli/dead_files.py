@@ -27,7 +27,7 @@ SHOWN = 20  # refused lines that are named
 @options.project
 def export(out: Path, store_url: str | None, directory: Path, **given: Any) -> None:
     """Write them to a file, a line of JSON each, whole; they stay where they are."""
-    from engine.dead_letters import line_of
+    from engine.upkeep.dead_letters import line_of
 
     wanted = letters.which(given)
     with letters.opened(store_url, directory) as place, ExitStack() as stack:

@@ -11,7 +11,7 @@ from engine.cli import options, output
 
 if TYPE_CHECKING:
     from engine.trail.entries import Exchange, Followed, Found
-    from engine.ways import Now, Way
+    from engine.trail.ways import Now, Way
 
 MOST = 50  # events that are listed
 LEAST = 10  # characters that are left of the name of a client, or an action
@@ -46,10 +46,10 @@ def command(
     Found by its id. Where there is none of that id, events whose id begins so, or that are of a person with that
     address, are listed. The exit code is 1 where nothing is known.
     """
-    from engine.dead_letters import Desk
-    from engine.people import digest
+    from engine.privacy.people import digest
     from engine.trail.entries import Query
-    from engine.ways import bodies, found, way_of
+    from engine.trail.ways import bodies, found, way_of
+    from engine.upkeep.dead_letters import Desk
 
     project = options.open_project(directory)
     store = options.open_shared_store(store_url, project)
@@ -82,7 +82,7 @@ def command(
 
 
 def told(way: Way) -> str:
-    from engine.ways import now_at
+    from engine.trail.ways import now_at
 
     lines = [click.style(output.shortened(way.event_id, output.width()), bold=True)]
     for each in way.accepted:
@@ -179,7 +179,7 @@ def remarks(way: Way, missing: int, unread: str, *, has_trail: bool) -> None:
 
 
 def as_data(way: Way) -> dict[str, Any]:
-    from engine.ways import now_at
+    from engine.trail.ways import now_at
 
     now = [
         {"connector": one.connector, "client": one.client, "action": one.action, "outcome": one.outcome, "at": one.at}

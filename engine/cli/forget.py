@@ -12,7 +12,7 @@ from engine.cli import options, output
 from engine.errors import UsageError
 
 if TYPE_CHECKING:
-    from engine.forgetting import Erased
+    from engine.privacy.forgetting import Erased
 
 WORDS = {
     "waiting": "deliveries that waited (they count as skipped)",
@@ -62,8 +62,8 @@ def command(
     if len(subject) < 2:
         raise UsageError("that is too short for a person")
     from engine.clock import SystemClock
-    from engine.forgetting import Erased, erase
-    from engine.people import digest
+    from engine.privacy.forgetting import Erased, erase
+    from engine.privacy.people import digest
 
     project = options.open_project(directory)
     if client is not None and client not in project.all()[1]:

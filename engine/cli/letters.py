@@ -17,11 +17,11 @@ from engine.errors import UsageError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from engine.audit import Audit
-    from engine.dead_letters import Desk
     from engine.ports import Store
     from engine.records import Dead, Which
     from engine.spec.project import Project
+    from engine.telemetry.audit import Audit
+    from engine.upkeep.dead_letters import Desk
 
 PAGE = 500
 FILTERS = ("connector", "client", "action", "reason", "code", "key", "since", "until")
@@ -98,7 +98,7 @@ class Place(NamedTuple):
 
 @contextmanager
 def opened(store_url: str | None, directory: Path) -> Iterator[Place]:
-    from engine.dead_letters import Desk
+    from engine.upkeep.dead_letters import Desk
 
     project = options.open_project(directory)
     store = options.open_shared_store(store_url, project)

@@ -13,7 +13,7 @@ from engine.cli import options, output
 
 if TYPE_CHECKING:
     from engine.auth import Auth
-    from engine.login import Asked
+    from engine.onboarding.login import Asked
     from engine.wire import Wire
 
 PORT = 8400
@@ -55,8 +55,8 @@ def command(
     find and renew it.
     """
     project = options.open_project(directory)
-    from engine import login
     from engine.errors import UsageError
+    from engine.onboarding import login
     from engine.runtime import Engine
     from engine.stores.memory import MemoryStore
     from engine.walk import Walk
@@ -97,7 +97,7 @@ def waited(
     auth: Auth, wire: Wire, redirect_uri: str | None, port: int, timeout_s: float, *, browser: bool
 ) -> tuple[Asked, dict[str, str]]:
     """The page that was shown, and the answer that came to this machine."""
-    from engine import login
+    from engine.onboarding import login
 
     callback = login.Callback(redirect_uri, port)
     try:

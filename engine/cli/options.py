@@ -20,16 +20,16 @@ from engine.wiring import store_address as store_address
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from engine.access import Access
-    from engine.audit import Audit
     from engine.dashboard.board import Board
+    from engine.door.access import Access
     from engine.ports import Secrets, Store
     from engine.program import Program
     from engine.runtime import Engine
     from engine.spec.project import Project
     from engine.spec.types import Client
     from engine.stores.lent import LentTokens
-    from engine.telemetry import Telemetry
+    from engine.telemetry.audit import Audit
+    from engine.telemetry.log import Telemetry
     from engine.trail.recording import Recorder
 
 Command = TypeVar("Command", bound="Callable[..., Any]")
@@ -140,7 +140,7 @@ def open_trail(project: Project, store: Store) -> Recorder | None:
     """What became of events, where that was ever kept; to be looked at, or to forget somebody there."""
     import time
 
-    from engine.telemetry import NullTelemetry
+    from engine.telemetry.log import NullTelemetry
     from engine.trail.opening import existing_trail
     from engine.wiring import own_settings
 
@@ -173,8 +173,8 @@ def admin_side(engine: Engine, telemetry: Telemetry, project: Project) -> tuple[
 
     They are made when somebody looks, or a little after the start: they take a good part of its time.
     """
-    from engine.access import Access
     from engine.dashboard.history import History
+    from engine.door.access import Access
     from engine.wiring import own_settings
 
     env = own_settings(project)
@@ -198,7 +198,7 @@ def audit_file(project: Project) -> Path | None:
 
 def audit(project: Project) -> Audit:
     """As the user who runs this."""
-    from engine.audit import Audit, operator
+    from engine.telemetry.audit import Audit, operator
 
     return Audit(audit_file(project), who=operator(os.environ))
 

@@ -27,7 +27,7 @@ def command(port: int, directory: Path) -> None:
 
     What it prints can be sourced by a shell: where the sandbox is, and credentials it takes for each client.
     """
-    from engine import listening
+    from engine.door import listening
     from engine.errors import UsageError
     from engine.sandbox import Sandbox, application
 

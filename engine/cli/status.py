@@ -55,7 +55,7 @@ def command(watch: bool, interval: float, as_json: bool, store_url: str | None, 
 
 
 def show(store: Store, *, as_json: bool) -> None:
-    from engine.answers import shown_lane
+    from engine.door.answers import shown_lane
 
     now = time.time()
     lanes = [shown_lane(lane, now=now) for lane in store.lanes()]
@@ -135,7 +135,7 @@ def print_line(found: list[Any]) -> None:
     """One look as one line of JSON, in the order of `connect status`."""
     import msgspec
 
-    from engine.answers import shown_lane
+    from engine.door.answers import shown_lane
 
     now = time.time()
     lanes = [

@@ -14,11 +14,11 @@ from engine.cli import options, output
 from engine.errors import UsageError
 
 if TYPE_CHECKING:
-    from engine.copying import Copied
     from engine.records import Held
     from engine.spec.project import Project
     from engine.stores.checking import Checked
     from engine.stores.opening import Schema
+    from engine.upkeep.copying import Copied
 
 
 @click.group("store")
@@ -169,8 +169,8 @@ def copy(source: str, target: str, as_json: bool, directory: Path) -> int:
     and budgets is not copied: they begin anew.
     """
     from engine.clock import SystemClock
-    from engine.copying import Copy
     from engine.stores import opening
+    from engine.upkeep.copying import Copy
 
     project = options.open_project(directory)
     for address in (source, target):

@@ -88,7 +88,7 @@ def command(
 
 def _consents(project: Project, paths: tuple[Path, ...]) -> list[Finding]:
     """Clients for whom a person still has to agree, by what the project's store has; of the files asked for."""
-    from engine.login import lacking
+    from engine.onboarding.login import lacking
     from engine.spec.check.files import chosen
 
     address = project.settings.store

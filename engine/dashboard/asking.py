@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from starlette.requests import Request
 
-    from engine.access import Visit
+    from engine.door.access import Visit
 
 MAX_FORM = 4 * 1024 * 1024  # bytes
 MAX_FIELDS = 100

@@ -13,9 +13,6 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.routing import Route
 
-from engine.access import NOBODY, Access, Role, Visit, address_of, host_of, is_loopback_host
-from engine.answers import Answer
-from engine.audit import Audit
 from engine.dashboard import lanes as lanes_
 from engine.dashboard import letters as letters_
 from engine.dashboard.asking import LANGUAGE_COOKIE, Ask, Trouble, form_of, words_of
@@ -26,10 +23,13 @@ from engine.dashboard.lanes import Lanes
 from engine.dashboard.letters import Counted, Letters, which_of
 from engine.dashboard.rendering import HEADERS, Renderer, live_part, moment, number, page, percent, see_other
 from engine.dashboard.texts import LANGUAGES
-from engine.dead_letters import one_event
+from engine.door.access import NOBODY, Access, Role, Visit, address_of, host_of, is_loopback_host
+from engine.door.answers import Answer
 from engine.errors import ConnectError, Refused, SpecErrors, UsageError, told
 from engine.program import decode_event
 from engine.segments import name_of, segment
+from engine.telemetry.audit import Audit
+from engine.upkeep.dead_letters import one_event
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -38,8 +38,8 @@ if TYPE_CHECKING:
     from starlette.responses import Response
     from starlette.routing import BaseRoute
 
-    from engine.asgi import Scope
     from engine.dashboard.history import History
+    from engine.door.asgi import Scope
     from engine.records import Dead
     from engine.runtime import Engine
 

@@ -23,13 +23,13 @@ if TYPE_CHECKING:
     from starlette.responses import Response
     from starlette.routing import BaseRoute
 
-    from engine.asgi import Scope
-    from engine.audit import Audit
     from engine.dashboard.asking import Ask
     from engine.dashboard.findings import Looked
     from engine.dashboard.lanes import Row
+    from engine.door.asgi import Scope
     from engine.runtime import Engine
     from engine.spec.types import Client, Connector
+    from engine.telemetry.audit import Audit
 
 WAIT_S = 2.0  # for findings and secrets, before the page is shown without them
 LISTED = 50  # clients of a connector that its page names

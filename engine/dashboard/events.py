@@ -11,11 +11,11 @@ from starlette.routing import Route
 from engine.dashboard.asking import Trouble
 from engine.dashboard.letters import LoadedSpecs
 from engine.dashboard.rendering import see_other
-from engine.dead_letters import Desk
-from engine.people import digest
+from engine.privacy.people import digest
 from engine.segments import segment
 from engine.trail.entries import ACCEPTED, LEAST_PREFIX, UNWANTED, Cursor, Query, cursor_of
-from engine.ways import Search, bodies, found, now_at, way_of
+from engine.trail.ways import Search, bodies, found, now_at, way_of
+from engine.upkeep.dead_letters import Desk
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from engine.dashboard.asking import Ask
     from engine.dashboard.catalogue_pages import Frame
     from engine.runtime import Engine
-    from engine.ways import Way
+    from engine.trail.ways import Way
 
 PER_PAGE = 50
 GROUPS = {  # what can be asked for -> outcomes

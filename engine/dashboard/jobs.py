@@ -7,15 +7,15 @@ import time
 from collections import OrderedDict
 from typing import TYPE_CHECKING, NamedTuple
 
-from engine.audit import ids as audited
 from engine.errors import ConnectError, told
+from engine.telemetry.audit import ids as audited
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from engine.audit import Audit
     from engine.ports import Store
     from engine.records import Which
+    from engine.telemetry.audit import Audit
 
 PART = 500  # at once, so that nobody who writes to the store waits long
 FOLLOW_S = 1.0  # how often it is asked what became of them

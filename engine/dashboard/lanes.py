@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import msgspec
 
 from engine.errors import SecretUnavailable, SpecErrors, TokenUnreadable, UsageError
-from engine.personal import addresses
+from engine.privacy.personal import addresses
 from engine.records import Lane, LaneChange
 from engine.runtime import BY_HAND
 from engine.spec import units

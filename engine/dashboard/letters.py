@@ -6,21 +6,21 @@ import re
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from engine import dead_letters
 from engine.authoring.preview import preview as previewed
 from engine.dashboard.asking import Trouble
-from engine.dead_letters import Desk
 from engine.errors import UsageError
-from engine.personal import MASK
+from engine.privacy.personal import MASK
 from engine.program import decode_event
+from engine.upkeep import dead_letters
+from engine.upkeep.dead_letters import Desk
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from engine.audit import Audit
     from engine.records import Dead, Which
     from engine.runtime import Engine
     from engine.spec.types import Client, Connector
+    from engine.telemetry.audit import Audit
 
 PER_PAGE = 50
 MAX_ID = 2**63

@@ -7,18 +7,18 @@ import time
 from collections import OrderedDict
 from typing import TYPE_CHECKING
 
-from engine.alerts import LogAlerts
-from engine.checking import check
+from engine.alerts.log import LogAlerts
 from engine.errors import ConnectError, told
+from engine.onboarding.checking import check
 from engine.program import Program
 from engine.sending import HttpTransport
 from engine.stores.lent import LentTokens
-from engine.telemetry import NullTelemetry
+from engine.telemetry.log import NullTelemetry
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from engine.checking import Checked
+    from engine.onboarding.checking import Checked
     from engine.runtime import Engine
 
 LONGEST_S = 60.0  # until the page says that no answer came

@@ -1,8 +1,8 @@
 """
 What is measured -> alarms to the topic, a dashboard for each client, and one over all.
 
-Names of metrics and dimensions are those of `engine.measures`. A metric that is told by lane is looked at over all
-lanes at once by a query, so that the number of alarms does not grow with the number of clients.
+Names of metrics and dimensions are those of `engine.telemetry.measures`. A metric told by lane is looked at over
+all lanes at once by a query, so that the number of alarms does not grow with the number of clients.
 https://docs.aws.amazon.com/AmazonCloudWatch/latest/monitoring/CloudWatch-Metrics-Insights-Alarms.html
 """
 
@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 from engine.authoring.scaffold.writing import Inline
 from engine.deploying import naming
 from engine.deploying.permissions import sub
-from engine.emf import DIMENSIONS, NAMESPACE, SUCCESS_RATE
-from engine.measures import LANE, METRICS
 from engine.stores.dynamodb.table import INDEX
+from engine.telemetry.emf import DIMENSIONS, NAMESPACE, SUCCESS_RATE
+from engine.telemetry.measures import LANE, METRICS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, assert_never
 
-from engine.emitting import Problem
 from engine.names import FINISHED
+from engine.notations.emitting import Problem
 from engine.signing.aws_sigv4 import AwsSigV4Signer
 from engine.signing.digests import DigestSigner, hmac_signer
 from engine.signing.jwt import JwtSigner
@@ -21,8 +21,8 @@ from engine.spec import types
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
-    from engine.emitting import Use
     from engine.expressions import Compiler, Path
+    from engine.notations.emitting import Use
 
     Sign = Callable[[Mapping[str, Any]], str]
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar, Unpack
 import msgspec
 
 from engine.errors import LeaseLost, StoreUnavailable
-from engine.people import Subject
+from engine.privacy.people import Subject
 from engine.records import (
     Buried,
     Dead,

@@ -14,8 +14,8 @@ from engine.records import Try
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from engine.people import Subject
     from engine.ports import Limits
+    from engine.privacy.people import Subject
     from engine.records import Accepted, Dead, Lease, Part, Progress, Use
 
 

@@ -31,7 +31,7 @@ import msgspec
 
 from engine.errors import LeaseLost, StoreUnavailable, TokenUnreadable
 from engine.ids import random_id
-from engine.people import Subject
+from engine.privacy.people import Subject
 from engine.records import (
     Buried,
     Dead,

@@ -10,7 +10,7 @@ import msgspec
 import psycopg
 
 from engine.errors import StoreUnavailable
-from engine.people import Subject
+from engine.privacy.people import Subject
 from engine.records import Trace
 from engine.stores.postgres.connections import Connections, connect
 from engine.stores.postgres.faults import unavailable

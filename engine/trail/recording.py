@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import msgspec
 
 from engine.errors import ConnectError, StoreUnavailable, told
-from engine.personal import addresses, without
+from engine.privacy.personal import addresses, without
 from engine.records import OutcomeKind, Trace
 from engine.trail.digests import Digests
 from engine.trail.entries import ACCEPTED, UNWANTED, Attempt, Exchange, Missing, Passed, Query, Stages, State
@@ -26,8 +26,8 @@ from engine.trail.entries import ACCEPTED, UNWANTED, Attempt, Exchange, Missing,
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from engine.personal import Personal
     from engine.ports import Telemetry
+    from engine.privacy.personal import Personal
     from engine.records import Accepted, Sent, Settled, Skipped, Stored, Walked
     from engine.trail.entries import Followed, Found, Keeper
     from engine.walk import Ended

@@ -21,7 +21,7 @@ from urllib.parse import quote
 import msgspec
 
 from engine.errors import StoreUnavailable
-from engine.people import Subject
+from engine.privacy.people import Subject
 from engine.records import Trace
 from engine.trail.entries import ACCEPTED, UNWANTED, Attempt, Cursor, Followed, Found, Query, Stages, State
 

@@ -77,7 +77,7 @@ MUTANTS = (
     Mutant(
         "test_a_kill_at_any_statement_of_the_store_loses_nothing",
         "202 is answered before the commit",
-        "engine/door.py",
+        "engine/door/events.py",
         STORING,
         BEFORE_THE_COMMIT,
     ),
@@ -224,7 +224,7 @@ MUTANTS = (
     Mutant(
         "test_a_full_disk_is_told_to_senders_and_nothing_that_was_accepted_is_lost",
         "202 is answered before the commit",
-        "engine/door.py",
+        "engine/door/events.py",
         STORING,
         BEFORE_THE_COMMIT,
         only="filled to the last byte",
@@ -232,7 +232,7 @@ MUTANTS = (
     Mutant(
         "test_a_full_disk_is_told_to_senders_and_nothing_that_was_accepted_is_lost",
         "nothing of the disk is kept free",
-        "engine/capacity.py",
+        "engine/upkeep/capacity.py",
         "(free := self._free(self._folder)) < MIN_FREE:",
         "(free := self._free(self._folder)) < 0:",
         only="100 MB to be kept free",
@@ -291,7 +291,7 @@ MUTANTS = (
     Mutant(
         "test_where_descriptors_run_out_nothing_is_lost_and_it_goes_on_when_they_are_back",
         "connections that say nothing are kept, however few descriptors are left",
-        "engine/listening.py",
+        "engine/door/listening.py",
         "        if self.open > self.most and self.waiting:\n",
         "        if False:\n",
     ),
@@ -342,7 +342,7 @@ MUTANTS = (
     Mutant(
         "test_what_a_worker_writes_down_meanwhile_is_erased_as_well",
         "what was under way is not looked through",
-        "engine/forgetting.py",
+        "engine/privacy/forgetting.py",
         "    again = forget()\n",
         "    again = dict.fromkeys(counts, 0)\n",
     ),
@@ -356,7 +356,7 @@ MUTANTS = (
     Mutant(
         "test_what_can_not_be_written_down_is_not_done",
         "an audit that can't be written stops nothing",
-        "engine/audit.py",
+        "engine/telemetry/audit.py",
         "            handle = os.open(self.file, os.O_WRONLY",
         "            if os.path.isdir(self.file):\n                return\n"
         "            handle = os.open(self.file, os.O_WRONLY",
@@ -373,7 +373,7 @@ MUTANTS = (
     Mutant(
         "test_every_answer_is_as_documented",
         "the document leaves an answer out",
-        "engine/published.py",
+        "engine/door/published.py",
         '    "400": "Not JSON',
         '    "418": "Not JSON',
         only="responsys-negative",
@@ -381,14 +381,14 @@ MUTANTS = (
     Mutant(
         "test_a_full_store_is_503_before_anything_is_read_and_says_when_to_come_again",
         "a full store is not asked about",
-        "engine/door.py",
+        "engine/door/events.py",
         "        if (why := self._front.full()) is not None:\n",
         "        if False and (why := self._front.full()) is not None:\n",
     ),
     Mutant(
         "test_an_address_above_its_rate_is_429_but_for_health",
         "addresses are not counted",
-        "engine/door.py",
+        "engine/door/events.py",
         "        if self._addresses is not None:\n",
         "        if False and self._addresses is not None:\n",
     ),
@@ -431,21 +431,21 @@ MUTANTS = (
     Mutant(
         "test_a_hole_of_a_path_is_exactly_one_segment_or_rejects",
         "a hole of a path is not encoded",
-        "engine/semantics.py",
+        "engine/notations/semantics.py",
         '    return quote(found, safe="")\n\n\n_HOST = ',
         "    return found\n\n\n_HOST = ",
     ),
     Mutant(
         "test_no_text_in_a_hole_changes_the_structure_of_html",
         "a hole of HTML is not escaped",
-        "engine/semantics.py",
+        "engine/notations/semantics.py",
         "    return None if found is None else escape(found)\n\n\ndef html_link",
         "    return found\n\n\ndef html_link",
     ),
     Mutant(
         "test_a_hole_of_a_query_stays_one_literal",
         "quotes in a literal of SOQL are left as they are",
-        "engine/semantics.py",
+        "engine/notations/semantics.py",
         "lambda text: text.translate(_SOQL))",
         "lambda text: text)",
     ),

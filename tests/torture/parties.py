@@ -23,7 +23,7 @@ from command import ROOT, environment
 from measured import figures as figures
 from measured import sized as sized
 
-from engine.listening import listen, run
+from engine.door.listening import listen, run
 from engine.stores.opening import open_store
 from engine.stores.sqlite import SqliteStore
 

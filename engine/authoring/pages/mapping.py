@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from engine.authoring.pages.markdown import code, flow
 from engine.authoring.pages.words import of_expression
-from engine.emitting import is_expression, is_template
+from engine.notations.emitting import is_expression, is_template
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from engine.emitting import Problem
+from engine.notations.emitting import Problem
 from engine.spec.check.clients import ClientFile, clashes, client_sheet
 from engine.spec.check.connectors import Facts, connector_sheet
 from engine.spec.check.files import MARKDOWN, Piece, chosen, client_piece, connector_piece, loaded

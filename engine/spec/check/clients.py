@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import msgspec
 
 from engine.auth import given_by_consent
-from engine.emitting import Problem, Use, is_expression
 from engine.errors import BadValue, SecretUnavailable, TooMuch
 from engine.expressions import Compiler
 from engine.limits import A_PERIOD
 from engine.names import CLIENT
+from engine.notations.emitting import Problem, Use, is_expression
 from engine.program import Action, Program, patched, with_defaults
 from engine.secrets import looks_literal
 from engine.spec import types, units

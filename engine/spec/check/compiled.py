@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
-from engine.emitting import Problem
 from engine.expressions import Compiler
+from engine.notations.emitting import Problem
+from engine.onboarding.provisioning import Provisioning
 from engine.program import Program
-from engine.provisioning import Provisioning
 from engine.sandbox import Sandbox
 from engine.spec import types
 from engine.spec.check.places import node_at
@@ -18,7 +18,7 @@ from engine.spec.check.salvage import without
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
 
-    from engine.emitting import Use
+    from engine.notations.emitting import Use
     from engine.spec.located import Located, Node
 
     Path = tuple[str | int, ...]

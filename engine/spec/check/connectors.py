@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from engine.emitting import ALL_NAMES, Problem, Use
 from engine.errors import ConnectError
+from engine.notations.emitting import ALL_NAMES, Problem, Use
 from engine.program import Program
 from engine.sandbox import path_pattern
 from engine.spec import types, units

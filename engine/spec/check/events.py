@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from engine.emitting import Problem
+from engine.notations.emitting import Problem
 from engine.spec.findings import close, did_you_mean
 
 _DEPTH = 20

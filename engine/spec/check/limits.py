@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from engine.emitting import Problem
+from engine.notations.emitting import Problem
 from engine.spec.check.requests import all_requests
 from engine.spec.check.rules import all_auths, zone_fault
 

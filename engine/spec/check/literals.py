@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
-from engine.emitting import Problem, Use
+from engine.notations.emitting import Problem, Use
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from engine.emitting import Problem
+from engine.notations.emitting import Problem
 from engine.spec.check.events import path_fault
 from engine.spec.check.rules import all_auths
 from engine.spec.findings import did_you_mean
@@ -12,7 +12,7 @@ from engine.spec.findings import did_you_mean
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator
 
-    from engine.emitting import Use
+    from engine.notations.emitting import Use
     from engine.spec.types import Action, Connector
 
 _MEMBERS = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Literal, cast
 
-from engine.emitting import Problem
+from engine.notations.emitting import Problem
 from engine.spec.check.salvage import numbers
 from engine.spec.findings import Finding, dotted
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from engine.emitting import Problem
+from engine.notations.emitting import Problem
 from engine.spec.findings import did_you_mean
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ import re
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlsplit
 
-from engine.emitting import Problem, is_expression
+from engine.notations.emitting import Problem, is_expression
 from engine.sending import Hosts
 from engine.spec.check.rules import all_auths
 from engine.unpacking import order_fault

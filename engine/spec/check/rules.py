@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from engine.emitting import Problem
+from engine.notations.emitting import Problem
 from engine.spec import units
 from engine.spec.findings import did_you_mean
 

@@ -6,7 +6,7 @@ import re
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
-from engine.emitting import Problem
+from engine.notations.emitting import Problem
 from engine.spec import units
 from engine.spec.check.rules import zone_fault
 from engine.spec.findings import did_you_mean

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
-from engine.people import Subject
+from engine.privacy.people import Subject
 from engine.records import Settled
 from engine.stores.dynamodb.items import (
     Batch,

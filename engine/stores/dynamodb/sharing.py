@@ -17,7 +17,7 @@ from engine.stores.rules import refuse_impossible, wait_until
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from engine.people import Subject
+    from engine.privacy.people import Subject
     from engine.stores.dynamodb.table import Item
 
 SHARDS = 8  # of the limits; one partition takes 1,000 writes a second

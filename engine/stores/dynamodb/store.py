@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 import msgspec
 
 from engine.errors import StoreUnavailable
-from engine.people import Subject
+from engine.privacy.people import Subject
 from engine.stores.dynamodb.carrying import Carrying
 from engine.stores.dynamodb.holding import Holdings
 from engine.stores.dynamodb.items import MAX_EVENT, LaneState, unpack_places

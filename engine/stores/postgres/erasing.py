@@ -18,7 +18,7 @@ from engine.stores.rules import named_by_limit, names_in, without
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator
 
-    from engine.people import Subject
+    from engine.privacy.people import Subject
     from engine.records import Dead
     from engine.stores.postgres.connections import Db, Row
 

@@ -14,7 +14,7 @@ import psycopg
 
 from engine.errors import StoreUnavailable, TokenUnreadable
 from engine.ids import random_id
-from engine.people import Subject
+from engine.privacy.people import Subject
 from engine.records import Held, Stored, TokenRow
 from engine.stores.postgres import carrying, erasing, limits, reading, settling
 from engine.stores.postgres import letters as dead_letters

@@ -1,0 +1,1 @@
+"""What happened, for whoever looks: log lines, metrics, spans, and who did what."""
