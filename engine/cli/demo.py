@@ -17,14 +17,15 @@ from engine.cli import output
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from engine.demo import Demo, Row
+    from engine.demo.run import Demo, Row
 
 
 @click.command("demo")
 @click.option("--keep", is_flag=True, help="Leave everything running until Ctrl-C, and say what to open.")
 def command(keep: bool) -> None:
     """Run 1,000 browsing events through simulated CRMs and show where each one went."""
-    from engine.demo import CLIENTS, Demo
+    from engine.demo.run import Demo
+    from engine.demo.traffic import write_key
 
     watched = sys.stderr.isatty()
 
@@ -60,7 +61,7 @@ def command(keep: bool) -> None:
             f"posted in {posted_s:.1f} s, drained after {drained_s:.1f} s; "
             f"the CRMs saw {sum(box.served for box in run.sandboxes)} requests"
         )
-        held_back = sum(row.waiting for row in rows if row.connector == "rdstation")
+        held_back = run.held_back(lanes)
         others = sum(row.waiting for row in rows) - held_back
         if held_back:
             say(f"{held_back} still waiting on purpose: a lead at the daily limit of its CRM is held, nobody else is")
@@ -68,7 +69,8 @@ def command(keep: bool) -> None:
             say(f"{others} still waiting for another try")
         explain(run)
         if keep:
-            click.echo(f"\nPost to   http://127.0.0.1:{run.port}/responsys (X-Connect-Key: demo-write-key-loja-abc)")
+            shop = run.shops[0]
+            click.echo(f"\nPost to   http://127.0.0.1:{run.port}/{shop.connector} (X-Connect-Key: {write_key(shop)})")
             click.echo(f"Look at   http://127.0.0.1:{run.admin_port}/lanes and /metrics")
             click.echo(f"Project   {folder} (connect status --project {folder})\nCtrl-C ends it.")
             try:
@@ -76,7 +78,7 @@ def command(keep: bool) -> None:
                     time.sleep(0.5)
             except KeyboardInterrupt:
                 click.echo("")
-        held = all(row.holds for row in rows) and len(rows) == len(CLIENTS)
+        held = all(row.holds for row in rows) and len(rows) == len(run.shops)
         if not held:
             click.echo(
                 "THE SUMS DO NOT HOLD: an event is missing; please report this with the folder " + str(folder), err=True
