@@ -124,12 +124,7 @@ def traffic(shops: list[Shop], now: float, seed: int = 7) -> list[Request]:
             (json.dumps(no_mail).encode(), {}),
             (json.dumps({**event(rng, shop, 2, "not an address", now), "product": {"price": "NaN"}}).encode(), {}),
             (json.dumps(event(rng, shop, 3, "pessoa3@x.example", now)).encode(), {"X-Connect-Key": "nobody's key"}),
-            (
-                json.dumps(
-                    {**event(rng, shop, 4, "pessoa4@x.example", now), **dict.fromkeys(shop.event, "nobody")}
-                ).encode(),
-                {},
-            ),
+            (json.dumps({**event(rng, shop, 4, "pessoa4@x.example", now), **nobody}).encode(), {}),
             (b"<event/>", {"Content-Type": "application/xml"}),
         ]
         requests += [Request(shop, body, {**headers, **other}) for body, other in bad]
