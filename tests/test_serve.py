@@ -25,7 +25,7 @@ from starlette.routing import Route
 
 from engine.door import answers, listening
 from engine.door import events as door
-from engine.door.events import Limits, Puts, address_of
+from engine.door.events import MOST_GATHERED, Limits, Puts, address_of
 from engine.errors import Refused, StoreUnavailable, UsageError
 from engine.records import Accepted, Answered, Delivery, Draft, Fault, Lane, Received, Settled, Stored, Told
 from engine.serve import serve
@@ -707,6 +707,18 @@ def test_what_comes_during_a_commit_goes_to_the_store_together_after_it(shop: Sh
         return [stored.event_id for [stored] in await asyncio.gather(*told)]
 
     assert (asyncio.run(ask()), shop.puts) == (["e1", "e2", "e3"], [["e1"], ["e2", "e3"]])
+
+
+def test_a_commit_waits_for_those_who_keep_coming_up_to_so_many(shop: Shop) -> None:
+    async def ask() -> None:
+        puts, told = Puts(shop, Seen(), lambda: NOW), []
+        for turn in range(MOST_GATHERED // 2 + 3):
+            told += [puts.put([shop.event(f"e{turn}{which}")], 0) for which in "ab"]
+            await asyncio.sleep(0)
+        await asyncio.gather(*told)
+
+    asyncio.run(ask())
+    assert [len(ids) for ids in shop.puts] == [MOST_GATHERED, 6]
 
 
 def test_nobody_is_left_waiting_when_the_store_closes_in_between(shop: Shop) -> None:

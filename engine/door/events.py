@@ -89,6 +89,7 @@ class Front(State, Protocol):
 LARGE = 32 * 1024  # bytes of a body that is read in a thread of its own
 FREE = 16 * 1024  # of a body that is coming, not counted: nobody's small body is refused for others' large ones
 FULL_S = 30.0
+MOST_GATHERED = 256  # requests that wait for others to share their commit
 MOST_PROXIES = 10
 
 Network = IPv4Network | IPv6Network
@@ -408,21 +409,24 @@ async def health(state: State, path: str, *, reasons: bool) -> Answer:
     return Answer(503, answers.encode({"status": "not ready", **({"reasons": why} if reasons else {})}))
 
 
-_Asked = tuple["list[Accepted]", Callable[["list[Stored] | BaseException"], None]]  # and how its sender is told
+_Told = Callable[["list[Stored] | BaseException"], None]
+_Asked = tuple["list[Accepted]", float, _Told]  # how long they are held, and how their sender is told
 
 
 class Puts:
     """
-    What all requests put while the store commits goes to it as one, and they are told in one turn of the loop.
+    What all requests put goes to the store as one, and they are told in one turn of the loop.
 
-    It would be queued there all the same; so the store's thread and the loop take the interpreter from each other less
-    often. A request that is given up leaves its events where they are: the commit is shared.
+    One commit at a time, of all that can be had: what came while the store wrote, and more for as long as each turn of
+    the loop brings more. The store's thread takes the interpreter some 30 times for a commit, however large it is, and
+    each time it would have to wake up beside a loop that reads; so it has its turn where the loop has nothing to do. A
+    request that is given up leaves its events where they are: the commit is shared.
     """
 
     def __init__(self, front: Front, telemetry: Telemetry, clock: Callable[[], float]) -> None:
         self._front, self._telemetry, self._clock = front, telemetry, clock
         self._under_way = 0  # puts
-        self._asked: dict[float, list[_Asked]] = {}  # by how long they are held
+        self._asked: list[_Asked] = []
 
     def put(self, events: list[Accepted], hold_s: float) -> asyncio.Future[list[Stored]]:
         """As Front.put."""
@@ -439,31 +443,36 @@ class Puts:
         self.ask(events, hold_s, told)
         return future
 
-    def ask(self, events: list[Accepted], hold_s: float, told: Callable[[list[Stored] | BaseException], None]) -> None:
+    def ask(self, events: list[Accepted], hold_s: float, told: _Told) -> None:
         """The same, told in the turn of the loop that learns of it; `told` must not raise."""
-        if not self._asked and not self._under_way:
+        self._asked.append((events, hold_s, told))
+        if len(self._asked) == 1 and not self._under_way:
             loop = asyncio.get_running_loop()
-            loop.call_soon(self._hand_over, loop)
-        group = self._asked.get(hold_s)
-        if group is None:
-            group = self._asked[hold_s] = []
-        group.append((events, told))
+            loop.call_soon(self._gather, loop, 1)
 
-    def _hand_over(self, loop: asyncio.AbstractEventLoop) -> None:
-        asked, self._asked = self._asked, {}
-        for hold_s, group in asked.items():
-            self._put(loop, group, hold_s)
+    def _gather(self, loop: asyncio.AbstractEventLoop, before: int) -> None:
+        """To the store, unless more was asked in this turn of the loop: then the next one may bring more, too."""
+        count = len(self._asked)
+        if before < count < MOST_GATHERED:
+            loop.call_soon(self._gather, loop, count)
+            return
+        asked, self._asked = self._asked, []
+        groups: dict[float, list[_Asked]] = {}
+        for each in asked:
+            groups.setdefault(each[1], []).append(each)
+        for group in groups.values():
+            self._put(loop, group)
 
-    def _put(self, loop: asyncio.AbstractEventLoop, group: list[_Asked], hold_s: float) -> None:
-        events = [event for asked, _ in group for event in asked]
+    def _put(self, loop: asyncio.AbstractEventLoop, group: list[_Asked]) -> None:
+        events = [event for asked, _, _ in group for event in asked]
         self._under_way += 1
 
         def done(put: Future[list[Stored]]) -> None:
             if not loop.is_closed():
-                loop.call_soon_threadsafe(self._tell, loop, group, events, hold_s, put)
+                loop.call_soon_threadsafe(self._tell, loop, group, events, put)
 
         try:
-            self._front.put(events, self._clock(), hold_s).add_done_callback(done)
+            self._front.put(events, self._clock(), group[0][1]).add_done_callback(done)
         except Exception as error:
             self._under_way -= 1
             self._fail(group, error)
@@ -473,38 +482,33 @@ class Puts:
         loop: asyncio.AbstractEventLoop,
         group: list[_Asked],
         events: list[Accepted],
-        hold_s: float,
         put: Future[list[Stored]],
     ) -> None:
         self._under_way -= 1
         error = put.exception()
         if error is None:
-            self._next(loop)  # first of all: the store writes while these are told
             self._answer(group, events, put.result())
         elif isinstance(error, StoreUnavailable) or len(group) == 1:
             self._fail(group, error)
         else:
             for one in group:  # one that is bad harms no other
-                self._put(loop, [one], hold_s)
-        self._next(loop)
-
-    def _next(self, loop: asyncio.AbstractEventLoop) -> None:
+                self._put(loop, [one])
         if self._asked and not self._under_way:
-            self._hand_over(loop)
+            self._gather(loop, 0)  # who is answered now may have more
 
     def _answer(self, group: list[_Asked], events: list[Accepted], stored: list[Stored]) -> None:
         at = 0
-        for asked, tell in group:
+        for asked, _, tell in group:
             end = at + len(asked)
             self._say(tell, stored[at:end])
             at = end
         self._count(events, stored)
 
     def _fail(self, group: list[_Asked], error: BaseException) -> None:
-        for _, tell in group:
+        for _, _, tell in group:
             self._say(tell, error)
 
-    def _say(self, tell: Callable[[list[Stored] | BaseException], None], stored: list[Stored] | BaseException) -> None:
+    def _say(self, tell: _Told, stored: list[Stored] | BaseException) -> None:
         try:
             tell(stored)
         except Exception as error:  # the others are told all the same
