@@ -767,8 +767,7 @@ def test_many_who_watch_cost_as_much_as_one_and_what_has_not_changed_is_not_sent
 def test_a_reason_of_ours_is_told_in_the_page_s_language_and_a_vendor_s_as_it_came(house: House) -> None:
     def told(path: str, language: str) -> tuple[list[str], str]:
         page = house.page(f"{path}?lang={language}")
-        tags = ("q", "span")
-        languages = [had["lang"] for tag, had in page.elements if tag in tags and "lang" in had]
+        languages = [had["lang"] for had in page.all("bdi") if "lang" in had]
         return languages, page.text
 
     lane = "/lane/crm/abc"
@@ -791,6 +790,22 @@ def test_a_reason_of_ours_is_told_in_the_page_s_language_and_a_vendor_s_as_it_ca
     house.engine.store.change_lane("crm", "abc", LaneChange(pause=True, reason="HTTP 503 try later"), now=NOW)
     languages, text = told(lane, "pt")
     assert (languages, "HTTP 503 try later" in text) == (["en"], True)
+
+
+def test_a_dead_letter_s_reason_is_told_in_portuguese_with_the_words_it_has_in_the_log(opened: Opened) -> None:
+    crm = CRM.replace("record: {", 'record: {rounded: "${ round(event.price, event.price) }", ')
+    english = "actions.note.record.rounded: round: digits are -40 to 40, got 99"
+    with opened(crm=crm) as house:
+        house.log_in()
+        house.post({"id": "e0", "price": 99})
+        house.run()
+        for path, times in [("/dead", 2), ("/dead/1", 1), ("/dead/1/preview", 1)]:
+            page = house.page(f"{path}?lang=pt")
+            assert page.all("bdi").count({"lang": "pt-BR", "title": english}) == times, path
+            assert "actions.note.record.rounded: round: os dígitos vão de -40 a 40; veio 99" in page.text
+            assert english in house.page(f"{path}?lang=en").text
+        assert "rejeitado: actions.note" in house.page("/dead/1/preview?lang=pt").text
+        assert house.page("/dead?reason=digits+are&lang=pt").text.count("os dígitos vão") == 2
 
 
 def test_a_job_of_another_process_is_a_page_that_says_so(house: House) -> None:

@@ -13,6 +13,7 @@ from urllib.parse import urlencode
 
 import jinja2
 import msgspec
+from markupsafe import Markup
 from starlette.responses import Response
 
 from engine.dashboard import charts
@@ -45,6 +46,14 @@ def seen(value: object, most: int = MAX_TEXT) -> str:
     text = str(value)
     text = text if len(text) <= most else f"{text[:most]}…"
     return _UNSEEN.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
+def reason(text: object, language: str, most: int) -> Markup:
+    """A reason in the language of the page where it is one of ours, with the words it has in the log and the store."""
+    said = reason_in(str(text), language)
+    if said.text == text:
+        return Markup('<bdi lang="{}">{}</bdi>').format(said.language, seen(said.text, most))
+    return Markup('<bdi lang="{}" title="{}">{}</bdi>').format(said.language, seen(text, most), seen(said.text, most))
 
 
 def pretty(value: Any) -> str:
@@ -121,7 +130,7 @@ class Renderer:
             "body_text": body_text,
             "span": span,
             "took": took,
-            "reason_in": reason_in,
+            "reason": reason,
             "moment": moment,
             "query": lambda given: urlencode({key: value for key, value in given.items() if value not in ("", None)}),
             "json": lambda value: json.dumps(value, ensure_ascii=False),

@@ -1,4 +1,4 @@
-"""Every text of the pages in English and Portuguese; what the engine itself says of a reason stays as it is."""
+"""Every text of the pages in English and Portuguese; reasons are in texts_reasons.py."""
 
 from __future__ import annotations
 
@@ -246,7 +246,7 @@ TEXTS: dict[str, tuple[str, str]] = {
     "dead_total": ("{n} dead letters", "{n} eventos rejeitados"),
     "filter": ("Filter", "Filtro"),
     "reason": ("Reason", "Motivo"),
-    "reason_has": ("Words in the reason", "Palavras no motivo"),
+    "reason_has": ("Words in the reason", "Palavras no motivo, em inglês"),
     "code": ("Code", "Código"),
     "key": ("Key of the record", "Chave do registro"),
     "count": ("Count", "Quantos"),
