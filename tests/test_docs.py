@@ -140,7 +140,12 @@ RULE_AT = {
     "missing": 1,
     "wrong": 1,
 }
-MADE_IN = ("expressions", "emitting", "holes", "jmes", "jinja", "mapping", "bodies")
+MADE_IN = (
+    "expressions",
+    *(f"notations/{name}" for name in ("emitting", "holes", "jmes", "jinja")),
+    "mapping",
+    "bodies",
+)
 
 
 def texts_in(node: ast.AST) -> list[str]:
