@@ -44,6 +44,8 @@ _SALT = b"daxgo-connect secrets v1"
 
 def looks_literal(text: str) -> bool:
     """Whether a text that stands where a reference belongs is none: most likely the secret itself."""
+    if text.startswith("env:") and text.isascii() and text[4:].isidentifier():  # most are: without the pattern below
+        return False
     return re.fullmatch(_REFERENCE, text) is None
 
 

@@ -25,7 +25,7 @@ LAYERS = (
     "wire", "signing", "placing", "auth", "exchange", "lookups", "steps", "sequence", "program",
     "onboarding.provisioning",
     # the walk
-    "telemetry.journal", "walk", "reporting", "withdrawn", "settling", "direct", "worker",
+    "telemetry.journal", "turns", "walk", "reporting", "withdrawn", "settling", "direct", "worker",
     # adapters
     "aws", "telemetry.measures", "telemetry.emf", "telemetry.log", "telemetry.tracing", "telemetry.audit",
     "alerts", "secrets", "stores", "trail", "upkeep.capacity", "upkeep.counts",
@@ -43,8 +43,8 @@ LAYERS = (
     "upkeep.housekeeping", "privacy.forgetting", "upkeep.copying", "runtime", "upkeep.dead_letters", "trail.ways",
     "onboarding.login", "onboarding.checking",
     # doors
-    "door.answers", "door.asgi", "door.gateway", "door.listening", "door.access", "door.events", "dashboard", "wiring",
-    "lambdas", "door.admin", "serve", "demo", "authoring.cassettes", "cli",
+    "door.answers", "door.asgi", "door.gateway", "door.trimmed", "door.listening", "door.access", "door.events",
+    "dashboard", "wiring", "lambdas", "door.admin", "serve", "demo", "authoring.cassettes", "cli",
 )  # fmt: skip
 
 

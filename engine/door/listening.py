@@ -19,13 +19,19 @@ from functools import lru_cache, partial
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol, cast
 
-import uvicorn
 import uvloop
-from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
-from uvicorn.protocols.http.httptools_impl import HEADER_VALUE_RE, STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from engine.door import answers
 from engine.door.asgi import reply
+from engine.door.trimmed import (
+    HEADER_VALUE_RE,
+    HIGH_WATER_LIMIT,
+    STATUS_LINE,
+    Config,
+    HttpToolsProtocol,
+    RequestResponseCycle,
+    Server,
+)
 from engine.errors import UsageError
 
 if TYPE_CHECKING:
@@ -110,7 +116,7 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-class _Server(uvicorn.Server):
+class _Server(Server):
     """A server among others in one loop: signals are handled once for all of them."""
 
     def capture_signals(self) -> Any:
@@ -435,9 +441,9 @@ async def _run(
         group.create_task(watch())
 
 
-def _config(app: App, grace_s: float, room: Room) -> uvicorn.Config:
+def _config(app: App, grace_s: float, room: Room) -> Config:
     at_once: AtOnce | None = getattr(app, "at_once", None)
-    return uvicorn.Config(
+    return Config(
         app,
         http=type("_Protocol", (_Protocol,), {"room": room, "at_once": at_once and staticmethod(at_once)}),
         ws="none",

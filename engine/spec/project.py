@@ -6,6 +6,7 @@ A connector of the project's own wins over the one of the same name that comes w
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
@@ -216,7 +217,8 @@ class Project:
 
     def unusable(self) -> tuple[set[str], set[str]]:
         """The connectors and the clients whose files are there and can't be used."""
-        connectors = {name for name in self.connector_files() if self.loaded_connector(name).value is None}
+        files = self.connector_files().items()
+        connectors = {name for name, path in files if self.loaded_connector_at(path).value is None}
         loaded = [self.loaded_client(path) for path in self.client_files().values()]
         return connectors, {_name_in(each) for each in loaded if each.value is None}
 
@@ -294,11 +296,12 @@ class Project:
 
 
 def _yaml_files(folder: Path) -> dict[str, Path]:
+    """By name without its ending; names alone are looked at, for this is asked about once a second."""
     try:
-        found = sorted(path for path in folder.iterdir() if path.suffix in _SUFFIXES and path.name[0] != ".")
+        found = sorted(name for name in os.listdir(folder) if name.endswith(_SUFFIXES) and name[0] != ".")
     except OSError:
         return {}
-    return {path.stem: path for path in found}
+    return {name.rpartition(".")[0]: folder / name for name in found}
 
 
 def _version(path: Path) -> tuple[int, int]:
