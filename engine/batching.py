@@ -97,12 +97,16 @@ class Batcher:
         """How many due deliveries are not waited with any longer."""
         return MAX_WINDOW if self.collects else self.records
 
-    @property
-    def window(self) -> int:
-        """How many deliveries to read at once: more than a batch where some will be folded or sorted apart."""
+    def window(self, *, apart: bool) -> int:
+        """
+        How many deliveries to read at once: more than a batch where some will be folded or come out sorted `apart`.
+
+        Otherwise no more: what is used again while the processor still has it at hand costs less.
+        """
         if self.collects:
             return MAX_WINDOW
-        return self.records * (5 if self.fold_by is not None or (self.spec is not None and self.spec.group_by) else 1)
+        sorts = apart and self.spec is not None and self.spec.group_by
+        return self.records * (5 if self.fold_by is not None or sorts else 1)
 
     def ready(self, delivery: Delivery, scope: dict[str, Any], record: Any) -> Ready:
         """The record joins the `scope`. BadValue if what it is folded, ordered or grouped by can't be read."""

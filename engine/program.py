@@ -239,7 +239,8 @@ class Action:
     @staticmethod
     def look_up(lookup: Lookup, wire: Wire, scopes: list[dict[str, Any]], failures: int) -> list[Found]:
         try:
-            return lookup.find(wire, scopes, failures=failures)
+            with wire.away():
+                return lookup.find(wire, scopes, failures=failures)
         except ConnectError:
             raise
         except Exception as error:

@@ -5,6 +5,7 @@ Some deliveries of one client -> what became of each: look up, map, check, fold,
 from __future__ import annotations
 
 import uuid
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
@@ -24,9 +25,11 @@ from engine.writing import PATIENCE_S, written
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence, Set
 
+    from engine.batching import Ready
     from engine.ports import Alerts, Clock, Store, Telemetry, Traces, Trail
     from engine.program import Action, Program
     from engine.sending import Masker, Transport
+    from engine.turns import Alone
 
 
 GROUP, ROW = "#group", "#row"  # beside what the steps saved: no step is called so
@@ -84,10 +87,17 @@ class Walk:
         keep_alive: Callable[[], None],
         over: Callable[[], bool] = lambda: False,
         mapped: Callable[[float], None] = lambda _: None,
+        alone: Alone | None = None,
         failures: int = 0,
     ) -> None:
-        """`over`: is a batch that sends many requests to go on another time? `mapped` hears how long mapping took."""
+        """
+        `over`: is a batch that sends many requests to go on another time? `mapped` hears how long mapping took.
+
+        `alone`: where other lanes compute, too.
+        """
         self.world, self.program, self.failures, self.mapped = world, program, failures, mapped
+        self.alone = alone
+        self.apart: dict[str, bool] = {}  # actions: were there more batches in the last window than it would fill?
         credentials = world.credentials(program)
         program.cache.keep_for(credentials.fingerprint)
         derived = program.derived(credentials.values)
@@ -107,6 +117,7 @@ class Walk:
             telemetry=self.journal or world.telemetry,
             looked_up=self.journal.looked_up if self.journal is not None else lambda: None,
             maps=self.journal.maps if self.journal is not None else lambda: None,
+            away=alone.away if alone is not None else nullcontext,
             said=self.journal.said if self.journal is not None else None,
             owner=new_owner(),
             keep_alive=keep_alive,
@@ -126,17 +137,29 @@ class Walk:
         began = self.world.clock.now()
         if self.journal is not None:
             self.journal.begin()
-        ready, done = action.prepare(self.program, self.wire, deliveries, failures=self.failures)
+        with self.alone or nullcontext():
+            ready, done = action.prepare(self.program, self.wire, deliveries, failures=self.failures)
+            batches: list[Any] = [done] if done else []
+            if not any(lane_wide(one.outcome) for one in done):
+                batches += self.cut(action, ready)
+            else:
+                wide = next(one for one in done if lane_wide(one.outcome))
+                batches[0] = [*done, *(Done(one.delivery, wide.outcome, wide.trace) for one in ready)]
         if self.journal is not None:
             self.journal.mapped()
         self.mapped(self.world.clock.now() - began)
-        batches: list[Any] = [done] if done else []
-        if not any(lane_wide(one.outcome) for one in done):
-            batches += action.batcher.cut(action.batcher.units(ready))
-        else:
-            wide = next(one for one in done if lane_wide(one.outcome))
-            batches[0] = [*done, *(Done(one.delivery, wide.outcome, wide.trace) for one in ready)]
         yield from self.each(action, batches, lease, held)
+
+    def window(self, action: Action) -> int:
+        """How many deliveries to read at once, by how the last ones came out."""
+        return action.batcher.window(apart=self.apart.get(action.name, True))
+
+    def cut(self, action: Action, ready: Sequence[Ready]) -> list[tuple[Any, list[Unit]]]:
+        batcher = action.batcher
+        batches = batcher.cut(batcher.units(ready))
+        if ready:
+            self.apart[action.name] = (len(batches) - 1) * batcher.records >= len(ready)
+        return batches
 
     def each(self, action: Action, batches: list[Any], lease: Lease | None, held: Set[str]) -> Iterator[list[Ended]]:
         for batch in batches:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -50,6 +51,7 @@ class Wire:
         outdated: Callable[[], bool] = lambda: False,
         looked_up: Callable[[], None] = lambda: None,
         maps: Callable[[], None] = lambda: None,
+        away: Callable[[], AbstractContextManager[None]] = nullcontext,
         said: Callable[[Callable[[], Trace]], None] | None = None,
     ) -> None:
         self.connector, self.client, self.scope = connector, client, scope
@@ -60,6 +62,7 @@ class Wire:
         self.outdated = outdated  # asked where a vendor refused: are our secrets others now, at their source?
         self.looked_up = looked_up  # told when the look-ups of a window have been answered
         self.maps = maps  # told when records of a window are about to be mapped
+        self.away = away  # entered while a window waits for its look-ups: another lane may compute
         self.said = said  # told how to show each exchange but those of log-ins, before the telemetry hears of it
         self.over = over  # is it time to let others send, or the end of the process?
 

@@ -23,6 +23,7 @@ from engine.records import Answered, LaneChange, Lease, OutcomeKind, Settled, Sk
 from engine.reporting import Reporter
 from engine.settling import Verdicts
 from engine.spec import units
+from engine.turns import Alone
 from engine.walk import Ended, Walk, World
 from engine.withdrawn import Withdrawn, is_said
 from engine.writing import Unreachable, written
@@ -86,6 +87,7 @@ class Worker:
         self.stopping = threading.Event()
         self.ended = threading.Event()  # has a lane's turn ended since it was last looked, or is all to stop?
         self.tally = Tally()
+        self.computes = threading.Lock()  # held by the lane that reads or maps
         self.begun = False
         self.ends_at: float | None = None  # until when what is under way must have ended; the process may stop then
         self.margin_s = 0.0  # before that no batch begins, nor is a direct caller kept waiting
@@ -281,6 +283,7 @@ class Turn:
         self.needs_s = 0.0  # that must be left of the process's time for another batch
         self.not_before: float | None = None  # inf: until a person acts
         self.renewing = threading.Lock()
+        self.alone = Alone(worker.computes)
         self.journal: Journal | None = None  # of its walk, where somebody follows it
         self.moved_at = time.monotonic()  # when it began, or last settled something
 
@@ -309,6 +312,7 @@ class Turn:
                 keep_alive=self.keep_alive,
                 over=self.over,
                 mapped=self.mapped,
+                alone=self.alone,
                 failures=lease.failures,
             )
         except SecretUnavailable as error:
@@ -406,7 +410,8 @@ class Turn:
             if count < action.batcher.enough and oldest + action.batcher.wait_s > now:
                 self.wake(oldest + action.batcher.wait_s)
                 continue
-            deliveries = store.read(self.lease, name, limit=action.batcher.window, now=now)
+            with self.alone:
+                deliveries = store.read(self.lease, name, limit=walk.window(action), now=now)
             held_keys: set[str] = set()
             for ended in walk.fresh(action, deliveries, self.lease, held_keys):
                 worked = True
