@@ -191,6 +191,19 @@ def test_one_bad_put_harms_none_of_those_it_waited_with(store: SqliteStore) -> N
     assert [(lane.accepted, lane.waiting) for lane in store.lanes()] == [(5, 5)]
 
 
+@pytest.mark.parametrize("others", [0, 2])
+def test_a_put_refused_halfway_leaves_nothing_behind(store: SqliteStore, others: int) -> None:
+    nameless: Any = None
+    halfway = Accepted("crm", "abc", "bad", b"{}", 0.0, (Draft("task"), Draft(nameless)))
+    with writer_kept_busy(store):
+        futures = [
+            store.put([event(f"e{n}"), each], now=0.0) for n, each in enumerate([halfway, *[event("o")] * others])
+        ]
+    assert isinstance(futures[0].exception(10), StoreUnavailable | sqlite3.IntegrityError)
+    assert [len(future.result(10)) for future in futures[1:]] == [2] * others
+    assert [(lane.accepted, lane.waiting) for lane in store.lanes()] == [(2 * others, 2 * others)][:others]
+
+
 def test_ids_are_random_uuids_of_version_4(path: Path) -> None:
     store = SqliteStore(path)
     drafts = tuple(Draft("task") for _ in range(200))

@@ -209,8 +209,10 @@ LEFT = """
         WHERE d.lane = asked.lane AND d.action = asked.action AND d.key = asked.key AND d.key IS NOT NULL
         AND d.seq >= asked.seq)
 """
+# OR FAIL: what is half done is taken back with its transaction or savepoint; else SQLite would keep a journal for each
+# statement, which soon becomes a file.
 INSERT = """
-    INSERT INTO deliveries (
+    INSERT OR FAIL INTO deliveries (
         lane, action, key, id, event_id, body, received_at, due_at, turn_at, attempts, again_at, tries)
     {rows}
 """
