@@ -90,6 +90,7 @@ def test_serve_answers_before_pages_metrics_and_senders_of_alerts_are_loaded(hom
     assert "uvicorn" in found
     later = {"httpx", "jinja2", "prometheus_client", "starlette", "structlog", "engine.dashboard.board"}
     assert found & (later | FOR_FEW | {"engine.alerts.mail", "engine.tagging.script", "engine.spec.check"}) == set()
+    assert found & {"uvicorn.main", "uvicorn.supervisors", "watchfiles", "multiprocessing"} == set()
 
 
 def test_serve_loads_no_reader_of_yaml_where_nothing_has_changed_since_it_ran(home: Path) -> None:

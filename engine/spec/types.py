@@ -5,9 +5,9 @@ The language as frozen values, field for field the JSON Schemas in `schemas/`.
 may be either and `$` keys are directives. A `_` at the end of a field (`else_`) stands for the same key without it.
 What a key means is said in the schema; here is only its shape. Scalars that have units stay text here (`15m`, `1MB`,
 `120/1m`).
-"""
 
-from __future__ import annotations
+Annotations are evaluated here and not put off: a decoder would evaluate each text for itself, a twentieth of a start.
+"""
 
 from decimal import Decimal
 from typing import Any
