@@ -82,9 +82,16 @@ def sent(client: httpx.Client, base: str, headers: dict[str, str], name: str, re
     return results if len(results) == len(records) else None
 
 
-def drained(db: sqlite3.Connection, client: httpx.Client, base: str, slot: int = 0, slots: int = 1) -> int:
+def drained(
+    db: sqlite3.Connection,
+    client: httpx.Client,
+    base: str,
+    slot: int = 0,
+    slots: int = 1,
+    headers: dict[str, str] | None = None,
+) -> int:
     """Its share of the events, batch after batch, until none of them is due: how many it sent."""
-    headers, done = logged_in(client, base), 0
+    headers, done = headers or logged_in(client, base), 0
     while True:
         now = time.time()
         rows = db.execute(
