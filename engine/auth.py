@@ -160,6 +160,13 @@ class Auth:
         self.cached: TokenRow | None = None
 
     @property
+    def gates(self) -> list[Gate]:
+        """Of each request of a log-in, as those of Program.gates."""
+        asked = [one for one in (self.request, self.renewal) if one is not None]
+        agreed = [self.consent.step] if self.consent is not None else []
+        return [step.gate for step in (*(step for one in asked for step in one.steps), *agreed, *self.discovery)]
+
+    @property
     def can_renew(self) -> bool:
         return self.request is not None or self.renewal is not None
 

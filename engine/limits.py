@@ -7,6 +7,7 @@ with the moment that it began, as if all of it were spent then: one row, that is
 
 from __future__ import annotations
 
+from collections import deque
 from contextlib import suppress
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from engine.spec import types
 
 SLOT_TTL_S = 300.0
+LATELY = 10  # values of one `by` that are remembered for those who look: each of them is asked of the store
 A_PERIOD = {"hour": "an hour", "day": "a day", "month": "a month"}
 
 
@@ -75,6 +77,8 @@ class Usage(NamedTuple):
     says: str = ""
     active: bool = True  # its `when` holds
     apart: bool = False  # each value of its `by` is counted by itself
+    values: int = 0  # then: how many this process asked for lately; `used` and `free_at` are of the fullest of them
+    full: int = 0  # and how many of them have no room
 
     @property
     def is_full(self) -> bool:
@@ -86,7 +90,7 @@ class Gate:
 
     def __init__(self, lane: str) -> None:
         self.lane = lane  # connector/client
-        self.limits: list[_Limit] = []
+        self.limits: list[Limit] = []
         self.cost: Any = lambda _: 1
         self.cost_at = "cost"
 
@@ -95,7 +99,7 @@ class Gate:
     ) -> None:
         """Those of one level; `owner` tells levels apart, so that two actions do not share a limit of the same name."""
         for name, spec in limits.items():
-            self.limits.append(_Limit(compiler, spec, names, (*place, name), f"{owner}:{name}"))
+            self.limits.append(Limit(compiler, spec, names, (*place, name), f"{owner}:{name}"))
 
     def costs(self, compiler: Compiler, cost: Any, names: frozenset[str], place: Path) -> None:
         """What the request at `place` spends of every budget."""
@@ -124,7 +128,7 @@ class Gate:
                 reason = f"a request that costs {cost} is above our whole {limit.shown(scope, bound)}"
                 return Outcome(OutcomeKind.PAUSE, f"{limit.at}: {reason}", "limit")
         uses: list[Use] = []
-        asked: list[tuple[Bound, _Limit]] = []  # for each use
+        asked: list[tuple[Bound, Limit]] = []  # for each use
         unread: BadValue | None = None
         for bound, limit in active:
             try:
@@ -153,7 +157,7 @@ class Gate:
         return Use(f"{name}@{begins:.0f}", bound.most, bound.per_s, begins, cost)
 
     @staticmethod
-    def waits(bound: Bound, limit: _Limit, scope: Mapping[str, Any], wait_s: float, now: float) -> Outcome:
+    def waits(bound: Bound, limit: Limit, scope: Mapping[str, Any], wait_s: float, now: float) -> Outcome:
         """What is said where this limit has no room."""
         if bound.per_s == 0:
             reason = f"all {bound.most} connections are in use"
@@ -187,7 +191,7 @@ class Gate:
         return [self.usage(limit, store, scope, now, credentials) for limit in self.limits]
 
     def usage(
-        self, limit: _Limit, store: Limits, scope: Mapping[str, Any], now: float, credentials: Callable[[], str | None]
+        self, limit: Limit, store: Limits, scope: Mapping[str, Any], now: float, credentials: Callable[[], str | None]
     ) -> Usage:
         spec = limit.spec
         kind = "rate" if spec.rate is not None else "concurrency" if spec.budget is None else "budget"
@@ -200,9 +204,20 @@ class Gate:
         per = str(limit.rate(scope)).partition("/")[2] if kind == "rate" else spec.per if kind == "budget" else ""
         found = found._replace(most=bound.most, per=per, free_at=bound.period.ends if bound.period else None)
         fingerprint = credentials() if spec.of == "credentials" else ""
-        if found.apart or fingerprint is None:
+        names = list(limit.lately) if found.apart else [limit.name]
+        if fingerprint is None or not names:
             return found
-        name = f"{self.shared_by(spec.of, fingerprint)}:{limit.name_for(scope)}"
+        shared = self.shared_by(spec.of, fingerprint)
+        each = [self.used_of(found, bound, f"{shared}:{name}", store, now) for name in names]
+        if not found.apart:
+            return each[0]
+        full = [one for one in each if one.is_full]
+        fullest = min(full, key=lambda one: one.free_at or 0.0) if full else max(each, key=lambda one: one.used or 0)
+        return fullest._replace(values=len(each), full=len(full))
+
+    @staticmethod
+    def used_of(found: Usage, bound: Bound, name: str, store: Limits, now: float) -> Usage:
+        """With what is used under this name."""
         if bound.per_s == 0:
             return found._replace(used=store.slots_held(name, now=now))
         if bound.period is not None:
@@ -219,7 +234,7 @@ class Gate:
                 store.release_slot(name, owner=owner)
 
 
-class _Limit:
+class Limit:
     def __init__(self, compiler: Compiler, spec: types.Limit, names: frozenset[str], place: Path, name: str) -> None:
         self.spec, self.name, self.at = spec, name, dotted(place)
         self.rate = compiler.value(spec.rate, BOUND, (*place, "rate"))
@@ -228,13 +243,17 @@ class _Limit:
         self.timezone = compiler.value(spec.timezone, BOUND, (*place, "timezone"))
         self.by = compiler.value(spec.by, names, (*place, "by")) if spec.by is not None else None
         self.when = compiler.condition(spec.when, BOUND, (*place, "when"))
+        self.lately: deque[str] = deque(maxlen=LATELY)  # names by the last values of `by`
 
     def name_for(self, scope: Mapping[str, Any]) -> str:
         if self.by is None:
             return self.name
         value = self.by(scope)
         # A digest: the name stays in the store, and what it counts by may be an address.
-        return f"{self.name}:{digest(plain(value)) if value is not None else ''}"
+        name = f"{self.name}:{digest(plain(value)) if value is not None else ''}"
+        if name not in self.lately:
+            self.lately.append(name)
+        return name
 
     def turn(self, bound: Bound) -> tuple[bool, bool, float]:
         """What is asked earlier sorts before."""

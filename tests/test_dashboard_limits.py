@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from html.parser import HTMLParser
 
 import pytest
+from conftest import reply
 from test_dashboard import House, Opened, opened
 
 __all__ = ["opened"]  # a fixture
@@ -74,7 +75,12 @@ def test_each_limit_shows_what_it_allows_what_is_used_and_when_it_is_free(limite
         ["http.limits.day of this client", "1,000 per day", "0 of 1,000 · 0.0 %", day],
         ["http.limits.open of this client", "4 at the same time", "0 of 4 · 0.0 %", "There is room now."],
         ["http.limits.big of this client", "100 requests in 1s", "Not in force for this client.", "-"],
-        ["actions.note.limits.each of this client", "1 requests in 24h", "Each value is counted by itself.", "-"],
+        [
+            "actions.note.limits.each of this client",
+            "1 requests in 24h",
+            "Each value is counted by itself; none has been asked for yet.",
+            "-",
+        ],
         [
             "actions.note.request.limits.notes of all clients of the connector",
             "60 requests in 1h",
@@ -94,7 +100,10 @@ def test_each_limit_shows_what_it_allows_what_is_used_and_when_it_is_free(limite
         ["500 de 1.000 · 50,0 %", "Recomeça em 2026-01-29 03:00, daqui a 16 h"],
         ["0 de 4 · 0,0 %", "Há espaço agora."],
         ["Não se aplica a este cliente.", "-"],
-        ["Cada valor é contado à parte.", "-"],
+        [
+            "1 de 1 · 100 % Cada valor é contado à parte; este é o mais cheio dos últimos 2, 2 sem espaço.",
+            "Às 10:30:45, em 24 h",
+        ],
         ["2 de 60 · 3,3 %", "Há espaço agora."],
     ]
     for _ in range(5):
@@ -138,4 +147,33 @@ actions: {note: {record: {}, request: {path: /notes, json: "${ record }"}}}
                 "-",
                 "-",
             ],
+        ]
+
+
+def test_the_limits_of_a_log_in_are_among_those_of_a_lane_once_it_uses_that_log_in(opened: Opened) -> None:
+    crm = """
+receive: {client: "${ event.client }", id: "${ event.id }"}
+http: {base_url: https://api.crm.example}
+auths:
+  token:
+    token:
+      request: {url: https://api.crm.example/token, json: {}, limits: {log_ins: {rate: 3/1h}}}
+      renew: {request: {url: https://api.crm.example/renew, json: {}, limits: {renewals: {budget: 20, per: hour}}}}
+      save: {value: "${ response.body.token }"}
+    place: {headers: {X-Token: "${ token.value }"}}
+  other:
+    token:
+      request: {url: https://api.crm.example/other, json: {}, limits: {unused: {rate: 3/1h}}}
+      save: {value: "${ response.body.token }"}
+    place: {headers: {X-Token: "${ token.value }"}}
+actions: {note: {auth: token, record: {id: "${ event.id }"}, request: {path: /notes, json: "${ record }"}}}
+"""
+    with opened(crm=crm) as house:
+        house.log_in()
+        house.vendor.answer = lambda _: reply(200, {"token": "t"})
+        house.post({"id": "1"})
+        house.run()
+        assert [row[:3] for row in limits(house, "en")[1:]] == [
+            ["auths.token.token.request.limits.log_ins of this client", "3 requests in 1h", "1 of 3 · 33.3 %"],
+            ["auths.token.token.renew.request.limits.renewals of this client", "20 per hour", "0 of 20 · 0.0 %"],
         ]

@@ -18,7 +18,7 @@ from kinds_of_store import KINDS
 from engine.clock import VirtualClock
 from engine.errors import BadValue
 from engine.expressions import Compiler
-from engine.limits import Gate, Period, Usage, period_of
+from engine.limits import LATELY, Gate, Period, Usage, period_of
 from engine.names import ROW
 from engine.records import Outcome, OutcomeKind
 from engine.spec.located import read
@@ -598,6 +598,25 @@ def test_how_much_of_each_limit_is_used_is_seen_and_seeing_it_uses_nothing(any_s
     assert seen(now + 6)[0] == Usage("http.limits.calls", "rate", "client", 3, "10s", 3, now + 10)
     assert one.enters(now + 6, fields={"cost": 0}) == used_up("3/10s", 4.0)
     assert seen(midnight)[:2] == [nothing[0], nothing[1]._replace(free_at=midnight + 86_400)]
+
+
+def test_of_a_limit_that_counts_by_a_value_the_fullest_of_the_last_values_is_seen(any_store: Any) -> None:
+    made = gate("{lead: {rate: 2/24h, by: '${ fields.email }', then: defer}}")
+    one = Client(made, any_store, "one", "f")
+
+    def seen(now: float) -> Usage:
+        return made.usages(any_store, {}, now=now, credentials=lambda: "f")[0]
+
+    assert seen(1.0) == Usage("http.limits.lead", "rate", "client", 2, "24h", apart=True)
+    for at, email in [(1.0, "ana"), (2.0, "bia"), (3.0, "bia"), (4.0, "cida"), (5.0, "ana")]:
+        assert one.enters(at, fields={"email": email}) == []
+    fullest = Usage("http.limits.lead", "rate", "client", 2, "24h", 2, 86_401.0, apart=True, values=3, full=2)
+    assert [seen(6.0), seen(6.0)] == [fullest, fullest]
+    assert seen(86_401.5) == fullest._replace(free_at=86_402.0, full=1)
+    assert seen(86_404.5) == fullest._replace(used=1, free_at=None, full=0)
+    for number in range(LATELY):
+        one.enters(7.0, fields={"email": f"{number}"})
+    assert seen(8.0) == fullest._replace(used=1, free_at=None, values=LATELY, full=0)
 
 
 def test_a_limit_that_counts_by_a_value_or_is_not_known_says_what_it_allows_and_no_number() -> None:

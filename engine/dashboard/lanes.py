@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from engine.dashboard.history import History
-    from engine.limits import Usage
+    from engine.limits import Gate, Limit, Usage
     from engine.program import Program
     from engine.runtime import Engine
 
@@ -172,7 +172,13 @@ class Lanes:
                     kept.append(None)
             return kept[0]
 
-        limits = {limit.at: (gate, limit) for gate in program.gates for limit in gate.limits}
+        log_ins = [gate for name in sorted(program.used_auths) for gate in program.auths[name].gates]
+        gates = [*program.gates, *log_ins]
+        limits: dict[str, tuple[Gate, Limit]] = {}
+        for gate in gates:
+            for limit in gate.limits:  # several requests pass through one; each knows the values that it asked for
+                if limit.at not in limits or len(limit.lately) > len(limits[limit.at][1].lately):
+                    limits[limit.at] = (gate, limit)
         scope = self._scope(program)
         store = self.engine.store
         return [gate.usage(limit, store, scope, now, credentials) for gate, limit in limits.values()]

@@ -213,7 +213,14 @@ TEXTS: dict[str, tuple[str, str]] = {
     "limit_for_host": ("of all clients of the connector", "de todos os clientes do conector"),
     "limit_used": ("Used now", "Em uso agora"),
     "limit_share": ("{used} of {most}", "{used} de {most}"),
-    "limit_apart": ("Each value is counted by itself.", "Cada valor é contado à parte."),
+    "limit_apart": (
+        "Each value is counted by itself; none has been asked for yet.",
+        "Cada valor é contado à parte; nenhum foi pedido ainda.",
+    ),
+    "limit_fullest": (
+        "Each value is counted by itself; this is the fullest of the last {values}, {full} without room.",
+        "Cada valor é contado à parte; este é o mais cheio dos últimos {values}, {full} sem espaço.",
+    ),
     "limit_unknown": ("Its secrets can't be read.", "Os segredos não podem ser lidos."),
     "limit_off": ("Not in force for this client.", "Não se aplica a este cliente."),
     "limit_free": ("Free again", "Livre de novo"),
