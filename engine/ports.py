@@ -139,7 +139,11 @@ class Buffer(Protocol):
         """Pause, resume or hold back a lane from outside a lease (operators, direct mode)."""
 
     def behind(self, connector: str, client: str, delivery: Delivery) -> bool:
-        """Does an older delivery of the same action and key still wait in this lane?"""
+        """
+        Does an older delivery of the same action and key still wait in this lane?
+
+        Where many wait that were put without `hold_s`, a store may say so without having looked through them.
+        """
 
     def lane(self, connector: str, client: str) -> Lane | None:
         """One lane as `lanes` shows it."""

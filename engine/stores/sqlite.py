@@ -6,6 +6,11 @@ Nothing is written to claim a delivery: a lease is one row of `lanes`, and its h
 its key, and is what is read by, so that a key keeps its order without a look at its neighbours. A delivery that waits
 for others of its event names them in `after`, and its turn never comes. Several processes may open one file: a file
 lock beside it is held around each write, for SQLite's own waiting lets the busier one starve the other.
+
+Most deliveries are in no index by key. What is due when it is put is due in the order of the seqs, so that none of them
+holds another back. The others are `listed`: what was put off, held, brought back or copied, what waits for others, what
+is in a half-done batch; and their turn_at is always true. Whoever reads a lane and finds one that stands behind a
+listed one lists it, once, with its true turn.
 """
 
 from __future__ import annotations
@@ -21,7 +26,7 @@ import time
 from concurrent.futures import Future
 from contextlib import closing, contextmanager, suppress
 from decimal import Decimal
-from functools import cache
+from functools import cache, partial
 from itertools import chain, groupby, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar, Unpack, overload
@@ -80,6 +85,9 @@ _Answer = tuple[Any, Exception | None]
 
 ROWS = 64  # in one statement; each number of them is a statement of its own, kept compiled
 GROUP = 1000  # writes in one commit at most, so that the first of them is not kept waiting by the last
+SKEW_S = 1.0  # what is put takes a moment that is so much later, rather than one before that of the last that was put
+FRONT_ROWS = 200  # of a lane whose first has no true turn yet
+LOOK_BACK = 1_000  # that may be put without a hold, looked through for an older one of the key of a direct caller's
 SWEEP = 100  # expired rows cleaned in passing
 SWEEP_EVERY = 16  # remembered event ids between two such cleanings
 LOG_PAGES = 4_000  # of the log, 16 MB, until it is folded into the file: SQLite's 1,000 write most pages far more often
@@ -173,12 +181,39 @@ PARTS = (
         for verb, row in (("insert", "new"), ("update", "new"), ("delete", "old"))
     ),
 )
+# `put_at`: none that is not listed has a later due_at. Of what an older engine left those are listed that hold one back
+# or are held, and what is due in time to come. Where an older engine still runs, it finds its index gone and fails.
+_NOW = "(julianday('now') - 2440587.5) * 86400"
+LISTED = (
+    "ALTER TABLE lanes ADD COLUMN put_at REAL",
+    "ALTER TABLE deliveries ADD COLUMN listed INTEGER",
+    "CREATE INDEX deliveries_listed ON deliveries (lane, action, key, seq) WHERE listed IS NOT NULL",
+    f"""
+    UPDATE deliveries SET listed = 1
+    WHERE key IS NOT NULL AND (turn_at <> due_at OR batch IS NOT NULL OR due_at > {_NOW})
+    """,
+    """
+    UPDATE deliveries SET listed = 1 WHERE seq IN (
+        SELECT d.seq FROM (
+            SELECT DISTINCT lane, action, key FROM deliveries INDEXED BY deliveries_listed
+            WHERE listed IS NOT NULL) AS held
+        CROSS JOIN deliveries AS d INDEXED BY deliveries_key
+        ON d.lane = held.lane AND d.action = held.action AND d.key = held.key AND d.key IS NOT NULL)
+    """,
+    f"""
+    UPDATE lanes SET put_at = (
+        SELECT max(turn_at) FROM deliveries INDEXED BY deliveries_turn
+        WHERE lane = lanes.id AND batch IS NULL AND turn_at <= {_NOW})
+    """,
+    "DROP INDEX deliveries_key",
+)
 SCHEMA = (
     FIRST,
     WAITS,
     AGAIN,
     MARKS,
     PARTS,
+    LISTED,
 )  # each takes a file from the version before it; a new file goes through all of them
 VERSION = len(SCHEMA)
 
@@ -195,30 +230,31 @@ TURNS = """
     WITH asked (lane, action, key, due_at) AS ({rows})
     SELECT lane, action, key, turn_at FROM (
         SELECT asked.*, (
-            SELECT turn_at FROM deliveries AS d INDEXED BY deliveries_key
-            WHERE d.lane = asked.lane AND d.action = asked.action AND d.key = asked.key AND d.key IS NOT NULL
+            SELECT turn_at FROM deliveries AS d INDEXED BY deliveries_listed
+            WHERE d.lane = asked.lane AND d.action = asked.action AND d.key = asked.key AND d.listed IS NOT NULL
             ORDER BY d.seq DESC LIMIT 1) AS turn_at
         FROM asked)
     WHERE turn_at > due_at
 """
-# Mostly none: whoever left was the only one of its key.
+# Of those that may hold others back.
 LEFT = """
     WITH asked (lane, action, key, seq) AS ({rows})
     SELECT lane, action, key FROM asked WHERE EXISTS (
-        SELECT 1 FROM deliveries AS d INDEXED BY deliveries_key
-        WHERE d.lane = asked.lane AND d.action = asked.action AND d.key = asked.key AND d.key IS NOT NULL
+        SELECT 1 FROM deliveries AS d INDEXED BY deliveries_listed
+        WHERE d.lane = asked.lane AND d.action = asked.action AND d.key = asked.key AND d.listed IS NOT NULL
         AND d.seq >= asked.seq)
 """
 # OR FAIL: what is half done is taken back with its transaction or savepoint; else SQLite would keep a journal for each
 # statement, which soon becomes a file.
 INSERT = """
     INSERT OR FAIL INTO deliveries (
-        lane, action, key, id, event_id, body, received_at, due_at, turn_at, attempts, again_at, tries)
+        lane, action, key, id, event_id, body, received_at, due_at, turn_at, attempts, again_at, tries, listed)
     {rows}
 """
 COUNT = """
-    INSERT INTO lanes (connector, client, stirred, wake_at, accepted, skipped) {rows}
+    INSERT INTO lanes (connector, client, put_at, stirred, wake_at, accepted, skipped) {rows}
     ON CONFLICT (connector, client) DO UPDATE SET
+        put_at = max(ifnull(put_at, excluded.put_at), ifnull(excluded.put_at, put_at)),
         stirred = max(stirred, excluded.stirred),
         wake_at = min(ifnull(wake_at, excluded.wake_at), ifnull(excluded.wake_at, wake_at)),
         accepted = accepted + excluded.accepted, skipped = skipped + excluded.skipped
@@ -226,6 +262,28 @@ COUNT = """
 
 _WAITING = "accepted - delivered - rejected - skipped"
 
+# The turn of the one before it of its key; mostly there is none of the action.
+_BEFORE = """
+    SELECT b.turn_at FROM deliveries AS b INDEXED BY deliveries_listed
+    WHERE b.lane = d.lane AND b.action = d.action AND b.key = d.key AND b.listed IS NOT NULL AND b.seq < d.seq
+    ORDER BY b.seq DESC LIMIT 1
+"""
+# Does it stand behind a listed one, and has an earlier turn?
+_LATE = f"""
+    d.listed IS NULL AND EXISTS (
+        SELECT 1 FROM deliveries INDEXED BY deliveries_listed
+        WHERE lane = :lane AND action = :action AND listed IS NOT NULL)
+    AND ({_BEFORE}) > d.turn_at
+"""
+# In whatever order they are changed: those of one key that were not listed are due one after the other.
+ENLIST = f"""
+    UPDATE deliveries AS d SET listed = 1, turn_at = max(turn_at, ifnull(({_BEFORE}), turn_at))
+    WHERE seq IN (SELECT value FROM json_each(?)) AND listed IS NULL AND key IS NOT NULL
+"""
+FRONT = f"""
+    SELECT seq, {_LATE} FROM deliveries AS d INDEXED BY deliveries_turn
+    WHERE lane = :lane AND action = :action AND batch IS NULL ORDER BY turn_at, seq LIMIT :limit
+"""
 _READABLE = """
     FROM deliveries AS d INDEXED BY deliveries_turn
     WHERE lane = :lane AND action = :action AND batch IS NULL AND turn_at <= :now
@@ -234,8 +292,13 @@ _READABLE = """
         WHERE b.lane = d.lane AND b.action = d.action AND b.key = d.key AND b.batch IS NOT NULL AND b.seq < d.seq))
     ORDER BY turn_at, seq LIMIT :limit
 """
-READ = f"SELECT seq, id, event_id, action, key, body, received_at, turn_at, attempts, batch, again_at {_READABLE}"
-BACKLOG = f"SELECT count(*), min(received_at) FROM (SELECT received_at {_READABLE})"
+READ = f"""
+    SELECT seq, id, event_id, action, key, body, received_at, turn_at, attempts, batch, again_at, {_LATE} {_READABLE}
+"""
+BACKLOG = f"""
+    SELECT count(*), min(received_at), json_group_array(seq) FILTER (WHERE late)
+    FROM (SELECT seq, received_at, {_LATE} AS late {_READABLE})
+"""
 _OWN_TURN = "CASE WHEN after IS NULL THEN due_at ELSE 9e999 END"
 WAITING_FOR = """
     SELECT seq, lane, action, key, event_id, attempts, batch, after FROM deliveries INDEXED BY deliveries_after
@@ -245,6 +308,18 @@ FORSAKEN = """
     SELECT seq, lane, action, key, event_id, attempts, batch FROM deliveries AS d INDEXED BY deliveries_after
     WHERE after IS NOT NULL AND NOT EXISTS (
         SELECT 1 FROM json_each(d.after, '$[0]') AS wanted JOIN deliveries AS other ON other.seq = wanted.value)
+"""
+OLDER = """
+    SELECT 1 FROM deliveries INDEXED BY deliveries_listed
+    WHERE lane = :lane AND action = :action AND key = :key AND listed IS NOT NULL AND seq < :seq LIMIT 1
+"""
+# Of those that are not listed; where callers wait all are put with a hold, and so mostly there are none.
+OLDER_AT_ONCE = """
+    SELECT count(*), max(key = :key AND seq < :seq) FROM (
+        SELECT key, seq FROM deliveries INDEXED BY deliveries_turn
+        WHERE lane = :lane AND action = :action AND batch IS NULL
+        AND turn_at <= (SELECT put_at FROM lanes WHERE id = :lane)
+        ORDER BY turn_at, seq LIMIT :limit)
 """
 NEXT_TURN = """
     SELECT min(turn_at) FROM deliveries INDEXED BY deliveries_turn
@@ -431,13 +506,7 @@ class SqliteStore:
 
     def behind(self, connector: str, client: str, delivery: Delivery) -> bool:
         with self._readers.reading() as db:
-            older = db.execute(
-                "SELECT 1 FROM deliveries INDEXED BY deliveries_key"
-                " WHERE lane = (SELECT id FROM lanes WHERE connector = ? AND client = ?)"
-                " AND action = ? AND key = ? AND key IS NOT NULL AND seq < ? LIMIT 1",
-                (connector, client, delivery.action, delivery.key, delivery.seq),
-            )
-            return older.fetchone() is not None
+            return _behind(db, _lane_id(db, connector, client), delivery)
 
     def lane(self, connector: str, client: str) -> Lane | None:
         with self._readers.reading() as db:
@@ -451,22 +520,29 @@ class SqliteStore:
     # What a lane holds
 
     def backlog(self, lease: Lease, action: str, *, now: float, cap: int) -> tuple[int, float | None, float | None]:
-        with self._readers.reading() as db:
-            lane = _lane_id(db, lease.connector, lease.client)
-            count, oldest_at = db.execute(
-                BACKLOG, {"lane": lane, "action": action, "now": now, "limit": cap}
-            ).fetchone()
-            return count, oldest_at, _next_of_action(db, lane, action, after=now)
+        while True:
+            with self._readers.reading() as db:
+                lane = _lane_id(db, lease.connector, lease.client)
+                where = {"lane": lane, "action": action, "now": now, "limit": cap}
+                count, oldest_at, late = db.execute(BACKLOG, where).fetchone()
+                next_at = _next_of_action(db, lane, action, after=now)
+            if late == "[]":
+                return count, oldest_at, next_at
+            self._writer.run(partial(_enlist, seqs=late))
 
     def waiting_actions(self, lease: Lease) -> list[str]:
         with self._readers.reading() as db:
             return _waiting_actions(db, _lane_id(db, lease.connector, lease.client))
 
     def read(self, lease: Lease, action: str, *, limit: int, now: float) -> list[Delivery]:
-        with self._readers.reading() as db:
-            lane = _held_lane(db, lease)
-            rows = db.execute(READ, {"lane": lane, "action": action, "now": now, "limit": limit})
-            return [Delivery(*row) for row in rows]
+        while True:
+            with self._readers.reading() as db:
+                lane = _held_lane(db, lease)
+                rows = db.execute(READ, {"lane": lane, "action": action, "now": now, "limit": limit}).fetchall()
+            late = [row[0] for row in rows if row[-1]]
+            if not late:
+                return [Delivery(*row[:-1]) for row in rows]
+            self._writer.run(partial(_enlist, seqs=_numbers(late)))
 
     def progress(self, lease: Lease, action: str, *, now: float) -> list[tuple[Progress, list[Delivery]]]:
         with self._readers.reading() as db:
@@ -1157,6 +1233,12 @@ class _Arrival(NamedTuple):
     put: _Put
 
 
+class _Fresh(NamedTuple):
+    lane: int
+    delivery: Delivery
+    at_once: bool = False  # due when it is put: as long as nothing holds it back, it need not be listed
+
+
 def _accept(db: _Connection, puts: Sequence[_Put]) -> list[list[Stored]]:
     """
     All puts in a handful of statements, however many they are.
@@ -1178,16 +1260,16 @@ def _accept(db: _Connection, puts: Sequence[_Put]) -> list[list[Stored]]:
     return [[next(answers) for _ in put.events] for put in puts]
 
 
-def _drafted(arrivals: Sequence[_Arrival], fresh: Sequence[bool]) -> tuple[list[tuple[int, Delivery]], dict[int, Wait]]:
-    """The deliveries, each with its lane; and which of them wait for which, by their places in that list."""
-    drafted: list[tuple[int, Delivery]] = []
+def _drafted(arrivals: Sequence[_Arrival], fresh: Sequence[bool]) -> tuple[list[_Fresh], dict[int, Wait]]:
+    """The deliveries; and which of them wait for which, by their places in that list."""
+    drafted: list[_Fresh] = []
     waits: dict[int, Wait] = {}
     for (lane, event, put), first in zip(arrivals, fresh, strict=True):
         at, waiting = len(drafted), False
         for draft in event.drafts if first else ():
             new_id, action, key = put.new_id(), draft.action, draft.key
             each = Delivery(0, new_id, event.event_id, action, key, event.body, event.received_at, put.due_at)
-            drafted.append((lane, each))
+            drafted.append(_Fresh(lane, each, put.due_at <= put.now))
             waiting = waiting or draft.after != ()
         if waiting:
             waits |= waits_of(event, at)
@@ -1221,17 +1303,18 @@ def _sweep_seen(db: _Connection, new: int, now: float) -> None:
 
 def _insert(
     db: _Connection,
-    fresh: Sequence[tuple[int, Delivery]],
+    fresh: Sequence[_Fresh],
     waits: Mapping[int, Wait],
     tries: tuple[Try, ...] = (),
 ) -> list[Delivery]:
     """
-    The deliveries, each given with its lane, as stored: with their seqs, and due when their turn comes.
+    The deliveries as stored: with their seqs, and due when their turn comes.
 
     `waits` says which of them wait for which, by their places, or below 0 the seq of one that is stored;
     `tries` are those of the first.
     """
     kept = [_encode_tries(tries)] + [None] * len(fresh)
+    fresh = _in_order(db, fresh)
     turns = _turns(db, fresh, waits)
     last = _write_rows(
         db,
@@ -1250,8 +1333,9 @@ def _insert(
                 0,
                 each.again_at,
                 of_each,
+                None if each.key is None or (at_once and turn_at == each.due_at) else 1,
             )
-            for (lane, each), turn_at, of_each in zip(fresh, turns, kept, strict=False)
+            for (lane, each, at_once), turn_at, of_each in zip(fresh, turns, kept, strict=False)
         ],
     )
     seqs = range(last + 1 - len(fresh), last + 1)  # AUTOINCREMENT leaves no gap within one transaction
@@ -1273,25 +1357,82 @@ def _insert(
             None,
             each.again_at,
         )
-        for seq, (_, each), turn_at in zip(seqs, fresh, turns, strict=True)
+        for seq, (_, each, _), turn_at in zip(seqs, fresh, turns, strict=True)
     ]
+
+
+def _in_order(db: _Connection, fresh: Sequence[_Fresh]) -> list[_Fresh]:
+    """
+    With moments that do not go back from one to the next of a lane, nor behind what was put before.
+
+    Where clocks are apart by more than SKEW_S, deliveries keep their moments and are listed instead: these, or those in
+    the store that are ahead of them.
+    """
+    first: dict[int, float] = {}
+    last: dict[int, float] = {}
+    for lane, each, at_once in fresh:
+        first[lane] = min(first.get(lane, each.due_at), each.due_at)
+        if at_once:
+            last[lane] = max(last.get(lane, each.due_at), each.due_at)
+    put_at = _put_at(db, first)
+    for lane, at in put_at.items():
+        if first[lane] < at - SKEW_S:
+            put_at[lane] = _enlist_ahead(db, lane, first[lane], at)
+    apart = {lane for lane, at in last.items() if at - first[lane] > SKEW_S}
+    ordered = []
+    for one in fresh:
+        lane, each, at_once = one
+        if (before := put_at.get(lane, each.due_at)) > each.due_at:
+            each = msgspec.structs.replace(each, due_at=before)
+        if at_once and lane not in apart:
+            put_at[lane] = each.due_at
+        ordered.append(_Fresh(lane, each, at_once and lane not in apart))
+    return ordered
+
+
+def _put_at(db: _Connection, lanes: Iterable[int]) -> dict[int, float]:
+    """The latest moment at which something was put at once, of the lanes in which something was."""
+    found = db.execute(
+        "SELECT id, put_at FROM lanes WHERE id IN (SELECT value FROM json_each(?)) AND put_at IS NOT NULL",
+        (_numbers(lanes),),
+    )
+    return dict(found.fetchall())
+
+
+def _enlist_ahead(db: _Connection, lane: int, due_at: float, put_at: float) -> float:
+    """Lists what is due between these: something younger is going to be due at `due_at`, which is given back."""
+    for action in _waiting_actions(db, lane):
+        ahead = _value(
+            db,
+            "SELECT json_group_array(seq) FROM deliveries INDEXED BY deliveries_turn"
+            " WHERE lane = ? AND action = ? AND batch IS NULL AND turn_at > ? AND turn_at <= ?",
+            (lane, action, due_at, put_at),
+        )
+        _enlist(db, ahead)
+    db.execute("UPDATE lanes SET put_at = ? WHERE id = ?", (due_at, lane))
+    return due_at
+
+
+def _enlist(db: _Connection, seqs: str) -> None:
+    """These, as numbers for json_each, are listed from now on, with their true turn."""
+    db.execute(ENLIST, (seqs,))
 
 
 def _write_wait(db: _Connection, seq: int, wait: Wait) -> None:
     db.execute("UPDATE deliveries SET after = ? WHERE seq = ?", (_encode(wait).decode(), seq))
 
 
-def _turns(db: _Connection, fresh: Sequence[tuple[int, Delivery]], waits: Mapping[int, Wait]) -> list[float]:
+def _turns(db: _Connection, fresh: Sequence[_Fresh], waits: Mapping[int, Wait]) -> list[float]:
     """When each comes to its turn: not before the one before it of its key, and never while it waits."""
     latest: dict[tuple[int, str, str], float] = {}
-    for lane, each in fresh:
+    for lane, each, _ in fresh:
         if each.key is not None:
             latest.setdefault((lane, each.action, each.key), each.due_at)
     for rows in _by_rows(db, TURNS, [(*where, due_at) for where, due_at in latest.items()]):
         for lane, action, key, turn_at in rows:
             latest[lane, action, key] = turn_at
     turns = []
-    for at, (lane, each) in enumerate(fresh):
+    for at, (lane, each, _) in enumerate(fresh):
         turn_at = math.inf if at in waits else each.due_at
         if each.key is not None:
             where = (lane, each.action, each.key)
@@ -1302,19 +1443,21 @@ def _turns(db: _Connection, fresh: Sequence[tuple[int, Delivery]], waits: Mappin
 
 def _count_accepted(db: _Connection, arrivals: Sequence[_Arrival], stored: Sequence[Stored]) -> None:
     """Counters rise, and a lane is due when the first of its deliveries is, whatever its holder thinks."""
-    lanes: dict[tuple[str, str], tuple[float, int, int]] = {}
-    for (_, event, _), put in zip(arrivals, stored, strict=True):
-        if not put.duplicate:
-            where, deliveries = (event.connector, event.client), put.deliveries
-            wake_at, accepted, skipped = lanes.get(where, (math.inf, 0, 0))
+    lanes: dict[tuple[str, str], tuple[float | None, float, int, int]] = {}
+    for (_, event, put), kept in zip(arrivals, stored, strict=True):
+        if not kept.duplicate:
+            where, deliveries = (event.connector, event.client), kept.deliveries
+            put_at, wake_at, accepted, skipped = lanes.get(where, (None, math.inf, 0, 0))
+            if put.due_at <= put.now and (put_at is None or put.now > put_at):
+                put_at = put.now
             for each in deliveries:
                 if each.due_at < wake_at:
                     wake_at = each.due_at
             none = not deliveries
-            lanes[where] = wake_at, accepted + len(deliveries) + none, skipped + none
+            lanes[where] = put_at, wake_at, accepted + len(deliveries) + none, skipped + none
     rows = [
-        (*lane, wake_at < math.inf, None if wake_at == math.inf else wake_at, *sums)
-        for lane, (wake_at, *sums) in lanes.items()
+        (*lane, put_at, wake_at < math.inf, None if wake_at == math.inf else wake_at, *sums)
+        for lane, (put_at, wake_at, *sums) in lanes.items()
     ]
     _write_rows(db, COUNT, rows)
 
@@ -1343,8 +1486,8 @@ def _with_rows(sql: str, rows: int, width: int) -> str:
 def _turn_before(db: _Connection, lane: int, action: str, key: str, seq: int) -> float:
     turn_at: float | None = _value(
         db,
-        "SELECT turn_at FROM deliveries INDEXED BY deliveries_key"
-        " WHERE lane = ? AND action = ? AND key = ? AND key IS NOT NULL AND seq < ? ORDER BY seq DESC LIMIT 1",
+        "SELECT turn_at FROM deliveries INDEXED BY deliveries_listed"
+        " WHERE lane = ? AND action = ? AND key = ? AND listed IS NOT NULL AND seq < ? ORDER BY seq DESC LIMIT 1",
         (lane, action, key, seq),
     )
     return -math.inf if turn_at is None else turn_at
@@ -1472,7 +1615,29 @@ def _next_of_action(db: _Connection, lane: int | None, action: str, *, after: fl
 
 
 def _earliest(db: _Connection, lane: int) -> float | None:
-    return first_of(_next_of_action(db, lane, action, after=-math.inf) for action in _waiting_actions(db, lane))
+    actions = _waiting_actions(db, lane)
+    for action in actions:
+        _look_at_front(db, lane, action)
+    return first_of(_next_of_action(db, lane, action, after=-math.inf) for action in actions)
+
+
+def _look_at_front(db: _Connection, lane: int, action: str) -> None:
+    """After this the first of an action has its true turn."""
+    limit = 1
+    while True:
+        front = db.execute(FRONT, {"lane": lane, "action": action, "limit": limit}).fetchall()
+        if not front or not front[0][1]:
+            return
+        _enlist(db, _numbers(seq for seq, late in front if late))
+        limit = FRONT_ROWS
+
+
+def _behind(db: _Connection, lane: int | None, delivery: Delivery) -> bool:
+    where = {"lane": lane, "action": delivery.action, "key": delivery.key, "seq": delivery.seq, "limit": LOOK_BACK}
+    if _value(db, OLDER, where) is not None:
+        return True
+    looked, theirs = db.execute(OLDER_AT_ONCE, where).fetchone()
+    return bool(theirs) or looked == LOOK_BACK
 
 
 def _due_batches(db: _Connection, lane: int, action: str, now: float) -> Iterator[tuple[Progress, list[Delivery]]]:
@@ -1503,6 +1668,7 @@ class _Row(NamedTuple):
     attempts: int
     batch: str | None
     tries: tuple[Try, ...] | None = None
+    listed: int | None = 1
 
 
 _decode_rows = msgspec.json.Decoder(list[_Row]).decode
@@ -1513,7 +1679,7 @@ def _rows(db: _Connection, seqs: Iterable[int], lane: int | None) -> dict[int, _
     # As one text: every row that is fetched lets go of the interpreter.
     found = _value(
         db,
-        "SELECT json_group_array(json_array(seq, lane, action, key, event_id, attempts, batch, json(tries)))"
+        "SELECT json_group_array(json_array(seq, lane, action, key, event_id, attempts, batch, json(tries), listed))"
         " FROM deliveries"
         " WHERE seq IN (SELECT value FROM json_each(?))",
         (_numbers(seqs),),
@@ -1527,10 +1693,11 @@ def _settle(
     lane = None if lease is None else _held_lane(db, lease)
     rows = _rows(db, (settled.seq for settled in done), lane)
     touched = [(row, settled) for settled in done if (row := rows.pop(settled.seq, None)) is not None]
+    _enlist_older(db, touched)
     letters = {row.seq: _settle_one(db, row, settled, now) for row, settled in touched}
     _leave(db, [row.seq for row, settled in touched if settled.kind != "later"])
     _count(db, touched)
-    _align(db, [row for row, _ in touched])
+    _align(db, [row for row, settled in touched if row.listed or settled.kind == "later"])
     skipped = _follow(db, touched, letters)
     _drop_done_batches(db, [(row.lane, row.action, row.batch) for row, _ in touched if row.batch is not None])
     lanes = {row.lane for row, _ in touched} if lane is None else {lane}
@@ -1540,6 +1707,17 @@ def _settle(
         if lease is None:
             _stir(db, each, _earliest(db, each))
     return skipped
+
+
+def _enlist_older(db: _Connection, touched: Sequence[tuple[_Row, Settled]]) -> None:
+    """Where one is put off to a moment before that of the last put: an older one of its key may be due after that."""
+    first: dict[int, float] = {}
+    for row, settled in touched:
+        if settled.kind == "later" and row.key is not None:
+            first[row.lane] = min(first.get(row.lane, settled.due_at), settled.due_at)
+    for lane, put_at in _put_at(db, first).items() if first else ():
+        if first[lane] < put_at:
+            _enlist_ahead(db, lane, first[lane], put_at)
 
 
 def _settle_one(db: _Connection, row: _Row, settled: Settled, now: float) -> int | None:
@@ -1553,6 +1731,7 @@ def _settle_one(db: _Connection, row: _Row, settled: Settled, now: float) -> int
             # A batch of which nothing was saved could never be gone on with: its deliveries start afresh.
             db.execute(
                 "UPDATE deliveries SET due_at = ?1, turn_at = CASE WHEN after IS NULL THEN ?1 ELSE 9e999 END,"
+                " listed = CASE WHEN key IS NOT NULL THEN 1 END,"
                 " attempts = ?2, tries = ?3,"
                 " batch = (SELECT batch FROM batches WHERE lane = ?4 AND action = ?5 AND batch = ?6) WHERE seq = ?7",
                 (
@@ -1610,8 +1789,8 @@ def _align(db: _Connection, changed: Iterable[_Row]) -> None:
 
 def _align_key(db: _Connection, lane: int, action: str, key: str, first: int, last: int) -> None:
     rows = db.execute(
-        f"SELECT seq, {_OWN_TURN}, turn_at FROM deliveries INDEXED BY deliveries_key"
-        " WHERE lane = ? AND action = ? AND key = ? AND key IS NOT NULL AND seq >= ? ORDER BY seq",
+        f"SELECT seq, {_OWN_TURN}, turn_at FROM deliveries INDEXED BY deliveries_listed"
+        " WHERE lane = ? AND action = ? AND key = ? AND listed IS NOT NULL AND seq >= ? ORDER BY seq",
         (lane, action, key, first),
     )
     turn = None
@@ -1701,9 +1880,10 @@ def _save_progress(db: _Connection, lease: Lease | None, progress: Progress, seq
             " ON CONFLICT (lane, batch) DO UPDATE SET action = excluded.action, progress = excluded.progress",
             (each, progress.batch, progress.action, _encode(progress)),
         )
+    members = _numbers(row.seq for row in rows)
+    _enlist(db, members)
     db.execute(
-        "UPDATE deliveries SET batch = ? WHERE seq IN (SELECT value FROM json_each(?))",
-        (progress.batch, _numbers(row.seq for row in rows)),
+        "UPDATE deliveries SET batch = ? WHERE seq IN (SELECT value FROM json_each(?))", (progress.batch, members)
     )
     left = [(row.lane, row.action, row.batch) for row in rows if row.batch is not None]
     _drop_done_batches(db, left + [(each, progress.action, progress.batch) for each in lanes])
@@ -1765,7 +1945,7 @@ def _requeue(db: _Connection, dead_id: int, now: float, due_at: float) -> list[D
     lane, action, key, delivery_id, event_id, body, received_at, kept, tries, at, reason = row
     theirs = _decode_followers(kept) if kept is not None else []
     revived = [
-        (lane, Delivery(0, of, event_id, what, whose, body, received_at, due_at, again_at=now))
+        _Fresh(lane, Delivery(0, of, event_id, what, whose, body, received_at, due_at, again_at=now))
         for of, what, whose in [(delivery_id, action, key), *(each[:3] for each in theirs)]
     ]
     history = tried(_decode_tries(tries) if tries is not None else (), at, reason)
@@ -2029,7 +2209,11 @@ CARRIED: dict[Any, tuple[str, Callable[[tuple[Any, ...]], Any]]] = {
 
 
 def _reserve(db: _Connection, connector: str, client: str, count: int) -> int:
-    _lane_made(db, connector, client)
+    lane = _lane_made(db, connector, client)
+    # What comes under these seqs was put before, and stands behind what is here.
+    here = "SELECT json_group_array(seq) FROM deliveries INDEXED BY deliveries_oldest "
+    here += " WHERE lane = ? AND listed IS NULL AND key IS NOT NULL"
+    _enlist(db, _value(db, here, (lane,)))
     before: int | None = _value(db, "SELECT seq FROM sqlite_sequence WHERE name = 'deliveries'")
     if before is None:
         db.execute("INSERT INTO sqlite_sequence VALUES ('deliveries', ?)", (count,))
@@ -2054,7 +2238,7 @@ def _carry_in(db: _Connection, lane: int, items: Sequence[Carried]) -> None:
 def _carry_deliveries(db: _Connection, lane: int, items: Sequence[Waiting]) -> None:
     turns = _turns(
         db,
-        [(lane, item.delivery) for item in items],
+        [_Fresh(lane, item.delivery) for item in items],
         {at: Wait(frozenset(), item.past_rejected) for at, item in enumerate(items) if item.after is not None},
     )
     rows = []
@@ -2063,12 +2247,12 @@ def _carry_deliveries(db: _Connection, lane: int, items: Sequence[Waiting]) -> N
         if item.after is not None:
             wait = _encode(Wait(frozenset(item.after), item.past_rejected)).decode()
         named = (each.seq, lane, each.action, each.key, each.id, each.event_id, each.body, each.received_at)
-        rows.append(
-            (*named, each.due_at, turn_at, each.attempts, each.batch, each.again_at, wait, _encode_tries(item.tries))
-        )
+        tries = _encode_tries(item.tries)
+        listed = None if each.key is None else 1
+        rows.append((*named, each.due_at, turn_at, each.attempts, each.batch, each.again_at, wait, tries, listed))
     db.executemany(
         "INSERT OR IGNORE INTO deliveries (seq, lane, action, key, id, event_id, body, received_at, due_at, turn_at,"
-        " attempts, batch, again_at, after, tries) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        " attempts, batch, again_at, after, tries, listed) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         rows,
     )
     last = items[-1].delivery.seq if items else 0
