@@ -81,13 +81,12 @@ def mapping(name: str, action: str) -> Iterator[Work]:
     """The row's context, its fields, and the record of one event."""
     program = program_of(loaded(name))
     record, makes_fields = program.actions[action].record, program.actions[action].makes_fields
-    row_scope = program.bare_scope if makes_fields else program.row_scope
-    bound = {**program.scope, "derived": {}}
+    row = program.rows({**program.scope, "derived": {}}, fields=not makes_fields)
     beside = {"delivery": {"id": "d", "attempt": 1}, "lookups": {"person": {"Id": "003A"}}, "vars": {}}
 
     def work(number: int) -> Callable[[], object]:
         event = decode_event(body(number))
-        return lambda: record(row_scope(event, START, bound) | beside)
+        return lambda: record(row(event, START) | beside)
 
     yield work
 

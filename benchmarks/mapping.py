@@ -59,13 +59,13 @@ def program_of(file: Path, settings: dict[str, Any]) -> Program:
 
 def ours(program: Program, action: str) -> Map:
     """As a walk does it: the row's context, its fields, the record."""
-    wanted, bound = program.actions[action], {**program.scope, "derived": {}}
-    row_scope = program.bare_scope if wanted.makes_fields else program.row_scope
+    wanted = program.actions[action]
+    row = program.rows({**program.scope, "derived": {}}, fields=not wanted.makes_fields)
     record, looks_up = wanted.record, bool(wanted.lookups)
     assert not program.reads_delivery
 
     def run(event: dict[str, Any]) -> Any:
-        scope = row_scope(event, AT, bound)
+        scope = row(event, AT)
         if looks_up:
             scope["lookups"] = {"person": PERSON}
         made = record(scope)

@@ -75,7 +75,7 @@ def json_text(value: Any) -> str | None:
 
 def lines(parts: list[Any]) -> str | None:
     """Texts joined by newlines, absent ones left out."""
-    found = [semantics.plain(part) for part in parts if part is not None]
+    found = [part if part.__class__ is str else semantics.plain(part) for part in parts if part is not None]
     return "\n".join(found) if found else None
 
 

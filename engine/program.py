@@ -45,7 +45,7 @@ MASKED = 4  # shorter secrets stand in too many words to be told from them
 
 # A row's context is a copy of this over the names that are bound: a copy of a dict with all its keys takes half as long
 # as one that grows by them. What is not computed yet is absent; nothing is ever written into its two empty objects.
-EMPTY_ROW: dict[str, Any] = {**dict.fromkeys(("event", "received_at", "fields", "delivery")), "lookups": {}, "vars": {}}
+EMPTY_ROW: dict[str, Any] = {**dict.fromkeys(("event", "fields", "record")), "lookups": {}, "vars": {}}
 
 decode_event = msgspec.json.Decoder(dict[str, Any], float_hook=Decimal).decode
 
@@ -181,11 +181,11 @@ class Action:
         """Look-ups, variables, record and checks for a window of deliveries: what is ready, and what ended."""
         done: list[Done] = []
         rows: list[tuple[Delivery, dict[str, Any]]] = []
-        row_scope = program.bare_scope if self.makes_fields else program.row_scope
+        row = program.rows(wire.scope, fields=not self.makes_fields)
         for delivery in deliveries:
             ours = False
             try:
-                scope = row_scope(decode_event(delivery.body), delivery.received_at, wire.scope)
+                scope = row(decode_event(delivery.body), delivery.received_at)
                 if program.reads_delivery:
                     scope["delivery"] = {"id": delivery.id, "attempt": delivery.attempts + 1}
                 reason = failed(self.early, scope, None) if self.early else None
@@ -278,7 +278,6 @@ class Program:
             "client": {"name": client.client, "title": client.title},
             "tables": {name: {**table, **binding.tables.get(name, {})} for name, table in connector.tables.items()},
         }
-        self.blank: tuple[Mapping[str, Any] | None, dict[str, Any]] = ({}, {})  # names, and an empty row over them
         self.backoff = Backoff(connector.http.retry, jitter)
         self.fields = compile_tree(self.compiler, connector.fields, ARRIVED, ("fields",)) if connector.fields else None
         self.derive = {
@@ -306,6 +305,7 @@ class Program:
         self.checks = {name: self.check_call(name, check) for name, check in connector.checks.items()}
         read = {use.path[0] for use in self.compiler.uses}
         self.reads_received_at, self.reads_delivery = "received_at" in read, "delivery" in read
+        self.row_scope = self.rows(self.scope)
 
     @property
     def name(self) -> str:
@@ -430,27 +430,26 @@ class Program:
 
     # --- intake ---
 
-    def row_scope(
-        self, event: dict[str, Any], received_at: float, bound: Mapping[str, Any] | None = None
-    ) -> dict[str, Any]:
-        """The context of one event: what mapping and conditions read; on a walk over the `bound` scope of its wire."""
-        scope = self.bare_scope(event, received_at, bound)
-        fields = self.fields
-        scope["fields"] = (fields(scope) or {}) if fields is not None else {}
-        return scope
+    def rows(
+        self, bound: Mapping[str, Any], *, fields: bool = True
+    ) -> Callable[[dict[str, Any], float], dict[str, Any]]:
+        """
+        (event, received_at) -> its context: what mapping and conditions read, over the names that are `bound`; with its
+        fields, or without.
+        """
+        empty, make_fields = {**bound, **EMPTY_ROW}, self.fields if fields else None
+        reads_received_at = self.reads_received_at
 
-    def bare_scope(
-        self, event: dict[str, Any], received_at: float, bound: Mapping[str, Any] | None = None
-    ) -> dict[str, Any]:
-        """The same without its fields."""
-        blank = self.blank
-        if blank[0] is not bound:
-            self.blank = blank = bound, {**(bound or self.scope), **EMPTY_ROW}
-        scope = blank[1].copy()
-        scope["event"] = event
-        if self.reads_received_at:
-            scope["received_at"] = Decimal(repr(received_at))
-        return scope
+        def row(event: dict[str, Any], received_at: float) -> dict[str, Any]:
+            scope = empty.copy()
+            scope["event"] = event
+            if reads_received_at:
+                scope["received_at"] = Decimal(repr(received_at))
+            if fields:
+                scope["fields"] = (make_fields(scope) if make_fields is not None else None) or {}
+            return scope
+
+        return row
 
     def drafts(self, event: dict[str, Any], received_at: float) -> tuple[Draft, ...]:
         """

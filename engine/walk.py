@@ -188,6 +188,7 @@ class Walk:
         if self.journal is not None:
             self.journal.begin()
         left = {delivery.seq: delivery for delivery in deliveries}
+        row = self.program.rows(self.wire.scope)
         units_: list[Unit] = []
         ended: list[Ended] = []
         for record, seqs in zip(progress.records, progress.members, strict=True):
@@ -195,7 +196,7 @@ class Walk:
             if not present:
                 continue
             try:
-                scope = self.program.row_scope(decode_event(present[-1].body), present[-1].received_at, self.wire.scope)
+                scope = row(decode_event(present[-1].body), present[-1].received_at)
             except (BadValue, msgspec.DecodeError) as error:  # the connector is not what it was when the batch began
                 ended += [
                     Ended(each, Outcome(OutcomeKind.REJECT, str(error), "invalid"), None, None) for each in present

@@ -327,6 +327,8 @@ def test_regex_takes_linear_time_on_a_pattern_that_makes_others_explode() -> Non
         ("2026-01-28T12:00:00Z", "2026-01-28T12:00:00.000Z"),
         ("2026-01-28 12:00", "2026-01-28T12:00:00.000Z"),
         ("2026-01-28T09:00:00.123456789-0300", "2026-01-28T12:00:00.123Z"),
+        ("2026-01-28T09:00:00-03:00", "2026-01-28T12:00:00.000Z"),
+        ("2026-01-28T17:45:00+05:45", "2026-01-28T12:00:00.000Z"),
         ("2026-01-28", "2026-01-28T00:00:00.000Z"),
         (99_999_999_999, "5138-11-16T09:46:39.000Z"),
         (100_000_000_000, "1973-03-03T09:46:40.000Z"),
@@ -336,6 +338,11 @@ def test_regex_takes_linear_time_on_a_pattern_that_makes_others_explode() -> Non
 )
 def test_a_moment_is_a_text_or_seconds_or_milliseconds(subject: Any, expected: str) -> None:
     assert call("datetime", subject) == expected
+
+
+@pytest.mark.parametrize("offset", ["-03:60", "+03:99", "+24:00", "-03:0x", "+3:000", "-03.00", "-03: 0"])
+def test_an_offset_is_of_hours_and_minutes_below_a_day(offset: str) -> None:
+    assert refusal("epoch", f"2026-01-28T09:00:00{offset}").endswith('is needed, got text "2026-01-28T09:00:00…"')
 
 
 def test_every_code_of_a_format() -> None:

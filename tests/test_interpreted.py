@@ -290,6 +290,11 @@ def test_the_generated_function_gives_what_the_language_says(
 @settings(max_examples=500, deadline=None, suppress_health_check=list(HealthCheck))
 @example({"a": "${ event.a && 'x' }"}, {}, [{"event": {}}, {"event": {"a": 0}}])
 @example({"a": "${ trim(event.a) }", "b": "{{ event.a | lower }}"}, {"text": "drop"}, [{"event": {"a": " "}}])
+@example(
+    {"a": "${ upper(trim(event.a)) }", "b": "${ trim(upper(lower(event.a))) }"},
+    {},
+    [{"event": {"a": a}} for a in (None, 5, " ΐ ", " " * 90_000 + "ΐ", "ΐ" * 90_000, "ΐ" * 400_000)],
+)
 @example({"a": "${ get(event, 'k', 'other') }"}, {}, [{"event": {}}, {"event": {"k": Decimal("1E+5")}}])
 @example(
     {"a": "${ date(event.a, '%d') }"}, {}, [{"event": {"a": "2026-W05-3T10:30:45Z"}}, {"event": {"a": "2026-01-28"}}]

@@ -27,13 +27,21 @@ def in_range(number: Number) -> bool:
         return -_MAX_INTEGER <= number <= _MAX_INTEGER
     if not number.is_finite():
         return False
-    if len(str(number)) <= MAX_DIGITS:  # much quicker than counting digits, and true of nearly all
-        return abs(number.adjusted()) <= MAX_EXPONENT
+    if _few_digits(number):
+        return True
     return len(number.as_tuple().digits) <= MAX_DIGITS and abs(number.adjusted()) <= MAX_EXPONENT
+
+
+def _few_digits(number: Decimal) -> bool:
+    """True of nearly all, and much quicker to tell than to count: it is written in so many, without an exponent."""
+    written = str(number)
+    return len(written) <= MAX_DIGITS and "E" not in written
 
 
 def capped_number(number: Number) -> Number:
     """The number in a form that prints without an exponent, or BadValue where it is beyond the caps."""
+    if isinstance(number, Decimal) and number.is_finite() and _few_digits(number):
+        return number
     if isinstance(number, Decimal) and number.is_finite() and not number and number.adjusted() < -MAX_EXPONENT:
         return 0
     if not in_range(number):

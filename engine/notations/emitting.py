@@ -92,17 +92,18 @@ class Code(str):
     unseen: bool  # nobody has looked yet whether it is a list or an object (mapping.Tree.settle)
     small: bool  # a whole number far from the caps
     as_text: str  # a Python expression that gives it as text at once
+    chain: inlining.Chain | None  # what gives it, to put a further method behind
     null: bool  # it may be a written null (mapping.NULL)
     value: Any  # of a literal
 
-    __slots__ = ("as_text", "capped", "kinds", "null", "small", "unseen", "value")
+    __slots__ = ("as_text", "capped", "chain", "kinds", "null", "small", "unseen", "value")
 
     def __new__(
         cls, text: str, kinds: frozenset[str] = ANY, *, capped: bool = False, null: bool = False, value: Any = UNKNOWN
     ) -> Code:
         made = super().__new__(cls, text)
         made.kinds, made.capped, made.null, made.value = kinds, capped, null, value
-        made.small, made.unseen, made.as_text = False, False, ""
+        made.small, made.unseen, made.as_text, made.chain = False, False, "", None
         return made
 
     @property
@@ -527,7 +528,7 @@ def plain_call(em: Emitter, function: functions.Function, arguments: list[Code])
         return em.assign(whole, kinds, risky=True, capped=True)
     kinds = kinds - ABSENT if made.there else kinds
     code = em.assign(made.source, kinds, risky=made.risky, capped=True)
-    code.as_text = made.as_text
+    code.as_text, code.chain = made.as_text, made.chain
     if made.unless:
         em.line(f"if {made.unless.format(code)}: {code} = {whole}", risky=True)
     return code

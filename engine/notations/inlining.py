@@ -21,17 +21,26 @@ if TYPE_CHECKING:
     from engine.notations.emitting import Code, Emitter
 
 SHORT = MAX_TEXT_BYTES // 4 - 1  # characters; no text of at most so many is beyond the cap
-NO_LONGER = SHORT // 3  # of these neither: a letter is at most three in another case
+_LETTERS = 3  # are the most that one letter is in another case
 SMALL = 10**9  # numbers below it are within the caps, and so is what comes of two of them
 _TEXT = frozenset({"text", "absent"})
 _PLACES = 3  # with more, what stands before an exponent would be taken for a point in its place
 _DIGITS = 25
-_NEXT = {str(digit): str(digit + 1) for digit in range(9)}
+_quantize = EXACT.quantize  # half as long as the number's own method, which is given the context
 
 _NOT_SHORT = f"{{0}}.__class__ is not str or len({{0}}) > {SHORT}"
 _CALLED = (  # a result that the caps, which are the call's, may have to do with
     f"({_NOT_SHORT}) and {{0}} is not None and not ({{0}}.__class__ is int and -{SMALL} < {{0}} < {SMALL})"
 )
+
+
+class Chain(NamedTuple):
+    """Methods of a text one after the other, `p1.strip().lower()`, for a `p1` of at most so many characters."""
+
+    subject: Code
+    source: str
+    whole: str  # the calls that give the same of all else
+    most: int
 
 
 class Inline(NamedTuple):
@@ -42,19 +51,28 @@ class Inline(NamedTuple):
     unless: str = ""
     there: bool = False  # it is never absent
     as_text: str = ""  # an expression that gives the number as text
+    chain: Chain | None = None
 
 
 def _else(value: Code, whole: str) -> str:
     return f"None if {value} is None else {whole}" if "absent" in value.kinds else whole
 
 
-def _method(method: str, most: int) -> Callable[[Emitter, list[Code], str], Inline | None]:
-    def make(_em: Emitter, arguments: list[Code], whole: str) -> Inline | None:
+def _method(method: str, growth: int) -> Callable[[Emitter, list[Code], str], Inline | None]:
+    """`growth`: of one character it makes at most so many."""
+
+    def make(em: Emitter, arguments: list[Code], whole: str) -> Inline | None:
         (value,) = arguments
         if value.literal:
             return None
-        text = f"{value} is not None" if value.kinds <= _TEXT else f"{value}.__class__ is str"
-        return Inline(f"{value}.{method}() if {text} and len({value}) <= {most} else {_else(value, whole)}")
+        subject, source, most = value, str(value), SHORT
+        if value.chain is not None and em.only_just(value):
+            subject, source, inner, most = value.chain
+            whole = whole.replace(f"({value})", f"({inner})")
+        chain = Chain(subject, f"{source}.{method}()", whole, most // growth)
+        text = f"{subject} is not None" if subject.kinds <= _TEXT else f"{subject}.__class__ is str"
+        quick = f"{chain.source} if {text} and len({subject}) <= {chain.most}"
+        return Inline(f"{quick} else {_else(subject, whole)}", chain=chain)
 
     return make
 
@@ -186,13 +204,12 @@ def to_places(places: int) -> tuple[Callable[..., Any], Callable[..., str | None
                 if digits[point] == ".":
                     return value
                 if digits[one_more] == "." or digits[one_less] == ".":
-                    return value.quantize(unit, None, EXACT)
+                    return _quantize(value, unit)
         elif value.__class__ is int and -SMALL < value < SMALL:
-            return Decimal(value).quantize(unit, None, EXACT)
+            return _quantize(value, unit)
         return call(value, places)
 
     zeros = "." + "0" * places
-    no_exponent = places < _PLACES  # could stand behind a point that is one more to the left
 
     def text(value: Any, call: Callable[..., Any]) -> str | None:
         if value.__class__ is Decimal:
@@ -202,15 +219,10 @@ def to_places(places: int) -> tuple[Callable[..., Any], Callable[..., str | None
                     return digits
                 if digits[one_less] == ".":
                     return digits + "0"
-                if digits[one_more] == ".":  # the last digit goes, half up, away from zero; a carry is left to decimals
-                    if no_exponent:
-                        if digits[-1] < "5":
-                            return digits[:-1]
-                        if digits[-2] != "9":
-                            return digits[:-2] + _NEXT[digits[-2]]
-                    return str(value.quantize(unit, None, EXACT))
+                if digits[one_more] == ".":
+                    return str(_quantize(value, unit))
         elif value.__class__ is int and -SMALL < value < SMALL:
-            return str(value) + zeros
+            return f"{value}{zeros}"
         found = call(value, places)
         return None if found is None else str(found)  # which writes no exponent with so few places
 
@@ -257,11 +269,11 @@ INLINE: dict[str, Callable[[Emitter, list[Code], str], Inline | None]] = {
     "get": _get,
     "last": _at(-1),
     "length": _length,
-    "lower": _method("lower", NO_LONGER),
+    "lower": _method("lower", _LETTERS),
     "present": _present,
     "starts_with": _affix("startswith"),
     "string": _string,
-    "trim": _method("strip", SHORT),
+    "trim": _method("strip", 1),
     "truncate": _truncate,
-    "upper": _method("upper", NO_LONGER),
+    "upper": _method("upper", _LETTERS),
 }
