@@ -82,16 +82,16 @@ class Engine:
         takes_in: Callable[[str, str], bool] = lambda _connector, _client: True,
         max_store: int | None = None,
         traces: Traces | None = None,
-        trail: Recorder | None = None,
+        trail: Callable[[], Recorder | None] = lambda: None,
     ) -> None:
         """
         `reloads` False: files are read once, and changes need a new start. `takes_in`: which lanes have a door here;
-        nobody else's write keys are looked up. `max_store`: bytes of what waits.
+        nobody else's write keys are looked up. `max_store`: bytes of what waits. `trail` makes one when it is needed.
         """
         self.project, self.store, self.reloads, self.takes_in = project, store, reloads, takes_in
         self.clock: Clock = clock or getattr(store, "clock", None) or SystemClock()  # one for all hosts of a store
         self.telemetry, self.traces = telemetry or NullTelemetry(), traces
-        self.trail = trail
+        self._make_trail = trail
         self.masker = Masker()
         self.reach = reach
         self.masker.add(*password_in(reach.proxy))
@@ -178,6 +178,11 @@ class Engine:
             ),
             workers=self._workers,
         )
+
+    @cached_property
+    def trail(self) -> Recorder | None:
+        """What becomes of each event; None where that is not kept."""
+        return self._make_trail()
 
     @cached_property
     def watcher(self) -> Watcher | None:
@@ -634,8 +639,8 @@ class Engine:
 
     def close(self) -> None:
         """Finish what is queued; let go of store and connections."""
-        if self.trail is not None:
-            self.trail.close()
+        if (trail := vars(self).get("trail")) is not None:
+            trail.close()
         self.store.close()
         if self._worker is not None:
             from engine.sending import HttpTransport

@@ -167,11 +167,16 @@ def make_traces(failed: Callable[[str], None]) -> Traces | None:
     return otlp(failed)
 
 
-def make_trail(project: Project, store: Store, clock: Clock, telemetry: Telemetry) -> Recorder | None:
-    """What became of each event, as `trail` of `connect.yaml` says."""
-    from engine.trail.opening import open_trail
+def make_trail(project: Project, store: Store, clock: Clock, telemetry: Telemetry) -> Callable[[], Recorder | None]:
+    """What opens the trail of what becomes of each event, as `trail` of `connect.yaml` says at the start."""
+    settings, env = project.settings.trail, own_settings(project)
 
-    return open_trail(store, project.settings.trail, own_settings(project), now=clock.now, telemetry=telemetry)
+    def opened() -> Recorder | None:
+        from engine.trail.opening import open_trail
+
+        return open_trail(store, settings, env, now=clock.now, telemetry=telemetry)
+
+    return opened
 
 
 def make_emf(mask: Masking) -> EmfMetrics:

@@ -264,6 +264,8 @@ def shown_host(host: str) -> str:
 
 def without_password(store: str) -> str:
     """The address, with a password in it as ***."""
+    if "@" not in store:
+        return store
     import re
 
     return re.sub(r"(://[^/@:]*):[^@/]*@", r"\1:***@", store)
