@@ -1368,13 +1368,16 @@ def _in_order(db: _Connection, fresh: Sequence[_Fresh]) -> list[_Fresh]:
     Where clocks are apart by more than SKEW_S, deliveries keep their moments and are listed instead: these, or those in
     the store that are ahead of them.
     """
+    put_at = _put_at(db, {one.lane for one in fresh})
+    moments = {one.delivery.due_at for one in fresh}
+    if len(moments) == 1 and max(put_at.values(), default=-math.inf) <= min(moments):
+        return list(fresh)  # as mostly: put together, and behind what is there
     first: dict[int, float] = {}
     last: dict[int, float] = {}
     for lane, each, at_once in fresh:
         first[lane] = min(first.get(lane, each.due_at), each.due_at)
         if at_once:
             last[lane] = max(last.get(lane, each.due_at), each.due_at)
-    put_at = _put_at(db, first)
     for lane, at in put_at.items():
         if first[lane] < at - SKEW_S:
             put_at[lane] = _enlist_ahead(db, lane, first[lane], at)
