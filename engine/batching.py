@@ -97,6 +97,10 @@ class Batcher:
         """How many due deliveries are not waited with any longer."""
         return MAX_WINDOW if self.collects else self.records
 
+    def goes(self, count: int, oldest_at: float, now: float) -> bool:
+        """Are so many due deliveries, the oldest received at that moment, not waited with any longer?"""
+        return count >= self.enough or oldest_at + self.wait_s <= now
+
     def window(self, *, apart: bool) -> int:
         """
         How many deliveries to read at once: more than a batch where some will be folded or come out sorted `apart`.

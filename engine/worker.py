@@ -29,10 +29,10 @@ from engine.withdrawn import Withdrawn, is_said
 from engine.writing import Unreachable, written
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
-    from engine.program import Program
-    from engine.records import Walked
+    from engine.program import Action, Program
+    from engine.records import Delivery, Walked
     from engine.spec import types
     from engine.telemetry.journal import Journal
 
@@ -407,22 +407,35 @@ class Turn:
                 self.wake(next_due)
             if not count or oldest is None:
                 continue
-            if count < action.batcher.enough and oldest + action.batcher.wait_s > now:
+            if not action.batcher.goes(count, oldest, now):
                 self.wake(oldest + action.batcher.wait_s)
                 continue
-            with self.alone:
-                deliveries = store.read(self.lease, name, limit=walk.window(action), now=now)
-            held_keys: set[str] = set()
-            for ended in walk.fresh(action, deliveries, self.lease, held_keys):
-                worked = True
-                if not self.settle(ended, verdicts, program, held_keys):
-                    return None
-                walk.failures = verdicts.failures
-                if self.over():
-                    return self.give_way(name)
-                if self.stands_still(name):
-                    break
+            for deliveries in self.windows(walk, action):
+                held_keys: set[str] = set()
+                for ended in walk.fresh(action, deliveries, self.lease, held_keys):
+                    worked = True
+                    if not self.settle(ended, verdicts, program, held_keys):
+                        return None
+                    walk.failures = verdicts.failures
+                    if self.over():
+                        return self.give_way(name)
+                    if self.stands_still(name):
+                        break
         return worked
+
+    def windows(self, walk: Walk, action: Action) -> Iterator[list[Delivery]]:
+        """New deliveries, window after window while they come full; then it is looked what else the lane has to do."""
+        left = action.batcher.window(apart=True)
+        while left > 0 and not self.stands_still(action.name):
+            limit, now = walk.window(action), self.world.clock.now()
+            with self.alone:
+                deliveries = self.world.store.read(self.lease, action.name, limit=limit, now=now)
+            if not deliveries or not action.batcher.goes(
+                len(deliveries), min(delivery.received_at for delivery in deliveries), now
+            ):
+                return
+            yield deliveries
+            left = left - limit if len(deliveries) == limit else 0
 
     def stands_still(self, action: str) -> bool:
         """Is this one action held back? The lane wakes when it goes on."""

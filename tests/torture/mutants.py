@@ -299,8 +299,8 @@ MUTANTS = (
         "test_a_million_waiting_events_are_delivered_with_256_mb",
         "a lane is read whole",
         "engine/worker.py",
-        "                deliveries = store.read(self.lease, name, limit=walk.window(action), now=now)\n",
-        "                deliveries = store.read(self.lease, name, limit=10_000_000, now=now)\n",
+        "                deliveries = self.world.store.read(self.lease, action.name, limit=limit, now=now)\n",
+        "                deliveries = self.world.store.read(self.lease, action.name, limit=10_000_000, now=now)\n",
         full=True,
     ),
     Mutant(
