@@ -640,6 +640,19 @@ def test_what_is_given_an_earlier_moment_stays_behind_an_older_one_of_its_key(st
     assert (seqs(store, lease, 9.9), seqs(store, lease, 10.0)) == ([3], [3, 1, 2])
 
 
+def test_what_is_given_an_earlier_moment_stays_behind_one_whose_half_done_batch_is_forgotten(
+    store: SqliteStore,
+) -> None:
+    store.put([event("e1", key="ana")], now=10.0).result()
+    store.put([event("e2", key="ana")], now=10.0, hold_s=25).result()
+    lease = leased(store)
+    store.save_progress(lease, Progress("b1", "task", "poll", {"seen": "bob@example.com"}), [1], now=10.0)
+    store.settle(None, [later(2, 9.5)], now=10.0)
+    assert seqs(store, lease, 10.0) == []
+    assert store.forget("bob@example.com", now=10.0)["progress"] == 1
+    assert (seqs(store, lease, 9.9), seqs(store, lease, 10.0)) == ([], [1, 2])
+
+
 def test_what_comes_under_numbers_that_were_reserved_stays_behind_an_older_one_of_its_key(store: SqliteStore) -> None:
     store.put([event("e1", key="ana")], now=10.0).result()
     before = store.reserve("crm", "abc", 1)
@@ -660,7 +673,8 @@ def test_a_direct_caller_is_behind_one_of_its_key_that_was_put_without_a_hold(
 
     assert not behind("ana")
     store.put([event("e1", key="ana"), event("e2", key="bob")], now=1.0).result()
-    assert (behind("ana"), behind("carl")) == (True, False)
+    store.save_progress(None, Progress("b1", "task", "poll", {}), [3], now=1.0)
+    assert (behind("ana"), behind("bob"), behind("carl")) == (True, True, False)
     monkeypatch.setattr(sqlite, "LOOK_BACK", 2)  # where more wait than are looked through, it is to be expected
     assert behind("carl")
 

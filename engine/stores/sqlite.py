@@ -8,9 +8,9 @@ for others of its event names them in `after`, and its turn never comes. Several
 lock beside it is held around each write, for SQLite's own waiting lets the busier one starve the other.
 
 Most deliveries are in no index by key. What is due when it is put is due in the order of the seqs, so that none of them
-holds another back. The others are `listed`: what was put off, held, brought back or copied, what waits for others, what
-is in a half-done batch; and their turn_at is always true. Whoever reads a lane and finds one that stands behind a
-listed one lists it, once, with its true turn.
+holds another back. The others are `listed`: what was put off, held, brought back or copied, and what waits for others;
+and their turn_at is always true. Whoever reads a lane and finds one that stands behind a listed one lists it, once,
+with its true turn.
 """
 
 from __future__ import annotations
@@ -189,8 +189,7 @@ LISTED = (
     "ALTER TABLE deliveries ADD COLUMN listed INTEGER",
     "CREATE INDEX deliveries_listed ON deliveries (lane, action, key, seq) WHERE listed IS NOT NULL",
     f"""
-    UPDATE deliveries SET listed = 1
-    WHERE key IS NOT NULL AND (turn_at <> due_at OR batch IS NOT NULL OR due_at > {_NOW})
+    UPDATE deliveries SET listed = 1 WHERE key IS NOT NULL AND (turn_at <> due_at OR due_at > {_NOW})
     """,
     """
     UPDATE deliveries SET listed = 1 WHERE seq IN (
@@ -311,7 +310,19 @@ FORSAKEN = """
 """
 OLDER = """
     SELECT 1 FROM deliveries INDEXED BY deliveries_listed
-    WHERE lane = :lane AND action = :action AND key = :key AND listed IS NOT NULL AND seq < :seq LIMIT 1
+    WHERE lane = :lane AND action = :action AND key = :key AND listed IS NOT NULL AND seq < :seq
+    UNION ALL
+    SELECT 1 FROM deliveries INDEXED BY deliveries_held
+    WHERE lane = :lane AND action = :action AND key = :key AND batch IS NOT NULL AND seq < :seq
+    LIMIT 1
+"""
+# What may be due between two moments; of half-done batches there are few.
+AHEAD = """
+    SELECT seq FROM deliveries INDEXED BY deliveries_turn
+    WHERE lane = :lane AND action = :action AND batch IS NULL AND turn_at > :due_at AND turn_at <= :put_at
+    UNION ALL
+    SELECT seq FROM deliveries INDEXED BY deliveries_batch
+    WHERE lane = :lane AND action = :action AND batch IS NOT NULL
 """
 # Of those that are not listed; where callers wait all are put with a hold, and so mostly there are none.
 OLDER_AT_ONCE = """
@@ -1405,12 +1416,8 @@ def _put_at(db: _Connection, lanes: Iterable[int]) -> dict[int, float]:
 def _enlist_ahead(db: _Connection, lane: int, due_at: float, put_at: float) -> float:
     """Lists what is due between these: something younger is going to be due at `due_at`, which is given back."""
     for action in _waiting_actions(db, lane):
-        ahead = _value(
-            db,
-            "SELECT json_group_array(seq) FROM deliveries INDEXED BY deliveries_turn"
-            " WHERE lane = ? AND action = ? AND batch IS NULL AND turn_at > ? AND turn_at <= ?",
-            (lane, action, due_at, put_at),
-        )
+        where = {"lane": lane, "action": action, "due_at": due_at, "put_at": put_at}
+        ahead = _numbers(seq for (seq,) in db.execute(AHEAD, where))
         _enlist(db, ahead)
     db.execute("UPDATE lanes SET put_at = ? WHERE id = ?", (due_at, lane))
     return due_at
@@ -1883,10 +1890,9 @@ def _save_progress(db: _Connection, lease: Lease | None, progress: Progress, seq
             " ON CONFLICT (lane, batch) DO UPDATE SET action = excluded.action, progress = excluded.progress",
             (each, progress.batch, progress.action, _encode(progress)),
         )
-    members = _numbers(row.seq for row in rows)
-    _enlist(db, members)
     db.execute(
-        "UPDATE deliveries SET batch = ? WHERE seq IN (SELECT value FROM json_each(?))", (progress.batch, members)
+        "UPDATE deliveries SET batch = ? WHERE seq IN (SELECT value FROM json_each(?))",
+        (progress.batch, _numbers(row.seq for row in rows)),
     )
     left = [(row.lane, row.action, row.batch) for row in rows if row.batch is not None]
     _drop_done_batches(db, left + [(each, progress.action, progress.batch) for each in lanes])
