@@ -672,7 +672,7 @@ def test_a_direct_caller_is_behind_one_of_its_key_that_was_put_without_a_hold(
         return found
 
     assert not behind("ana")
-    store.put([event("e1", key="ana"), event("e2", key="bob")], now=1.0).result()
+    store.put([event(f"e{n}", key=key) for n, key in enumerate(["ana", "bob", "dora"])], now=1.0).result()
     store.save_progress(None, Progress("b1", "task", "poll", {}), [3], now=1.0)
     assert (behind("ana"), behind("bob"), behind("carl")) == (True, True, False)
     monkeypatch.setattr(sqlite, "LOOK_BACK", 2)  # where more wait than are looked through, it is to be expected
