@@ -160,10 +160,13 @@ def test_watch_on_a_terminal_has_a_screen_of_its_own_and_gives_it_back(tmp_path:
         env=environment(PYTHONPATH=str(ROOT), TERM="xterm-256color", COLUMNS="80", LINES="24"),
     ) as process:  # fmt: skip
         os.close(there)
-        seen = read(here, lambda text: text.count("responsys/client-abc") >= 2)
-        process.send_signal(signal.SIGINT)
-        seen += read(here, lambda _: False)
-        assert process.wait(20) == 0
+        try:
+            seen = read(here, lambda text: text.count("responsys/client-abc") >= 2)
+            process.send_signal(signal.SIGINT)
+            seen += read(here, lambda _: False)
+            assert process.wait(20) == 0
+        finally:
+            process.kill()  # or a failure would wait for it for ever
     os.close(here)
     assert (seen.count("\x1b[?1049h"), seen.count("\x1b[?1049l")) == (1, 1)
     assert "\x1b[2J" not in seen.partition("responsys/client-abc")[2]  # drawn over and not wiped: no flicker
