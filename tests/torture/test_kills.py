@@ -87,7 +87,7 @@ def watched(*args):
 sqlite._open_for_writing = watched
 """
 STATEMENTS = {
-    "intake": "INSERT INTO deliveries", "settle": "DELETE FROM deliveries", "dead letter": "INSERT INTO dead",
+    "intake": "INTO deliveries", "settle": "DELETE FROM deliveries", "dead letter": "INSERT INTO dead",
     "token": "INTO tokens", "half-done batch": "INTO batches", "before a commit": "COMMIT", "after a commit": "BEGIN",
 }  # fmt: skip
 
