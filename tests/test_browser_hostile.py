@@ -6,7 +6,7 @@ from typing import Any
 from urllib.parse import quote
 
 from conftest import reply
-from test_browser_pages import serious
+from test_browser_pages import found_by_axe
 from test_dashboard import HOSTILE, opened
 from test_dashboard_browser import Person, chromium
 from test_dashboard_events import follow
@@ -48,7 +48,7 @@ def test_script_tags_and_right_to_left_text_in_every_field_do_nothing_on_any_pag
         asked = [f"/?q={quote(HOSTILE)}", f"/dead?reason={quote(HOSTILE)}", f"/events?q={quote(HOSTILE)}", event]
         for path in ["/", "/lane/crm/abc", "/dead", "/dead/1", "/dead/1/preview", "/events", "/clients/abc", *asked]:
             person.page.goto(f"{person.base}{path}")
-            loose[path] = [*person.page.evaluate(LOOSE), *serious(person.page)]
+            loose[path] = [*person.page.evaluate(LOOSE), *found_by_axe(person.page)]
             if person.page.evaluate("document.documentElement.scrollWidth - innerWidth") > 0:
                 loose[path].append("too wide")
         for button in ("Show personal fields", "Edit the whole event"):

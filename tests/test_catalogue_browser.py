@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from test_browser_pages import LOOKS, serious_in_any_look
+from test_browser_pages import LOOKS, found_in_any_look
 from test_catalogue_pages import house, shop
 from test_dashboard import opened
 from test_dashboard_browser import Person, chromium
@@ -21,7 +21,7 @@ def walk(person: Person) -> list[tuple[str, list[str]]]:
     page, found = person.page, []
 
     def look(name: str) -> None:
-        found.append((name, serious_in_any_look(page)))
+        found.append((name, found_in_any_look(page)))
 
     for path in PATHS:
         page.goto(f"{person.base}{path}")
@@ -40,7 +40,7 @@ def walk(person: Person) -> list[tuple[str, list[str]]]:
     return found
 
 
-def test_axe_finds_nothing_serious_on_the_pages_of_connectors_and_clients(chromium: Any, shop: Any) -> None:
+def test_axe_finds_nothing_on_the_pages_of_connectors_and_clients(chromium: Any, shop: Any) -> None:
     with shop() as house:
         house.engine.store.change_lane("crm", "n" * 200, LaneChange(pause=True, reason="x"), now=0)
         person = Person(chromium, house, **LOOKS["light"])

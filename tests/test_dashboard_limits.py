@@ -78,7 +78,7 @@ def test_each_limit_shows_what_it_allows_what_is_used_and_when_it_is_free(limite
         [
             "actions.note.limits.each of this client",
             "1 requests in 24h",
-            "Each value is counted by itself; none has been asked for yet.",
+            "Each value is counted by itself; none was asked for by this process yet.",
             "-",
         ],
         [
@@ -111,6 +111,23 @@ def test_each_limit_shows_what_it_allows_what_is_used_and_when_it_is_free(limite
     assert [row[2:] for row in limits(limited, "pt")] == said
     limited.clock.time += 30
     assert limits(limited, "en")[1][2:] == ["1 of 2 · 50.0 %", "There is room now."]
+
+
+def test_a_lane_whose_oldest_was_put_off_says_until_when(limited: House) -> None:
+    limited.post({"id": "1", "email": "ana@example.com"}, {"id": "2", "email": "ana@example.com"})
+    limited.run()
+    page = limited.page("/lane/crm/abc?lang=en")
+    assert (
+        "waiting The oldest was put off, by a limit or by an answer; it goes on by itself at 2026-01-29 10:30:45 "
+        "(in 24 h). Its way so far Numbers"
+    ) in page.text
+    way = next(had["href"] for had in page.all("a") if had["href"].startswith("/event?"))
+    assert "2026-01-29 10:30:45" in limited.page(way).text
+    limited.clock.time += 86_399
+    limited.log_in()
+    assert "continua sozinho às 2026-01-29 10:30:45 (em 1 s)." in limited.page("/lane/crm/abc?lang=pt").text
+    limited.clock.time += 1
+    assert "It is about to get its turn." in limited.page("/lane/crm/abc?lang=en").text
 
 
 def test_all_open_connections_are_free_with_the_next_answer(limited: House) -> None:

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import msgspec
 
 from engine.errors import SecretUnavailable, SpecErrors, TokenUnreadable, UsageError
+from engine.ports import Carrier
 from engine.privacy.personal import addresses
-from engine.records import Lane, LaneChange
+from engine.records import Lane, LaneChange, Waiting
 from engine.runtime import BY_HAND
 from engine.spec import units
 
@@ -151,11 +152,26 @@ class Lanes:
             return [Why("why_gone", {})]
         if row.key in self.engine.store.held(now=now):
             return [Why("why_now", {})]
+        found += self._oldest(row, now)
         waits = [spec.batch.wait for spec in program.action_specs.values() if spec.active and spec.batch is not None]
         longest = max(waits, key=units.duration, default=None)
-        if longest is not None and units.duration(longest) > 0:
-            return [Why("why_batch", {"wait": longest})]
-        return [Why("why_turn", {})]
+        if longest is not None and units.duration(longest) > 0 and (not found or lane.waiting > 1):
+            found.append(Why("why_batch", {"wait": longest}))
+        return found or [Why("why_turn", {})]
+
+    def _oldest(self, row: Row, now: float) -> list[Why]:
+        """Why the oldest is not due, where it is not: a limit or an answer has put it off, or it waits for another."""
+        store = self.engine.store
+        if not isinstance(store, Carrier):
+            return []
+        for waits in store.carry_out(*row.key, Waiting, after=0, limit=1):
+            if waits.after or waits.delivery.due_at == float("inf"):
+                return [Why("why_after", {"event": waits.delivery.event_id})]
+            if waits.delivery.due_at > now:
+                reason = addresses(waits.tries[-1].reason) if waits.tries else ""
+                holes = {"at": waits.delivery.due_at, "event": waits.delivery.event_id}
+                return [Why("why_put_off", holes, reason)]
+        return []
 
     def limits(self, connector: str, client: str, now: float) -> list[Usage]:
         """What the files allow this client, and how much of it is used now; looking uses nothing."""

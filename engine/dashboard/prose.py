@@ -26,7 +26,7 @@ _SITE = re.compile(r"https?://[^\s/]+")
 def prose(text: str, *, below: int = 0) -> Markup:
     """The text as HTML; its headings go down by `below` levels."""
     lines = seen(text.replace("\r\n", "\n"), MAX_CHARS)
-    return Markup(_reader().render(lines, {"below": below, "title": ""}))
+    return Markup(_reader().render(lines, {"below": below, "title": "", "tables": {}}))
 
 
 @cache
@@ -46,14 +46,19 @@ def _reader() -> MarkdownIt:
 
         def table_open(self, _tokens: Sequence[Token], _at: int, _options: Any, env: Any) -> str:
             title = html.escape(env["title"].replace("`", "") or "Table")
+            env["tables"][title] = nth = env["tables"].get(title, 0) + 1
+            title = f"{title} {nth}" if nth > 1 else title  # regions are told apart by their names
             region = f'<div class="scroll" role="region" aria-label="{title}" tabindex="0">'
             return f'{region}<table class="plain prose"><caption class="off">{title}</caption>\n'
 
         def table_close(self, *_: Any) -> str:
             return "</table></div>\n"
 
-        def th_open(self, *_: Any) -> str:
-            return '<th scope="col">'
+        def th_open(self, tokens: Sequence[Token], at: int, _options: Any, _env: Any) -> str:
+            return '<th scope="col">' if tokens[at + 1].content else "<td>"  # a column of names has no head
+
+        def th_close(self, tokens: Sequence[Token], at: int, _options: Any, _env: Any) -> str:
+            return "</th>" if tokens[at - 1].content else "</td>"
 
         def td_open(self, *_: Any) -> str:
             return "<td>"

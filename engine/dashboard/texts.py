@@ -164,6 +164,15 @@ TEXTS: dict[str, tuple[str, str]] = {
         "Batches fill up first; one waits {wait} at most.",
         "Os lotes enchem primeiro; cada um espera no máximo {wait}.",
     ),
+    "why_put_off": (
+        "The oldest was put off, by a limit or by an answer; it goes on by itself at {when} (in {time}).",
+        "O mais antigo foi adiado, por um limite ou por uma resposta; continua sozinho às {when} (em {time}).",
+    ),
+    "why_after": (
+        "The oldest waits until another action of its event has ended.",
+        "O mais antigo espera até que outra ação do seu evento termine.",
+    ),
+    "why_event": ("Its way so far", "O seu caminho até aqui"),
     "why_turn": ("It is about to get its turn.", "Está prestes a ter a sua vez."),
     "numbers": ("Numbers", "Números"),
     "accepted": ("Accepted", "Aceitos"),
@@ -214,8 +223,8 @@ TEXTS: dict[str, tuple[str, str]] = {
     "limit_used": ("Used now", "Em uso agora"),
     "limit_share": ("{used} of {most}", "{used} de {most}"),
     "limit_apart": (
-        "Each value is counted by itself; none has been asked for yet.",
-        "Cada valor é contado à parte; nenhum foi pedido ainda.",
+        "Each value is counted by itself; none was asked for by this process yet.",
+        "Cada valor é contado à parte; nenhum foi pedido por este processo ainda.",
     ),
     "limit_fullest": (
         "Each value is counted by itself; this is the fullest of the last {values}, {full} without room.",
