@@ -7,7 +7,8 @@ interpreted for an event. `None` is absent. Numbers are int and Decimal.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from engine.notations import semantics
 from engine.notations.emitting import (
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     from engine.notations.emitting import Code, Scope
     from engine.notations.emitting import Path as Path
     from engine.notations.emitting import Run as Run
+
+T = TypeVar("T")
 
 
 def is_literal(spec: Any) -> bool:
@@ -60,13 +63,23 @@ def emit_scalar(em: Emitter, value: Any, hole: str = "text") -> Code:
 class Compiled(NamedTuple):
     """What compiling one text at one place gave: many clients of a connector share it."""
 
-    run: Run
+    made: Any
     problems: tuple[Problem, ...]
     uses: tuple[Use, ...]
 
 
 _KEPT: dict[Any, Compiled] = {}
 MAX_KEPT = 50_000
+
+
+@lru_cache(maxsize=10_000, typed=True)
+def _same(spec: Any) -> Run:
+    return lambda _scope: spec
+
+
+def literally(spec: Any) -> Run:
+    """A text, a whole number or a truth is itself: one function of each for all programs."""
+    return _same(spec) if spec.__class__ in (str, int, bool) else lambda _scope: spec
 
 
 # One for all programs: of the clients of a connector each has its own.
@@ -95,26 +108,27 @@ class Compiler:
     def made(self, part: object, place: Path) -> None:
         """Told of each compiled part that a walk goes through; `authoring.coverage` watches them, nobody else."""
 
-    def kept(self, key: Any, make: Callable[[], Run]) -> Run:
+    def kept(self, key: Any, make: Callable[[], T]) -> T:
         """What was compiled before from the same text, names and place, or `make` of it; with its problems and uses."""
         found = _KEPT.get(key)
         if found is None:
             problems, uses = len(self.problems), len(self.uses)
-            run = make()
+            made = make()
             if len(_KEPT) >= MAX_KEPT:
                 _KEPT.clear()
-            _KEPT[key] = Compiled(run, tuple(self.problems[problems:]), tuple(self.uses[uses:]))
-            return run
+            _KEPT[key] = Compiled(made, tuple(self.problems[problems:]), tuple(self.uses[uses:]))
+            return made
         self.problems += found.problems
         self.uses += found.uses
-        return found.run
+        kept: T = found.made
+        return kept
 
     def value(self, spec: Any, names: Iterable[str], place: Path) -> Run:
         """scope -> the value, None if absent. A literal is itself."""
         if spec is None:
             return _absent
         if is_literal(spec):
-            return lambda _scope: spec
+            return literally(spec)
         names = frozenset(names)
 
         def make() -> Run:
@@ -144,7 +158,7 @@ class Compiler:
     def text(self, spec: Any, names: Iterable[str], place: Path, hole: str = "text") -> Run:
         """scope -> text or None; what is not text becomes it (numbers with all digits)."""
         if isinstance(spec, str) and is_literal(spec):
-            return lambda _scope: spec
+            return literally(spec)
         names = frozenset(names)
         if isinstance(spec, str):
             return self.kept(("text", hole, spec, names, place), lambda: self.made_text(spec, names, place, hole))

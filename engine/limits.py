@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from engine.spec import types
 
 SLOT_TTL_S = 300.0
+_NOBODY: deque[str] = deque(maxlen=0)
 LATELY = 10  # values of one `by` that are remembered for those who look: each of them is asked of the store
 A_PERIOD = {"hour": "an hour", "day": "a day", "month": "a month"}
 
@@ -243,7 +244,8 @@ class Limit:
         self.timezone = compiler.value(spec.timezone, BOUND, (*place, "timezone"))
         self.by = compiler.value(spec.by, names, (*place, "by")) if spec.by is not None else None
         self.when = compiler.condition(spec.when, BOUND, (*place, "when"))
-        self.lately: deque[str] = deque(maxlen=LATELY)  # names by the last values of `by`
+        # names by the last values of `by`; a deque takes half a kilobyte, and most limits have no `by`
+        self.lately: deque[str] = deque(maxlen=LATELY) if self.by is not None else _NOBODY
 
     def name_for(self, scope: Mapping[str, Any]) -> str:
         if self.by is None:

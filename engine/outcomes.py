@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 DELIVERED = Outcome(OutcomeKind.DELIVERED)
 _POSITION = re.compile(r"-?[0-9]{1,9}\Z")
+_encode = msgspec.json.Encoder(decimal_format="number").encode
 LONGEST = 20_000  # characters of a vendor's message; `Wire.shown` masks it and cuts it further
 
 
@@ -100,6 +101,19 @@ class Rule:
         )
 
 
+def rules_of(
+    compiler: Compiler, specs: Sequence[types.OutcomeRule], names: frozenset[str], place: Path
+) -> tuple[Rule, ...]:
+    """The same ones for every client of a connector, and for every request that they stand above."""
+    if not specs:
+        return ()
+
+    def make() -> tuple[Rule, ...]:
+        return tuple([Rule(compiler, spec, names, (*place, index)) for index, spec in enumerate(specs)])
+
+    return compiler.kept(("rules", _encode(specs), names, place), make)
+
+
 def text_test(spec: Any) -> Callable[[Any], bool]:
     """`{contains | matches}`, a text (a part of it, without case), or a list of texts."""
     import re2
@@ -146,10 +160,7 @@ class Level:
         self.message = (
             compiler.value(spec.message, names, (*place, "message")) if spec and spec.message is not None else None
         )
-        self.rules = [
-            Rule(compiler, rule, names, (*place, "outcomes", index))
-            for index, rule in enumerate(spec.outcomes if spec else [])
-        ]
+        self.rules = rules_of(compiler, spec.outcomes if spec else [], names, (*place, "outcomes"))
 
 
 class Verdict(msgspec.Struct, frozen=True):
@@ -289,9 +300,7 @@ class ResultsRule:
         self.ok = compiler.condition(spec.ok, result_names, (*place, "ok")) if spec.ok is not None else None
         self.code = compiler.value(spec.code, result_names, (*place, "code"))
         self.message = compiler.value(spec.message, result_names, (*place, "message"))
-        self.rules = [
-            Rule(compiler, rule, result_names, (*place, "outcomes", index)) for index, rule in enumerate(spec.outcomes)
-        ]
+        self.rules = rules_of(compiler, spec.outcomes, result_names, (*place, "outcomes"))
         match = spec.match
         self.base = 0
         self.ours = self.theirs = self.position = None

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from engine.expressions import Compiler
+from engine.expressions import Compiler, T
 from engine.lookups import Lookup, Source
 from engine.notations.emitting import Emitter, dotted
 from engine.outcomes import Rule
@@ -21,7 +21,7 @@ from engine.steps import Step
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-    from engine.notations.emitting import Path, Run
+    from engine.notations.emitting import Path
     from engine.spec.located import Located, Node
 
 ASIDE = {
@@ -204,7 +204,7 @@ class Watching(Compiler):
         em.globals["taken"] = lambda branch: self.noted.add(("branch", branch))
         return em
 
-    def kept(self, key: Any, make: Callable[[], Run]) -> Run:
+    def kept(self, key: Any, make: Callable[[], T]) -> T:
         del key
         return make()
 
