@@ -11,11 +11,12 @@ from typing import Any
 import pytest
 from command import EVENTS, connect, make_project
 
-from engine.records import Accepted, Draft, Settled, Trace
+from engine.records import Accepted, Delivery, Draft, Settled, Trace
 from engine.stores.sqlite import SqliteStore
 from engine.trail.digests import Digests
-from engine.trail.entries import Attempt, Missing, Passed
+from engine.trail.entries import Attempt, Missing, Taken
 from engine.trail.opening import keeper_of
+from engine.trail.packing import Events
 
 STAGES = b'{"began":1001.0,"mapped_at":1001.5,"sent":[{"step":"request","method":"POST","host":"api.rd.services","status":%d,"began":1001.5,"ended":1001.75}]}'  # noqa: E501
 EVENT = {**EVENTS["rdstation"], "name": "Ana Souza"}
@@ -31,13 +32,12 @@ def home(tmp_path: Path) -> Path:
     assert keeper is not None
     people = Digests(_key(), keeper.salt()).of_event
     trace = Trace("POST", "https://api.rd.services/c", 503, '{"name":"***"}', "try later")
-    passed: list[Passed] = [("order-2026-1", 1_000.0, "user@example.com", b"", None)]
+    one, other = delivery(101, "order-2026-1", 1_000.0, "user@example.com"), delivery(102, "o2", 1.0)
     keeper.write(
+        [],
         [
-            Attempt(*LANE, 1_002.0, "retry", "HTTP 503", "", 1, STAGES % 503, trace, [*passed]),
-            Attempt(
-                *LANE, 1_062.0, "delivered", "", "", 1, STAGES % 200, None, [*passed, ("o2", 1.0, None, b"", None)]
-            ),
+            Attempt(*LANE, 1_002.0, "retry", "HTTP 503", "", 1, STAGES % 503, trace, [one]),
+            Attempt(*LANE, 1_062.0, "delivered", "", "", 1, STAGES % 200, None, [one, other]),
         ],
         [Missing(1_003.0, 7)],
         people,
@@ -50,6 +50,10 @@ def home(tmp_path: Path) -> Path:
     store.settle(None, [rejected], now=1_010.0)
     store.close()
     return home
+
+
+def delivery(seq: int, event_id: str, received_at: float, key: str | None = None) -> Delivery:
+    return Delivery(seq, "", event_id, LANE[2], key, b"", received_at, received_at)
 
 
 def _key() -> bytes:
@@ -140,11 +144,9 @@ def test_without_a_trail_it_says_so(tmp_path: Path) -> None:
 def test_what_was_accepted_is_told_with_the_actions_that_want_it_before_anything_became_of_it(home: Path) -> None:
     keeper = keeper_of(SqliteStore(home / "connect.db"))
     assert keeper is not None
-    passed: list[Passed] = [("e3", 1_000.0, None, b"", 2)]
-    accepted = Attempt(*LANE, 1_000.0, "accepted", "", "", 1, STAGES % 200, None, passed)
-    other: list[Passed] = [("e4", 1_000.0, None, b"", None)]
-    unwanted = Attempt(*LANE[:2], "", 1_000.0, "unwanted", "", "", 1, STAGES % 200, None, other)
-    keeper.write([accepted, unwanted], [], lambda _key, _body: (None, None))
+    accepted = Taken(*LANE, 1_000.0, Events(["e3"], [1_000.0], [None], [None], [2]))
+    unwanted = Taken(*LANE[:2], "", 1_000.0, Events(["e4"], [1_000.0], [None], [None], []))
+    keeper.write([accepted, unwanted], [], [], lambda _key, _body: (None, None))
     keeper.close()
     assert said(home, "event", "e3").splitlines() == [
         "e3",
@@ -163,11 +165,11 @@ def test_what_was_accepted_is_told_with_the_actions_that_want_it_before_anything
 
 def test_where_the_trail_is_of_a_newer_version_the_store_is_asked_and_it_says_why(home: Path) -> None:
     with closing(sqlite3.connect(home / "connect.trail.db")) as db:
-        db.execute("PRAGMA user_version = 3")
+        db.execute("PRAGMA user_version = 4")
     done = connect("event", "e2", project=home, TZ="UTC")
     assert done.code == 0
     assert done.out.splitlines()[1] == "  rdstation/client-xyz send_conversion: dead letter 1 (1970-01-01 00:16:50)"
-    why = f"{home}/connect.trail.db: a newer version of this program has written it (format 3, this one knows 2); "
+    why = f"{home}/connect.trail.db: a newer version of this program has written it (format 4, this one knows 3); "
     why += "start the newer program again, or remove the file: no event is lost with it"
     assert done.err == f"what became of events can't be read; the store has what waits and dead letters: {why}\n"
     none = connect("event", "order-2026-1", project=home)
@@ -180,9 +182,10 @@ def test_a_list_fits_80_columns_with_times_and_outcomes_whole(home: Path) -> Non
     keeper = keeper_of(SqliteStore(home / "connect.db"))
     assert keeper is not None
     lane = ("salesforce", "a-client-with-a-rather-long-name", "create_or_update_opportunity")
-    passed: list[Passed] = [(f"7c9e6679-7425-40de-944b-e07fc1f9{n:04}", 1_000.0, None, b"", None) for n in (1, 2)]
+    passed = [delivery(n, f"7c9e6679-7425-40de-944b-e07fc1f9{n:04}", 1_000.0) for n in (1, 2)]
     for outcome, at in (("throttle", 1_000.0), ("delivered", 1_060.0)):
-        keeper.write([Attempt(*lane, at, outcome, "", "", 1, STAGES % 200, None, passed)], [], lambda *_: (None, None))
+        attempt = Attempt(*lane, at, outcome, "", "", 1, STAGES % 200, None, passed)
+        keeper.write([], [attempt], [], lambda *_: (None, None))
     keeper.close()
     lines = said(home, "event", "7c9e6679-74").splitlines()
     assert lines[0].split() == ["at", "event", "client", "action", "outcome"]

@@ -353,7 +353,7 @@ def test_where_the_trail_is_of_a_newer_version_the_pages_show_what_the_store_has
     keeper.salt()
     keeper.close()
     with closing(sqlite3.connect(tmp_path / "t.trail.db")) as db:
-        db.execute("PRAGMA user_version = 3")
+        db.execute("PRAGMA user_version = 4")
     with opened() as house:
         house.log_in()
         house.engine.trail = Recorder(
@@ -366,7 +366,7 @@ def test_where_the_trail_is_of_a_newer_version_the_pages_show_what_the_store_has
         )
         house.post({"id": "e1"})
         assert house.http.get("/", params={"lang": lang}).status_code == 200
-        why = f"{tmp_path}/t.trail.db: a newer version of this program has written it (format 3, this one knows 2)"
+        why = f"{tmp_path}/t.trail.db: a newer version of this program has written it (format 4, this one knows 3)"
         said = {"en": "What became of events can't be read.", "pt": "O destino dos eventos não pode ser lido."}[lang]
         got = house.http.get("/events", params={"q": "e1"})
         assert (got.status_code, got.headers["location"]) == (303, "/event?id=e1")

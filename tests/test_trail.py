@@ -5,15 +5,17 @@ import sqlite3
 import threading
 import time
 from contextlib import closing, suppress
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import postgres_server
 import pytest
 from conftest import REFUSED, START, Heard, Shop, Vendor, reply
 
 from engine.errors import StoreUnavailable
-from engine.records import Trace
+from engine.records import Delivery, Trace
 from engine.stores.sqlite import SqliteStore
 from engine.trail.digests import Digests, addresses_in
 from engine.trail.entries import (
@@ -23,15 +25,17 @@ from engine.trail.entries import (
     Followed,
     Found,
     Missing,
-    Passed,
     Query,
     Stages,
     State,
+    Taken,
     cursor_of,
 )
 from engine.trail.opening import keeper_of
+from engine.trail.packing import Events
 from engine.trail.recording import Limits, Recorder
 from engine.trail.sqlite import MEMORY, SqliteKeeper, beside
+from engine.trail.writing import Memory
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -81,22 +85,35 @@ def memory(_: Path) -> Keeper:
     return SqliteKeeper(MEMORY)
 
 
-def postgres(_: Path) -> Keeper:
-    if (reason := postgres_server.why_none()) is not None:
-        pytest.skip(reason)
+def _postgres() -> Keeper:
+    from engine.stores.postgres.address import parsed
+    from engine.trail.postgres import PostgresKeeper
+
+    return PostgresKeeper(parsed(postgres_server.shared().url("trail")))
+
+
+def in_postgres(*statements: str) -> None:
     import psycopg
 
     from engine.stores.postgres.address import parsed
-    from engine.stores.postgres.schema import prepare
-    from engine.trail.postgres import TABLES, PostgresKeeper
 
-    address = parsed(postgres_server.shared().url("trail"))
-    prepare(address)
-    keeper = PostgresKeeper(address)
-    keeper.state()
-    with psycopg.connect(address.url, autocommit=True) as connection:
+    with psycopg.connect(parsed(postgres_server.shared().url("trail")).url, autocommit=True) as connection:
         connection.execute(b'SET search_path = "trail"')
-        connection.execute("; ".join(f"DELETE FROM {table}" for table in TABLES).encode())
+        connection.execute("; ".join(statements).encode())
+
+
+def postgres(_: Path) -> Keeper:
+    """Empty, in one schema for all tests."""
+    if (reason := postgres_server.why_none()) is not None:
+        pytest.skip(reason)
+    from engine.stores.postgres.address import parsed
+    from engine.stores.postgres.schema import prepare
+    from engine.trail.postgres import COLUMNS
+
+    prepare(parsed(postgres_server.shared().url("trail")))
+    keeper = _postgres()
+    keeper.state()
+    in_postgres(*(f"DELETE FROM {table}" for table in COLUMNS))
     return keeper
 
 
@@ -136,10 +153,23 @@ class Followed_(Shop):
         return self.trail.of_event(event_id, 50)
 
 
+_seqs = count(1)
+_seq_of: dict[tuple[str, float], int] = {}
+
+
+def delivery(event_id: str, received_at: float, key: str | None, *, again_at: float | None = None) -> Delivery:
+    """Of an event that was `taken`, or of another one; with `again_at` as one that is not where it was."""
+    seq = _seq_of.setdefault((event_id, received_at), next(_seqs)) if again_at is None else next(_seqs)
+    return Delivery(
+        *(seq, "", event_id, "note", key, b"", received_at, received_at),
+        again_at=again_at,
+    )
+
+
 def attempt(
     at: float, *ids: str, outcome: str = "delivered", client: str = "abc", person: int | None = None
 ) -> Attempt:
-    passed: list[Passed] = [(each, at - 1, None if person is None else str(person), b"", None) for each in ids]
+    passed = [delivery(each, at - 1, None if person is None else str(person)) for each in ids]
     return Attempt("crm", client, "note", at, outcome, "", "", 1, b'{"began":1.0}', None, passed)
 
 
@@ -170,6 +200,7 @@ def test_a_delivered_event_is_found_by_its_id_with_its_times_and_the_exchange_of
             '{"notes":[{"id":"e1","email":"***@example.com","name":"***"},{"id":"e2","name":"***"}]}',
             '{"ok":true}',
         ),
+        seq=1,
     )
     assert shop.found() == [("e2", "delivered", ""), ("e1", "delivered", "")]
 
@@ -216,13 +247,13 @@ def test_a_direct_event_leaves_a_trail_too(keeper: Keeper) -> None:
 
 @pytest.mark.parametrize("event_id", HOSTILE)
 def test_an_id_may_be_any_text(keeper: Keeper, event_id: str) -> None:
-    keeper.write([attempt(START, event_id, "other")], [], people)
+    keeper.write([], [attempt(START, event_id, "other")], [], people)
     assert ids(keeper.find(Query(event_id=event_id), 10)) == [event_id]
     assert [each.found.event_id for each in keeper.of_event(event_id, 10)] == [event_id]
 
 
 def test_half_a_character_in_an_id_keeps_nothing_from_being_written(keeper: Keeper) -> None:
-    keeper.write([attempt(START, "a\ud800b", "e1")], [], people)
+    keeper.write([], [attempt(START, "a\ud800b", "e1")], [], people)
     assert ids(keeper.find(EVERY, 10)) == ["e1", "a?b"]
     assert ids(keeper.find(Query(event_id="a\ud800b"), 10)) == ["a?b"]
 
@@ -255,86 +286,203 @@ def test_what_the_store_skips_by_itself_leaves_a_trail(keeper: Keeper) -> None:
 # --- what was accepted ---
 
 
-def taken(event_id: str, at: float = START, *, actions: str = "note", person: int | None = None) -> Attempt:
-    kind, seq = ("accepted", 7) if actions else ("unwanted", None)
-    key = None if person is None else str(person)
-    return Attempt("crm", "abc", actions, at, kind, "", "", 1, b'{"began":1.0}', None, [(event_id, at, key, b"", seq)])
+def taken(event_id: str, at: float = START, *, actions: str = "note", person: int | None = None) -> Taken:
+    _seq_of[event_id, at] = seq = next(_seqs)
+    seqs = [seq, *[next(_seqs) for _ in actions.split()[1:]]] if actions else []
+    return Taken("crm", "abc", actions, at, Events([event_id], [at], [person], [None], seqs))
 
 
-def ended(event_id: str, at: float, received_at: float = START, *, outcome: str = "delivered") -> Attempt:
+def ended(
+    event_id: str, at: float, received_at: float = START, *, outcome: str = "delivered", again_at: float | None = None
+) -> Attempt:
     made = attempt(at, event_id, outcome=outcome, person=9)
-    return made._replace(passed=[(event_id, received_at, "9", b"", None)])
+    return made._replace(passed=[delivery(event_id, received_at, "9", again_at=again_at)])
 
 
-def told(keeper: Keeper, event_id: str) -> list[tuple[str, float, int | None]]:
-    """(outcome, accepted at, seq) of all that is known of an event."""
-    return [(each.found.outcome, each.found.received_at - START, each.seq) for each in keeper.of_event(event_id, 50)]
+def told(keeper: Keeper, event_id: str) -> list[tuple[str, float]]:
+    """(outcome, accepted at) of all that is known of an event."""
+    return [(each.found.outcome, each.found.received_at - START) for each in keeper.of_event(event_id, 50)]
 
 
 @pytest.mark.parametrize("later", [False, True], ids=["still-new", "in-the-index"])
+@pytest.mark.parametrize("restarted", [False, True], ids=["remembered", "read"])
 def test_a_delivery_points_to_its_event_and_repeats_nothing_of_it(
-    keeper: Keeper, later: bool, monkeypatch: pytest.MonkeyPatch
+    keeper: Keeper, later: bool, restarted: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("engine.trail.sqlite.LATER", 1 if later else 100)
-    keeper.write([taken("e1", person=1), taken("e2", actions="", person=2)], [], people)
-    keeper.write([ended("e1", START + 5, outcome="retry"), ended("e3", START + 5)], [], people)
-    keeper.write([ended("e1", START + 9), ended("e3", START + 9)], [], people)
-    assert told(keeper, "e1") == [("accepted", 0, 7), ("retry", 0, 7), ("delivered", 0, 7)]
-    assert told(keeper, "e2") == [("unwanted", 0, None)]
-    assert told(keeper, "e3") == [("delivered", 0, None), ("delivered", 0, None)]
-    assert [each.outcome for each in keeper.find(Query(people=(1,)), 9)] == ["delivered", "retry"]
+    monkeypatch.setattr("engine.trail.writing.LATER", 1 if later else 100)
+    keeper.write([taken("e1", person=1, actions="note task"), taken("e2", actions="", person=2)], [], [], people)
+    if restarted:
+        keeper._memory = Memory()  # type: ignore[attr-defined]
+    second = ended("e1", START + 7)
+    seq = second.passed[0].seq + 1
+    second = second._replace(action="task", passed=[msgspec.structs.replace(second.passed[0], seq=seq)])
+    keeper.write([], [ended("e1", START + 5, outcome="retry"), ended("e3", START + 5), second], [], people)
+    keeper.write([], [ended("e1", START + 9), ended("e3", START + 9)], [], people)
+    assert told(keeper, "e1") == [("accepted", 0), ("retry", 0), ("delivered", 0), ("delivered", 0)]
+    assert {each.seq for each in keeper.of_event("e1", 9)} == {seq - 1}
+    assert told(keeper, "e2") == [("unwanted", 0)]
+    assert told(keeper, "e3") == [("delivered", 0), ("delivered", 0)]
+    assert [each.outcome for each in keeper.find(Query(people=(1,)), 9)] == ["delivered", "delivered", "retry"]
     assert ids(keeper.find(Query(people=(9,)), 9)) == ["e3", "e3"]  # nobody was asked whose e1 is
     assert ids(keeper.find(Query(outcomes=("accepted", "unwanted")), 9)) == ["e2", "e1"]
 
 
+@pytest.mark.parametrize("later", [False, True], ids=["still-new", "in-the-index"])
+def test_a_delivery_that_came_back_from_the_dead_letters_points_to_its_event(
+    keeper: Keeper, later: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("engine.trail.writing.LATER", 1 if later else 100)
+    keeper.write(
+        [taken("e1", person=1), taken("e1", START + 60)], [ended("e1", START + 5, outcome="rejected")], [], people
+    )
+    keeper.write([], [ended("e1", START + 99, again_at=START + 90)], [], people)
+    assert [each.outcome for each in keeper.find(Query(people=(1,)), 9)] == ["delivered", "rejected"]
+
+
+def test_a_seq_that_another_store_gave_before_leads_to_no_event_of_that(keeper: Keeper) -> None:
+    keeper.write([taken("e1", person=1)], [], [], people)
+    keeper._memory = Memory()  # type: ignore[attr-defined]
+    other = msgspec.structs.replace(delivery("e1", START, "9"), event_id="e2")
+    keeper.write([], [ended("e2", START + 5)._replace(passed=[other])], [], people)
+    assert (told(keeper, "e1"), told(keeper, "e2")) == ([("accepted", 0)], [("delivered", 0)])
+
+
+def test_many_events_that_came_at_once_are_found_each(keeper: Keeper, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("engine.trail.writing.TOGETHER", 7)
+    monkeypatch.setattr("engine.trail.writing.LATER", 30)
+    monkeypatch.setattr("engine.trail.writing.HELD", 20)
+    for at in range(5):
+        numbers = range(at * 20, at * 20 + 20)
+        events = Events(
+            [f"many-{n}" for n in numbers], [START] * 20, [*numbers], [None] * 20, [10_000 + n for n in numbers]
+        )
+        keeper.write([Taken("crm", "abc", "note", START + at, events)], [], [], people)
+    done = [Delivery(10_000 + n, "", f"many-{n}", "note", None, b"", START, START) for n in range(0, 100, 3)]
+    keeper.write([], [attempt(START + 9)._replace(passed=done)], [], people)
+    found = [keeper.find(Query(people=(n,)), 9) for n in range(100)]
+    assert [[(each.event_id, each.outcome) for each in rows] for rows in found] == [
+        [(f"many-{n}", "accepted" if n % 3 else "delivered")] for n in range(100)
+    ]
+    assert [len(keeper.of_event(f"many-{n}", 9)) for n in range(100)] == [1 if n % 3 else 2 for n in range(100)]
+    assert len(keeper.find(Query(event_id="many-", prefix=True), 200)) == 100
+    assert len(keeper.find(EVERY, 200)) == 100
+
+
 def test_an_id_that_is_accepted_again_is_another_event(keeper: Keeper) -> None:
-    keeper.write([taken("e1", person=1), taken("e1", START + 60, person=2)], [], people)
-    keeper.write([ended("e1", START + 99, START + 60)], [], people)
-    assert told(keeper, "e1") == [("accepted", 0, 7), ("accepted", 60, 7), ("delivered", 60, 7)]
+    keeper.write([taken("e1", person=1), taken("e1", START + 60, person=2)], [], [], people)
+    keeper.write([], [ended("e1", START + 99, START + 60)], [], people)
+    assert told(keeper, "e1") == [("accepted", 0), ("accepted", 60), ("delivered", 60)]
     assert [each.outcome for each in keeper.find(Query(people=(1,)), 9)] == ["accepted"]
     assert [each.outcome for each in keeper.find(Query(people=(2,)), 9)] == ["delivered"]
 
 
 def test_an_event_that_goes_takes_its_deliveries_with_it(keeper: Keeper) -> None:
-    keeper.write([taken("e1", person=1), taken("e2", START + 50, person=2)], [], people)
-    keeper.write([ended("e1", START + 60), ended("e2", START + 60, START + 50)], [], people)
+    keeper.write([taken("e1", person=1), taken("e2", START + 50, person=2)], [], [], people)
+    keeper.write([], [ended("e1", START + 60), ended("e2", START + 60, START + 50)], [], people)
     assert keeper.forget([2], None, client=None, now=START, dry=True) == 2
     assert keeper.forget([2], None, client=None, now=START, dry=False) == 2
     assert told(keeper, "e2") == []
     assert len(told(keeper, "e1")) == 2
     keeper.expire(before=START + 10, now=START + 70, max_bytes=10**9)
     assert (told(keeper, "e1"), ids(keeper.find(EVERY, 9))) == ([], [])
+    keeper.expire(before=START + 100, now=START + 110, max_bytes=10**9)
     if isinstance(keeper, SqliteKeeper):
         with keeper._reading() as db:
-            assert db.execute("SELECT count(*) FROM passed").fetchone() == (0,)
-    keeper.expire(before=START + 100, now=START + 110, max_bytes=10**9)
-    keeper.write([taken("e4", START + 120)], [], people)
+            tables = ("events", "outcomes", "index", "parts")
+            assert [db.rows(f"SELECT count(*) FROM trail_{table}") for table in tables] == [[(0,)]] * 4
+    keeper.write([taken("e4", START + 120)], [], [], people)
     assert ids(keeper.find(EVERY, 9)) == ["e4"]
 
 
 def test_a_write_that_fails_leaves_nothing_behind_that_later_ones_point_to(tmp_path: Path) -> None:
     keeper = SqliteKeeper(tmp_path / "connect.trail.db")
-    keeper.write([taken("e0")], [], people)
+    keeper.write([taken("e0")], [], [], people)
+    nobodys = ended("e2", START)._replace(passed=[delivery("e2", START, "nobody")])
     with pytest.raises(ValueError, match="invalid literal"):
-        keeper.write([taken("e1"), taken("e2")._replace(passed=[("e2", START, "nobody", b"", 1)])], [], people)
-    keeper.write([ended("e1", START + 5)], [], people)
-    assert told(keeper, "e1") == [("delivered", 0, None)]
+        keeper.write([taken("e1")], [nobodys], [], people)
+    keeper.write([], [ended("e1", START + 5)], [], people)
+    assert told(keeper, "e1") == [("delivered", 0)]
     keeper.close()
 
 
-def test_a_trail_of_the_first_version_is_read_on(tmp_path: Path) -> None:
-    keeper = SqliteKeeper(tmp_path / "connect.trail.db")
-    keeper.write([attempt(START, "e1", person=1)], [], people)
-    keeper.close()
-    with closing(sqlite3.connect(tmp_path / "connect.trail.db")) as db:
-        for change in ("DROP INDEX passed_event", "ALTER TABLE passed DROP COLUMN seq"):
-            db.execute(change)
-        db.execute("ALTER TABLE passed DROP COLUMN event")
-        db.execute("PRAGMA user_version = 1")
-    keeper = SqliteKeeper(tmp_path / "connect.trail.db")
-    keeper.write([taken("e2"), ended("e2", START + 5)], [], people)
-    assert ids(keeper.find(Query(people=(1,)), 9)) == ["e1"]
-    assert [outcome for outcome, _, _ in told(keeper, "e2")] == ["accepted", "delivered"]
+# The tables of versions 1 and 2, with what the upgrade reads of them. {of_lane}: a lane's number, or its names.
+EARLIER = """
+CREATE TABLE {attempts} (first BIGINT PRIMARY KEY, last BIGINT, {of_lane}, action TEXT, at DOUBLE PRECISION,
+    outcome TEXT, reason TEXT, code TEXT, tries BIGINT, stages {blob}, trace {blob});
+CREATE TABLE {passed} (place BIGINT PRIMARY KEY, event_id TEXT, received_at DOUBLE PRECISION, person BIGINT,
+    other BIGINT, seq BIGINT, event BIGINT);
+CREATE TABLE {missing} (at DOUBLE PRECISION, count BIGINT);
+CREATE TABLE {gone} (person BIGINT, client TEXT, at DOUBLE PRECISION);
+INSERT INTO {missing} VALUES (5, 4);
+INSERT INTO {attempts} VALUES
+    (1, 2, {lane}, 'note', 10, 'accepted', '', '', 1, {began}, NULL),
+    (3, 3, {lane}, 'note', 11, 'retry', 'HTTP 503', '', 1, {began}, {trace}),
+    (4, 6, {lane}, 'note', 12, 'delivered', '', '', 2, {began}, NULL);
+INSERT INTO {passed} VALUES
+    (1, 'e1', 10, 1, 2, 7, NULL), (2, 'e2', 10, NULL, NULL, 8, NULL), (3, '', 0, NULL, NULL, NULL, 1),
+    (4, 'e3', 9, 3, NULL, NULL, NULL), (5, '', 0, NULL, NULL, NULL, 1);
+"""
+OF_SQLITE = """
+CREATE TABLE names (event_id TEXT); CREATE TABLE people (person BIGINT); CREATE TABLE indexed (place BIGINT);
+CREATE TABLE lanes (id INTEGER PRIMARY KEY, connector TEXT, client TEXT); INSERT INTO lanes VALUES (5, 'crm', 'abc');
+CREATE TABLE facts (name TEXT PRIMARY KEY, value BLOB); INSERT INTO facts VALUES ('salt', CAST('grains' AS BLOB));
+"""
+OF_POSTGRES = """
+CREATE TABLE trail_lanes (connector TEXT, client TEXT); INSERT INTO trail_lanes VALUES ('crm', 'abc');
+CREATE TABLE trail_facts (one BIGINT PRIMARY KEY, salt BYTEA, next BIGINT);
+INSERT INTO trail_facts VALUES (1, 'grains', 7);
+"""
+
+
+def earlier_sqlite(folder: Path, version: int) -> Keeper:
+    tables = {name: name for name in ("attempts", "passed", "missing", "gone")}
+    began, trace = """CAST('{"began":1.0}' AS BLOB)""", """CAST('{"method":"GET","url":"https://x/"}' AS BLOB)"""
+    made = EARLIER.format(**tables, of_lane="lane BIGINT", lane=5, blob="BLOB", began=began, trace=trace)
+    with closing(sqlite3.connect(folder / "connect.trail.db")) as db:
+        db.executescript(f"{made}{OF_SQLITE}PRAGMA user_version = {version};")
+        if version == 1:  # a delivery did not point to its event
+            db.executescript("UPDATE passed SET event_id = 'e1', received_at = 10, person = 1 WHERE event IS NOT NULL;")
+            db.executescript("ALTER TABLE passed DROP COLUMN seq; ALTER TABLE passed DROP COLUMN event")
+    return sqlite(folder)
+
+
+def earlier_postgres(folder: Path, _: int) -> Keeper:
+    postgres(folder).close()
+    from engine.trail.postgres import TABLES
+
+    tables = {name: f"trail_{name}" for name in ("attempts", "passed", "missing", "gone")}
+    began, trace = """'{"began":1.0}'""", """'{"method":"GET","url":"https://x/"}'"""
+    lane = {"of_lane": "connector TEXT, client TEXT", "lane": "'crm', 'abc'"}
+    made = EARLIER.format(**tables, **lane, blob="BYTEA", began=began, trace=trace)
+    in_postgres(f"DROP TABLE {', '.join(TABLES)}", made.rstrip().rstrip(";"), OF_POSTGRES.rstrip().rstrip(";"))
+    return _postgres()
+
+
+@pytest.mark.parametrize(
+    ("make", "version"), [(earlier_sqlite, 1), (earlier_sqlite, 2), (earlier_postgres, 2)], ids=["1", "2", "postgres"]
+)
+def test_a_trail_of_an_earlier_version_is_taken_over_with_all_that_it_knows(
+    make: Callable[[Path, int], Keeper], version: int, tmp_path: Path
+) -> None:
+    keeper = make(tmp_path, version)
+    assert keeper.salt() == b"grains"
+    assert keeper.state() == State(10, 4)
+    if version == 2:
+        assert told(keeper, "e1") == [("accepted", 10 - START), ("retry", 10 - START), ("delivered", 10 - START)]
+        assert [each.seq for each in keeper.of_event("e1", 9)] == [7, 7, 7]
+        assert [(each.event_id, each.outcome) for each in keeper.find(EVERY, 9)] == [
+            *[("e1", "delivered"), ("e3", "delivered"), ("e2", "accepted")],
+        ]
+    assert [each.outcome for each in keeper.find(Query(people=(1,)), 9)] == ["delivered", "retry"] + (
+        ["accepted"] if version == 1 else []
+    )
+    [_, retried, delivered] = keeper.of_event("e1", 9)
+    assert (retried.found.reason, retried.trace) == ("HTTP 503", Trace("GET", "https://x/"))
+    assert (delivered.tries, delivered.together, delivered.trace) == (2, 3, None)
+    keeper.write([], [ended("e1", START, 10.0, again_at=11.0), ended("e2", START, 10.0)], [], people)
+    assert [len(keeper.of_event(each, 9)) for each in ("e1", "e2", "e3")] == [4, 2, 1]
+    assert keeper.forget([3], None, client=None, now=START, dry=False) == 1
+    assert (told(keeper, "e3"), len(told(keeper, "e1"))) == ([], 4)
     keeper.close()
 
 
@@ -345,16 +493,8 @@ def of_version(keeper: Keeper, folder: Path, version: int) -> Keeper:
         with closing(sqlite3.connect(folder / "connect.trail.db")) as db:
             db.execute(f"PRAGMA user_version = {version}")
         return SqliteKeeper(folder / "connect.trail.db")
-    import psycopg
-
-    from engine.stores.postgres.address import parsed
-    from engine.trail.postgres import PostgresKeeper
-
-    address = parsed(postgres_server.shared().url("trail"))
-    with psycopg.connect(address.url, autocommit=True) as connection:
-        connection.execute(b'SET search_path = "trail"')
-        connection.execute(f"UPDATE trail_facts SET version = {version}".encode())
-    return PostgresKeeper(address)
+    in_postgres(f"UPDATE trail_facts SET version = {version}")
+    return _postgres()
 
 
 @pytest.mark.parametrize("make", [sqlite, postgres])
@@ -362,21 +502,21 @@ def test_a_trail_of_a_newer_version_says_so_is_left_alone_and_is_read_again_by_t
     make: Callable[[Path], Keeper], tmp_path: Path
 ) -> None:
     first = make(tmp_path)
-    first.write([taken("e1")], [], people)
-    newer = of_version(first, tmp_path, 3)
+    first.write([taken("e1")], [], [], people)
+    newer = of_version(first, tmp_path, 4)
     asked: list[Callable[[], object]] = [
         newer.state,
         lambda: newer.find(EVERY, 9),
         lambda: newer.of_event("e1", 9),
-        lambda: newer.write([taken("e2")], [], people),
+        lambda: newer.write([taken("e2")], [], [], people),
     ]
     for ask in asked:
         with pytest.raises(
-            StoreUnavailable, match=r"a newer version .* \(format 3, this one knows 2\); start the newer"
+            StoreUnavailable, match=r"a newer version .* \(format 4, this one knows 3\); start the newer"
         ):
             ask()
     newer.close()
-    same = of_version(first, tmp_path, 2)
+    same = of_version(first, tmp_path, 3)
     assert [each.event_id for each in same.find(EVERY, 9)] == ["e1"]
     same.close()
     first.close()
@@ -393,7 +533,7 @@ def test_a_trail_that_cannot_be_read_says_why_and_what_to_do(tmp_path: Path) -> 
 
 
 def test_an_entry_that_cannot_be_decoded_is_said_and_breaks_nothing(keeper: Keeper) -> None:
-    keeper.write([taken("e1")._replace(stages=b'{"began":"then"}')], [], people)
+    keeper.write([], [ended("e1", START)._replace(stages=b'{"began":"then"}')], [], people)
     recorder = Recorder(keeper, b"", Limits(), now=lambda: START, telemetry=Heard(), by_itself=False)
     with pytest.raises(StoreUnavailable, match=r"^an entry of the trail can't be read: Expected `float`"):
         recorder.of_event("e1", 9)
@@ -404,7 +544,7 @@ def test_an_entry_that_cannot_be_decoded_is_said_and_breaks_nothing(keeper: Keep
 
 def test_an_id_is_found_by_its_beginning_and_a_percent_sign_is_no_joker(keeper: Keeper) -> None:
     keeper.write(
-        [attempt(START, "order-2026-1", "order-2026-2", "order-2027-1", "order%2026"), attempt(9, "x")], [], people
+        [], [attempt(START, "order-2026-1", "order-2026-2", "order-2027-1", "order%2026"), attempt(9, "x")], [], people
     )
     assert ids(keeper.find(Query(event_id="order-2026", prefix=True), 10)) == ["order-2026-2", "order-2026-1"]
     assert ids(keeper.find(Query(event_id="order%", prefix=True), 10)) == ["order%2026"]
@@ -421,6 +561,7 @@ def test_a_person_is_found_by_an_address_in_whatever_case_and_by_the_key(keeper:
 
 def test_lists_are_filtered_by_lane_time_and_outcome_and_go_on_page_by_page(keeper: Keeper) -> None:
     keeper.write(
+        [],
         [
             attempt(START, "a1", "a2", "a3"),
             attempt(START + 10, "b1", outcome="rejected"),
@@ -450,12 +591,12 @@ def test_lists_are_filtered_by_lane_time_and_outcome_and_go_on_page_by_page(keep
 def test_a_list_by_time_has_each_action_of_an_event_once_in_its_newest_state_however_it_is_paged(
     keeper: Keeper, per_page: int
 ) -> None:
-    keeper.write([taken(f"e{n}", START + n) for n in range(6)], [], people)
-    keeper.write([taken("both", START + 10, actions="note task")], [], people)
-    keeper.write([ended(f"e{n}", START + 20 + n, START + n, outcome="retry") for n in range(5)], [], people)
-    keeper.write([ended(f"e{n}", START + 30 + n, START + n) for n in range(4)], [], people)
+    keeper.write([taken(f"e{n}", START + n) for n in range(6)], [], [], people)
+    keeper.write([taken("both", START + 10, actions="note task")], [], [], people)
+    keeper.write([], [ended(f"e{n}", START + 20 + n, START + n, outcome="retry") for n in range(5)], [], people)
+    keeper.write([], [ended(f"e{n}", START + 30 + n, START + n) for n in range(4)], [], people)
     rejected = ended("both", START + 40, START + 10, outcome="rejected")
-    keeper.write([rejected, ended("both", START + 41, START + 10)._replace(action="task")], [], people)
+    keeper.write([], [rejected, ended("both", START + 41, START + 10)._replace(action="task")], [], people)
     query, rows = EVERY, list[Found]()
     while found := keeper.find(query, per_page):
         rows += found
@@ -478,10 +619,9 @@ def test_a_list_by_time_has_each_action_of_an_event_once_in_its_newest_state_how
 def test_beyond_what_may_be_looked_through_older_states_are_listed_and_nothing_is_left_out(
     keeper: Keeper, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    keeper.write([taken(f"e{n}", START + n) for n in range(3)], [], people)
-    keeper.write([ended(f"e{n}", START + 30 + n, START + n) for n in range(3)], [], people)
-    for where in ("sqlite", "postgres"):
-        monkeypatch.setattr(f"engine.trail.{where}.MOST_HIDDEN", 4)
+    keeper.write([taken(f"e{n}", START + n) for n in range(3)], [], [], people)
+    keeper.write([], [ended(f"e{n}", START + 30 + n, START + n) for n in range(3)], [], people)
+    monkeypatch.setattr("engine.trail.finding.MOST_HIDDEN", 4)
     assert [row.outcome for row in keeper.find(EVERY, 50)] == [*["delivered"] * 3, *["accepted"] * 2]
 
 
@@ -491,10 +631,10 @@ def test_what_is_no_place_in_a_list_is_none(text: str) -> None:
 
 
 def test_what_is_in_the_index_and_what_is_not_yet_are_found_alike(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("engine.trail.sqlite.LATER", 3)
+    monkeypatch.setattr("engine.trail.writing.LATER", 3)
     keeper = SqliteKeeper(MEMORY)
     for at in range(10):
-        keeper.write([attempt(START + at, f"event-{at}", "same-event", person=at % 2)], [], people)
+        keeper.write([], [attempt(START + at, f"event-{at}", "same-event", person=at % 2)], [], people)
     assert ids(keeper.find(Query(event_id="event-", prefix=True), 50)) == [f"event-{at}" for at in range(9, -1, -1)]
     assert len(keeper.of_event("same-event", 50)) == 10
     assert [each.found.at - START for each in keeper.of_event("same-event", 3)] == [7, 8, 9]
@@ -597,17 +737,17 @@ def test_forgetting_a_person_takes_out_their_events_and_what_is_written_late_of_
 
 
 def test_forgetting_for_one_client_leaves_the_others(keeper: Keeper) -> None:
-    keeper.write([attempt(START, "e1", person=7), attempt(START, "e2", person=7, client="other")], [], people)
+    keeper.write([], [attempt(START, "e1", person=7), attempt(START, "e2", person=7, client="other")], [], people)
     assert keeper.forget([7], "ana@example.com", client="abc", now=START, dry=False) == 1
     assert ids(keeper.find(EVERY, 10)) == ["e2"]
-    keeper.write([attempt(START, "e3", person=7), attempt(START, "e4", person=7, client="other")], [], people)
+    keeper.write([], [attempt(START, "e3", person=7), attempt(START, "e4", person=7, client="other")], [], people)
     assert ids(keeper.find(EVERY, 10)) == ["e4", "e2"]
 
 
 def test_a_person_is_taken_out_of_what_was_said_of_others(keeper: Keeper) -> None:
     trace = Trace("POST", "https://x/?to=Ana%20Lima", 400, '{"ref":"Ana Lima"}', "Ana Lima is unknown")
     said = attempt(START, "e1")._replace(reason="not for Ana Lima", outcome="rejected", trace=trace)
-    keeper.write([said], [], people)
+    keeper.write([], [said], [], people)
     keeper.forget([1], "Ana Lima", client=None, now=START, dry=False)
     [got] = keeper.of_event("e1", 10)
     assert (got.found.reason, got.trace) == (
@@ -621,7 +761,7 @@ def test_a_person_is_taken_out_of_what_was_said_of_others(keeper: Keeper) -> Non
 
 def test_what_is_old_goes_and_of_what_is_too_large_the_oldest(keeper: Keeper) -> None:
     keeper.write(
-        [attempt(START + at, f"e{at}") for at in range(10)], [Missing(START, 5), Missing(START + 9, 2)], people
+        [], [attempt(START + at, f"e{at}") for at in range(10)], [Missing(START, 5), Missing(START + 9, 2)], people
     )
     assert keeper.state() == State(START, 7)
     assert keeper.expire(before=START + 5, now=START + 10, max_bytes=10**9) is False
@@ -663,7 +803,7 @@ def test_a_full_disk_harms_no_walk(tmp_path: Path) -> None:
     keeper = SqliteKeeper(tmp_path / "connect.trail.db")
     keeper.salt()
     with keeper._writing() as db:  # a disk that has no room for another page
-        pages = db.execute("PRAGMA page_count").fetchone()[0]
+        [(pages,)] = db.rows("PRAGMA page_count")
     keeper._opened().execute(f"PRAGMA max_page_count = {pages}")
     shop = Followed_(keeper)
     shop.post(*({"id": f"{at}-{'x' * 150}"} for at in range(300)))
@@ -680,7 +820,7 @@ def test_a_damaged_file_is_begun_anew(tmp_path: Path) -> None:
     path = tmp_path / "connect.trail.db"
     path.write_bytes(b"no database " * 1000)
     keeper = SqliteKeeper(path)
-    keeper.write([attempt(START, "e1")], [], people)
+    keeper.write([], [attempt(START, "e1")], [], people)
     assert ids(keeper.find(EVERY, 10)) == ["e1"]
     keeper.close()
 
@@ -688,11 +828,11 @@ def test_a_damaged_file_is_begun_anew(tmp_path: Path) -> None:
 def test_a_file_that_is_taken_away_is_made_again(tmp_path: Path) -> None:
     path = tmp_path / "connect.trail.db"
     keeper = SqliteKeeper(path)
-    keeper.write([attempt(START, "e1")], [], people)
+    keeper.write([], [attempt(START, "e1")], [], people)
     assert ids(keeper.find(EVERY, 10)) == ["e1"]
     for file in tmp_path.iterdir():
         os.unlink(file)
-    keeper.write([attempt(START, "e2")], [], people)
+    keeper.write([], [attempt(START, "e2")], [], people)
     assert ids(keeper.find(EVERY, 10)) == ["e2"]
     keeper.close()
 
@@ -703,7 +843,7 @@ def test_two_processes_write_one_trail(tmp_path: Path) -> None:
 
     def write(keeper: Keeper, name: str) -> None:
         for at in range(20):
-            keeper.write([attempt(START + at, f"{name}{at}", f"{name}{at}-more")], [], people)
+            keeper.write([], [attempt(START + at, f"{name}{at}", f"{name}{at}-more")], [], people)
 
     threads = [threading.Thread(target=write, args=(keeper, f"p{at}-")) for at, keeper in enumerate(keepers)]
     for thread in threads:
@@ -739,7 +879,7 @@ def test_a_store_has_its_trail_beside_it(tmp_path: Path) -> None:
     assert not beside(store.path).exists()
     found = keeper_of(store)
     assert found is not None
-    found.write([attempt(START, "e1")], [], people)
+    found.write([], [attempt(START, "e1")], [], people)
     assert sorted(file.name for file in tmp_path.glob("*.sqlite")) == ["shop.sqlite", "shop.trail.sqlite"]
     store.close()
     found.close()

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from hashlib import blake2b
 from struct import Struct
 
 import msgspec
 
-MOST_KEPT = 4_096  # digests of people who come again and again
 MOST_LOOKED_AT = 8  # places of an event with an @
 _number = Struct("<q").unpack
+_plain = re.compile(rb'"([!#-.0-\[\]-~]{1,150}@[!#-.0-\[\]-~]{1,150})"').match  # as addresses_in would find it
 
 
 class Digests:
@@ -17,36 +18,38 @@ class Digests:
 
     def __init__(self, key: bytes, salt: bytes) -> None:
         self._keyed = blake2b(key=blake2b(key, key=salt).digest(), digest_size=8)
-        self._made: dict[bytes, int] = {}
 
     def of(self, text: str) -> int:
         """Of a person's address or key, in whatever case."""
-        return self._of(text.strip().casefold().encode(errors="replace"))
+        return self._of(_folded(text))
 
     def _of(self, folded: bytes) -> int:
-        known = self._made.get(folded)
-        if known is None:
-            keyed = self._keyed.copy()
-            keyed.update(folded)
-            known = int(_number(keyed.digest())[0])
-            if len(self._made) >= MOST_KEPT:
-                self._made.clear()
-            self._made[folded] = known
-        return known
+        keyed = self._keyed.copy()
+        keyed.update(folded)
+        return _number(keyed.digest())[0]  # type: ignore[no-any-return]
 
     def of_event(self, key: str | None, body: bytes) -> tuple[int | None, int | None]:
         """Of two different people at most: addresses that are the whole of a text in the event, then its key."""
-        found = addresses_in(body)
-        if not found:
+        at = body.find(b"@")
+        if at < 0:
             return (self.of(key), None) if key else (None, None)
-        one = self._of(found[0])
-        if len(found) == 2:
-            other: int | None = self._of(found[1])
-        elif key and (folded := key.strip().casefold().encode(errors="replace")) != found[0]:
-            other = self._of(folded)
-        else:
-            return one, None
-        return one, None if other == one else other
+        plain = _plain(body, body.rfind(b'"', 0, at))
+        if plain is not None and body.find(b"@", plain.end()) < 0:
+            one = plain[1].lower()
+            if key and (other := _folded(key)) != one:
+                return self._of(one), self._of(other)
+            return self._of(one), None
+        found = addresses_in(body)
+        if key and len(found) < 2 and (other := _folded(key)) not in found:
+            found.append(other)
+        people = [self._of(each) for each in found]
+        return (people[0], people[1]) if len(people) == 2 else (people[0] if people else None, None)
+
+
+def _folded(text: str) -> bytes:
+    if text.isascii():
+        return text.strip().lower().encode()
+    return text.strip().casefold().encode(errors="replace")
 
 
 def addresses_in(body: bytes) -> list[bytes]:

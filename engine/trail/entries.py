@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
 import msgspec
 
-from engine.records import Trace
+from engine.records import Delivery, Trace
+from engine.trail.packing import Events
 
 ACCEPTED, UNWANTED = "accepted", "unwanted"  # events, on disk: by actions that want them, or none
 OUTCOMES = ("delivered", "rejected", "skipped", "retry", "throttle", "defer", "pause", "later", ACCEPTED, UNWANTED)
@@ -37,16 +38,21 @@ class Stages(msgspec.Struct, frozen=True, omit_defaults=True):
     more: int = 0  # further exchanges, of which nothing else is kept
 
 
-# One delivery, or one accepted event: its id, received at, key, body and the first seq it has in the store.
-Passed = tuple[str, float, str | None, bytes, int | None]
 People = Callable[[str | None, bytes], tuple[int | None, int | None]]  # key and body -> digests of two people at most
 
 
+class Taken(NamedTuple):
+    """Events of one lane that were accepted, with the actions that want them; empty where none does."""
+
+    connector: str
+    client: str
+    actions: str
+    at: float
+    events: Events
+
+
 class Attempt(NamedTuple):
-    """
-    Deliveries of one action that were settled together and alike; or events that were accepted together, whose
-    `action` names all that want them.
-    """
+    """Deliveries of one action that were settled together and alike."""
 
     connector: str
     client: str
@@ -58,7 +64,7 @@ class Attempt(NamedTuple):
     tries: int
     stages: bytes  # Stages as JSON
     trace: Trace | None  # of the exchange, nothing personal in it
-    passed: list[Passed]
+    passed: Sequence[Delivery]
 
 
 class Missing(NamedTuple):
@@ -133,7 +139,7 @@ class Keeper(Protocol):
     def salt(self) -> bytes:
         """What digests of people are made with, besides the key of the installation; made once."""
 
-    def write(self, attempts: list[Attempt], missing: list[Missing], people: People) -> None:
+    def write(self, taken: list[Taken], attempts: list[Attempt], missing: list[Missing], people: People) -> None:
         """
         All of it in one commit; of people who were erased meanwhile nothing is kept. A delivery points to its event
         where that is known; `people` is asked about the others.
@@ -160,6 +166,14 @@ class Keeper(Protocol):
 
     def close(self) -> None:
         """Let go of it."""
+
+
+def newer(version: int, known: int, otherwise: str) -> str:
+    """What to do where another version of this program has written the trail."""
+    return (
+        f"a newer version of this program has written it (format {version}, this one knows {known}); "
+        f"start the newer program again, or {otherwise}: no event is lost with it"
+    )
 
 
 def cursor_of(text: str) -> Cursor | None:

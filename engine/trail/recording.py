@@ -21,15 +21,16 @@ from engine.errors import ConnectError, StoreUnavailable, told
 from engine.privacy.personal import addresses, without
 from engine.records import OutcomeKind, Trace
 from engine.trail.digests import Digests
-from engine.trail.entries import ACCEPTED, UNWANTED, Attempt, Exchange, Missing, Passed, Query, Stages, State
+from engine.trail.entries import Attempt, Exchange, Missing, Query, Stages, State, Taken
+from engine.trail.packing import Events
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from engine.ports import Telemetry
     from engine.privacy.personal import Personal
-    from engine.records import Accepted, Sent, Settled, Skipped, Stored, Walked
-    from engine.trail.entries import Followed, Found, Keeper
+    from engine.records import Accepted, Delivery, Sent, Settled, Skipped, Stored, Walked
+    from engine.trail.entries import Followed, Found, Keeper, People
     from engine.walk import Ended
 
 FLUSH_S = 1.0
@@ -39,7 +40,7 @@ MOST_WAITING = 30_000  # entries that wait to be written; more are left out
 MOST_BYTES = 64 * 1024 * 1024  # of their events
 MOST_EXCHANGES = 20  # of one batch that are kept, of each kind
 SHARE = 0.005  # of the time that may go into showing exchanges that went well; those that failed are always shown
-MOST_ALLOWED_S = 0.02  # of that time, saved up while there was little to show
+MOST_ALLOWED_S = 0.002  # of that time, saved up while there was little to show; one exchange may take more
 EXPIRE_S = 60.0
 REASON, CODE = 500, 100  # characters that are kept
 DAY_S = 86_400.0
@@ -230,10 +231,9 @@ class Recorder:
         count += sum(len(batch.rows) + len(batch.skipped) for batch in batches)
         try:
             if queue or self._missing:
-                attempts = _accepted(puts)
-                for batch in batches:
-                    attempts += self._attempts(batch)
-                self.keeper.write(attempts, self._missing, self._made_digests().of_event)
+                people = self._made_digests().of_event
+                attempts = [attempt for batch in batches for attempt in self._attempts(batch)]
+                self.keeper.write(_accepted(puts, people), attempts, self._missing, people)
                 self._missing = []
             if self._thread is not None and self._now() - self._expired_at >= EXPIRE_S:
                 now = self._now()
@@ -262,9 +262,8 @@ class Recorder:
         """Deliveries that ended alike are one."""
         if not batch.skipped and (one_for_all := self._delivered(batch)) is not None:
             return [one_for_all]
-        alike: dict[tuple[Any, ...], tuple[list[Passed], list[Ended]]] = {}
+        alike: dict[tuple[Any, ...], list[Ended]] = {}
         last: tuple[Any, ...] | None = None
-        passed: list[Passed] = []
         together: list[Ended] = []
         for one, row in zip(batch.ended, batch.rows, strict=True):
             delivery = one.delivery
@@ -273,21 +272,20 @@ class Recorder:
             else:
                 name = _name(one, row, batch.personal)
             if name != last:
-                passed, together = alike.setdefault(name, ([], []))
+                together = alike.setdefault(name, [])
                 last = name
-            passed.append((delivery.event_id, delivery.received_at, delivery.key, delivery.body, None))
             together.append(one)
         stages = _encode(_stages(batch.walked))
         made = []
         masked: dict[int, Trace] = {}  # the same exchange once, however differently its records ended
-        for (action, kind, reason, code, tries, which), (passed, ended) in alike.items():
+        for (action, kind, reason, code, tries, which), ended in alike.items():
             trace = masked.get(which)
             if trace is None and (trace := self._trace(batch, kind, ended)) is not None and which:
                 masked[which] = trace
             made.append(
                 Attempt(
                     *(batch.connector, batch.client, action, batch.at, kind, _cut(reason, REASON), _cut(code, CODE)),
-                    *(tries + 1, stages, trace, passed),
+                    *(tries + 1, stages, trace, [one.delivery for one in ended]),
                 )
             )
         return made + _skipped(batch) if batch.skipped else made
@@ -299,10 +297,9 @@ class Recorder:
         deliveries = [one.delivery for one in batch.ended]
         if len({(each.action, each.attempts) for each in deliveries}) != 1 or len(deliveries) != len(batch.rows):
             return None
-        passed: list[Passed] = [(each.event_id, each.received_at, each.key, each.body, None) for each in deliveries]
         trace = self._trace(batch, "delivered", batch.ended)
         told = (deliveries[0].action, batch.at, "delivered", "", "", deliveries[0].attempts + 1)
-        return Attempt(batch.connector, batch.client, *told, _encode(_stages(batch.walked)), trace, passed)
+        return Attempt(batch.connector, batch.client, *told, _encode(_stages(batch.walked)), trace, deliveries)
 
     def _trace(self, batch: _Batch, kind: str, ended: Sequence[Ended]) -> Trace | None:
         """The exchange, nothing personal in it; of what went well only while that costs little."""
@@ -328,11 +325,10 @@ class Recorder:
 def _skipped(batch: _Batch) -> list[Attempt]:
     """What the store skipped, with the events of the deliveries for the sake of which it did."""
     deliveries = {one.delivery.event_id: one.delivery for one in batch.ended}
-    alike: dict[tuple[str, str], list[Passed]] = {}
+    alike: dict[tuple[str, str], list[Delivery]] = {}
     for each in batch.skipped:
         if (of := deliveries.get(each.event_id)) is not None:
-            passed = alike.setdefault((each.action, each.reason), [])
-            passed.append((of.event_id, of.received_at, of.key, of.body, None))
+            alike.setdefault((each.action, each.reason), []).append(of)
     stages = _encode(Stages(batch.at))
     return [
         Attempt(*(batch.connector, batch.client, action, batch.at, "skipped", reason, "", 1, stages, None, passed))
@@ -340,25 +336,33 @@ def _skipped(batch: _Batch) -> list[Attempt]:
     ]
 
 
-def _accepted(puts: Sequence[_Put]) -> list[Attempt]:
+def _accepted(puts: Sequence[_Put], people: People) -> list[Taken]:
     """Of each lane, by the actions that want them; an id that was accepted before is no event."""
-    alike: dict[tuple[Any, ...], tuple[float, list[Passed]]] = {}
+    alike: dict[tuple[str, ...], tuple[float, list[Accepted], list[tuple[Delivery, ...]]]] = {}
     for put in puts:
         for event, stored in zip(put.events, put.stored, strict=True):
-            if stored.duplicate:
-                continue
-            drafts, rows = event.drafts, stored.deliveries
-            name = (event.connector, event.client, *[draft.action for draft in drafts])
-            kept = alike.get(name)
-            if kept is None:
-                kept = alike[name] = (put.at, [])
-            key = drafts[0].key if drafts else None
-            kept[1].append((event.event_id, event.received_at, key, event.body, rows[0].seq if rows else None))
+            if not stored.duplicate:
+                rows = stored.deliveries
+                action = (rows[0].action,) if len(rows) == 1 else [row.action for row in rows]
+                name = (event.connector, event.client, *action)
+                if name not in alike:
+                    alike[name] = (put.at, [], [])
+                _, events, deliveries = alike[name]
+                events.append(event)
+                deliveries.append(rows)
     made = []
-    for (connector, client, *actions), (at, passed) in alike.items():
-        outcome = ACCEPTED if actions else UNWANTED
-        stages = _encode(Stages(at))
-        made.append(Attempt(connector, client, " ".join(actions), at, outcome, "", "", 1, stages, None, passed))
+    for (connector, client, *actions), (at, events, deliveries) in alike.items():
+        whose = [
+            people(rows[0].key if rows else None, event.body) for event, rows in zip(events, deliveries, strict=True)
+        ]
+        columns = Events(
+            [event.event_id for event in events],
+            [event.received_at for event in events],
+            [one for one, _ in whose],
+            [other for _, other in whose],
+            [row.seq for rows in deliveries for row in rows],
+        )
+        made.append(Taken(connector, client, " ".join(actions), at, columns))
     return made
 
 
