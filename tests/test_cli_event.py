@@ -132,6 +132,26 @@ def test_forgetting_somebody_erases_what_became_of_their_events(home: Path) -> N
     assert b"order-2026-1" not in held
 
 
+def test_where_the_trail_cannot_be_read_the_rest_is_erased_and_it_says_to_run_it_again(home: Path) -> None:
+    (home / "connect.trail.db").rename(home / "kept")
+    (home / "connect.trail.db").mkdir()
+    says = (
+        f"{home / 'connect.trail.db'}: unable to open database file; check that the file and its folder can be read "
+        "and written; then run this again. Without that it goes when its time (`trail: {keep: …}`) is over\n"
+    )
+    dry = connect("forget", "user@example.com", "--dry-run", project=home)
+    assert (dry.code, dry.err) == (1, f"what became of their events is not counted: {says}")
+    done = connect("forget", "user@example.com", project=home)
+    assert (done.code, done.err) == (1, f"what became of their events is still there: {says}")
+    assert done.out.startswith("erased:\n")
+    told = connect("forget", "user@example.com", "--json", project=home).json
+    assert (told["dead"], told["trail"], told["scrubbed"]) == (0, None, True)
+    (home / "connect.trail.db").rmdir()
+    (home / "kept").rename(home / "connect.trail.db")
+    again = "erased:\n     2  entries of what is kept about what became of events\n"
+    assert said(home, "forget", "user@example.com") == again
+
+
 def test_without_a_trail_it_says_so(tmp_path: Path) -> None:
     home = make_project(tmp_path)
     SqliteStore(home / "connect.db").close()

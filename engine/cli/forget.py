@@ -77,8 +77,7 @@ def command(
         if dry_run:
             found = Erased(store.forget(subject, now=time.time(), dry=True, **look), [])
             if trail is not None:
-                theirs = trail.forget(subject, by_key=key is not None, client=client, dry=True)
-                found = found._replace(counts=found.counts | {"trail": theirs})
+                found = found.with_trail(trail, subject, by_key=key is not None, client=client, dry=True)
         else:
             found = erase(store, subject, clock=SystemClock(), waiting_for=waiting_for, trail=trail, **look)
         scrubbed = store.scrub() if not dry_run and not no_scrub else None
@@ -88,7 +87,8 @@ def command(
         store.close()
     if as_json:
         lanes = [{"connector": connector, "client": client} for connector, client in found.under_way]
-        output.print_json({**found.counts, "under_way": lanes, "scrubbed": scrubbed})
+        unread = {"trail": None, "trail_unread": found.unread} if found.unread else {}
+        output.print_json({**found.counts, "under_way": lanes, "scrubbed": scrubbed, **unread})
     else:
         click.echo(text(found, dry_run=dry_run))
     return remains(found, scrubbed, dry_run=dry_run)
@@ -122,4 +122,11 @@ def remains(found: Erased, scrubbed: bool | None, *, dry_run: bool) -> int:
         click.echo(f"{lanes} did not come to the end of its turn; run this again in a minute", err=True)
     if scrubbed is False:
         click.echo("another process reads the store without a pause; run this again, for bytes to be gone", err=True)
-    return 1 if not dry_run and (found.under_way or scrubbed is False) else 0
+    if found.unread:
+        left = "not counted" if dry_run else "still there"
+        click.echo(
+            f"what became of their events is {left}: {found.unread}; then run this again. "
+            "Without that it goes when its time (`trail: {keep: …}`) is over",
+            err=True,
+        )
+    return 1 if found.unread or (not dry_run and (found.under_way or scrubbed is False)) else 0

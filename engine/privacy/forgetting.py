@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from engine.errors import StoreUnavailable
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -19,6 +21,15 @@ class Erased(NamedTuple):
 
     counts: dict[str, int]
     under_way: list[tuple[str, str]]
+    unread: str = ""  # why the trail could not be looked through: all else was, and it is to be done again
+
+    def with_trail(self, trail: Recorder, subject: str, *, by_key: bool, client: str | None, dry: bool) -> Erased:
+        """With what is erased of the trail."""
+        try:
+            count = trail.forget(subject, by_key=by_key, client=client, dry=dry)
+        except StoreUnavailable as error:
+            return self._replace(unread=str(error))
+        return self._replace(counts=self.counts | {"trail": count})
 
 
 def erase(
@@ -52,7 +63,7 @@ def erase(
     )
     if trail is None:
         return found
-    return found._replace(counts=found.counts | {"trail": trail.forget(subject, by_key=by_key, client=client)})
+    return found.with_trail(trail, subject, by_key=by_key, client=client, dry=False)
 
 
 def erase_waiting(
