@@ -118,9 +118,9 @@ def keep(project: Project) -> None:
     """
     Keep the files that are sound for the next `open_kept`, unless that is so. Where it can't be written, nothing is.
     """
-    home, before = project.directory, _decoded(project.directory / KEPT)
-    if before is not None and not project.has_read:
+    if project.has_kept and not project.has_read:  # asked without reading what is kept: that takes as much room again
         return
+    home, before = project.directory, _decoded(project.directory / KEPT)
     name = partial(_name, home)
     connectors, clients, files = dict[str, _Connector](), dict[str, Client](), dict[str, str]()
     for path in project.connector_files().values():
