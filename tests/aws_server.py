@@ -6,6 +6,8 @@ import socket
 import time
 from typing import TYPE_CHECKING, Any
 
+import moto_server
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -17,11 +19,8 @@ ACCOUNT = "123456789012"
 
 def aws_server(patch: pytest.MonkeyPatch) -> Iterator[str]:
     """For a fixture: the server's address; the environment leads boto3 there."""
-    from moto.server import ThreadedMotoServer
-
-    server = ThreadedMotoServer("127.0.0.1", free_port(), verbose=False)
-    server.start()
-    address = f"http://127.0.0.1:{server._port}"
+    server = moto_server.started()
+    address = "http://{}:{}".format(*server.get_host_and_port())
     environment = {
         "AWS_ENDPOINT_URL": address,
         "AWS_REGION": REGION,

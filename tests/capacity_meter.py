@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections import Counter
 from math import ceil
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -28,15 +29,18 @@ class Meter:
         self.reported: Counter[tuple[str, str]] = Counter()
         self.by_rule: Counter[tuple[str, str]] = Counter()
         self.calls: Counter[str] = Counter()
+        self._gate = threading.Lock()  # a store calls from several threads, and += may lose what another adds
         inner = table.call
 
         def call(verb: str, **given: Any) -> dict[str, Any]:
-            self.calls[verb] += 1
+            with self._gate:
+                self.calls[verb] += 1
             if verb in BILLED:
                 given["ReturnConsumedCapacity"] = "INDEXES"
             reply = inner(verb, **given)
             if verb in BILLED:
-                self._count(verb, given, reply)
+                with self._gate:
+                    self._count(verb, given, reply)
             return reply
 
         table.call = call  # type: ignore[method-assign]

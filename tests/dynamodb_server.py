@@ -21,6 +21,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
+import moto_server
+
 CHOSEN = "CONNECT_TEST_DYNAMODB"  # the address of a server to be used instead of moto's
 LOCAL = Path(__file__).parent.parent / ".cache/dynamodb/lib"
 REGION = "sa-east-1"
@@ -42,14 +44,8 @@ def shared() -> str:
 
 def moto() -> str:
     """A server of moto's in this process."""
-    import logging
-
-    from moto.server import ThreadedMotoServer
-
-    logging.getLogger("werkzeug").setLevel(logging.ERROR)
     _one_at_a_time()
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
+    server = moto_server.started()
     atexit.register(server.stop)
     return "http://{}:{}".format(*server.get_host_and_port())
 
