@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
@@ -17,7 +18,7 @@ from conftest import Heard, Vendor, reply
 
 from engine.dashboard.board import Board
 from engine.dashboard.history import History
-from engine.dashboard.rendering import FOLDER, POLICY, seen
+from engine.dashboard.rendering import FOLDER, POLICY, Renderer, seen
 from engine.dashboard.texts import TEXTS, Words, chosen
 from engine.door.access import FORM_S, MAX_WRONG, SESSION_S, WRONG_S, Access
 from engine.errors import StoreUnavailable, UsageError
@@ -123,7 +124,11 @@ class House:
         self.engine, self.board, self.clock, self.vendor, self.heard = engine, board, clock, vendor, heard
         self.port = port
         self.http = httpx.Client(
-            base_url=f"http://127.0.0.1:{port}", trust_env=False, headers={"accept": "text/html,*/*"}, timeout=20
+            base_url=f"http://127.0.0.1:{port}",
+            trust_env=False,
+            verify=False,  # nothing here is TLS, and the world's authorities take 30 ms to read
+            headers={"accept": "text/html,*/*"},
+            timeout=20,
         )
 
     def page(self, path: str, status: int = 200, **headers: str) -> Page:
@@ -160,8 +165,13 @@ class House:
 Opened = Callable[..., Any]
 
 
+RENDERER = cache(Renderer)  # the templates are the same for every house, and are compiled once
+
+
 @pytest.fixture
-def opened(project_from: Callable[..., Path]) -> Opened:
+def opened(project_from: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> Opened:
+    monkeypatch.setattr("engine.dashboard.board.Renderer", RENDERER)
+
     @contextmanager
     def open_(*, token: str | None = TOKEN, look: str | None = LOOK, crm: str = CRM, **clients: str) -> Iterator[House]:
         project = Project(project_from(crm=crm, **(clients or {"abc": ABC})))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -84,7 +85,9 @@ def imported(path: Path) -> set[str]:
     return {name.removeprefix("engine.") for name in found if name.startswith("engine.")}
 
 
-IMPORTS = {name: imported(path) for name, path in MODULES.items()}
+@cache
+def imports(module: str) -> set[str]:
+    return imported(MODULES[module])
 
 
 def test_every_module_is_in_the_list_and_the_list_has_no_other() -> None:
@@ -98,11 +101,11 @@ def test_every_module_is_in_the_list_and_the_list_has_no_other() -> None:
 def test_a_module_imports_only_what_is_listed_before_it(module: str) -> None:
     own = layer(module)
     if own is None:
-        assert IMPORTS[module] == set()
+        assert imports(module) == set()
         return
     wrong = {
         other
-        for other in IMPORTS[module]
+        for other in imports(module)
         if (of := layer(other)) != own and (of is None or LAYERS.index(of) > LAYERS.index(own))
     }
     assert wrong == set()
@@ -114,7 +117,7 @@ def test_no_import_leads_back_to_where_it_came_from() -> None:
     def walk(module: str, way: tuple[str, ...]) -> None:
         assert module not in way, " -> ".join((*way, module))
         if module not in done:
-            for other in sorted(IMPORTS[module] - {module}):
+            for other in sorted(imports(module) - {module}):
                 walk(other, (*way, module))
             done.add(module)
 
