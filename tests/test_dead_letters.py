@@ -11,6 +11,7 @@ from conftest import Shop, Vendor, balanced, reply
 from engine.records import Accepted, Delivery, Draft, Lane, Lease, Progress, Settled, Trace, Try
 from engine.stores.memory import MemoryStore
 from engine.stores.sqlite import SqliteStore
+from engine.upkeep.dead_letters import alike
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -260,3 +261,14 @@ def test_a_lane_that_is_leased_is_known_by_its_fence(store: Store) -> None:
     assert (store.held(now=9.0), store.held(now=70.0)) == ({("crm", "abc"): lease.fence}, {})
     store.release(lease, wake_at=None)
     assert store.held(now=9.0) == {}
+
+
+def test_reasons_that_differ_by_an_address_or_a_long_number_are_counted_as_one() -> None:
+    counts = {
+        "no ana@x.com in order 1001": 2,
+        "no bia@y.com in order 1002": 3,
+        "refused: cida@x.com": 1,
+        "HTTP 422": 1,
+        "HTTP 400": 1,
+    }
+    assert alike(counts) == [("no … in order …", 5), ("HTTP 400", 1), ("HTTP 422", 1), ("refused: c***@x.com", 1)]

@@ -11,7 +11,7 @@ import msgspec
 from engine.authoring.preview import accepted, at_once
 from engine.errors import ConnectError, Refused, SpecErrors, UsageError
 from engine.intake import parse
-from engine.privacy.personal import EVERYTHING, Personal, addresses
+from engine.privacy.personal import EVERYTHING, MASK, Personal, addresses
 from engine.program import decode_event
 from engine.records import Dead, Trace, Try
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 FORMAT = "dead/1"
 _LONG_NUMBER = re.compile(r"\d{4,}")
+_MASKED = re.compile(rf"[\w.+-]{re.escape(MASK)}(@|%40)[\w-]+\.[\w.-]+")  # as addresses() writes one
 _PART = re.compile(r"([^.\[\]]+)|\[(\d+)\]|\.")
 _encode = msgspec.json.Encoder(decimal_format="number").encode
 _decode = msgspec.json.Decoder(float_hook=Decimal).decode
@@ -197,11 +198,13 @@ def one_event(body: bytes) -> Any:
 
 def alike(counts: dict[str, int]) -> list[tuple[str, int]]:
     """Those that differ by an address or a long number are one; the most first."""
-    found: dict[str, int] = {}
+    found: dict[str, tuple[str, int]] = {}
     for text, count in counts.items():
-        general = _LONG_NUMBER.sub("…", addresses(text))
-        found[general] = found.get(general, 0) + count
-    return sorted(found.items(), key=lambda pair: (-pair[1], pair[0]))
+        masked = _LONG_NUMBER.sub("…", addresses(text))
+        general = _MASKED.sub("…", masked)
+        shown, times = found.get(general, (masked, 0))
+        found[general] = (shown if shown == masked else general, times + count)
+    return sorted(found.values(), key=lambda pair: (-pair[1], pair[0]))
 
 
 def entry(dead: Dead, reason: str) -> dict[str, Any]:
