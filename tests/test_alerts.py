@@ -172,7 +172,9 @@ def test_a_way_that_is_down_is_told_when_it_is_up_again_and_the_others_only_once
     mail.down = OSError("no way")
     office = Office(ops, mail)
     assert office.look(office.trouble()) == [("open", "lane-paused", "abc")]
-    assert office.heard.named("fault") == [{"where": "alerts", "target": "mail", "error": "OSError"}]
+    assert office.heard.named("fault") == [
+        {"where": "alerts", "receiver": "mail", "target": "mail", "error": "OSError"}
+    ]
     mail.down = None
     assert (office.look(office.trouble(), after=15), mail.messages) == ([], [])  # it is not tried at every look
     assert (office.look(office.trouble(), after=60), mail.told()) == ([], [("open", "lane-paused", "abc")])

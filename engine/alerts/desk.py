@@ -195,8 +195,10 @@ class Desk:
             if isinstance(item, Answer):
                 self._ways[item.way].heard(item.sent, self._now())
                 if not item.sent.told:
-                    outgoing = self._ways[item.way]
-                    self._telemetry.event("fault", where="alerts", target=shown(outgoing.way), error=item.sent.answer)
+                    target = shown(self._ways[item.way].way)  # several may be at one host
+                    self._telemetry.event(
+                        "fault", where="alerts", receiver=item.way, target=target, error=item.sent.answer
+                    )
         letters = self._book.change(lambda ledger, now: self._changed(ledger, items, rules, now))
         for name, message, pairs in letters:
             self._post(name, message, pairs)
