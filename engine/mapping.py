@@ -277,16 +277,20 @@ class Tree:
 
         Most records are such, and a look at all their parts would take a third as long as making them.
         """
-        made = plain(code)
+        made, test = plain(code), self.large()
         looked = f"weighed({made}, known=scope.get('#encoded'))"
+        return looked if test == "True" else f"{looked} if {test} else {made}" if test else made
+
+    def large(self) -> str:
+        """A Python test: can the tree reach the caps? Empty where it never can."""
         if self.leaves > FEW:
-            return looked
+            return "True"
         tests = ["deep"] if self.deepens else []
         if self.loops:
             tests.append(f"many > {FEW - self.leaves}")
         self.em.prelude += self.flags()
         self.em.risks += bool(tests)
-        return f"{looked} if {' or '.join(tests)} else {made}" if tests else made
+        return " or ".join(tests)
 
     def flags(self) -> list[str]:
         return [*(["deep = False"] if self.deepens else []), *(["many = 0"] if self.loops else [])]
@@ -295,11 +299,16 @@ class Tree:
         """Puts the context's `fields` into it; who reads one of them later reads the variable that it was made from."""
         plainly = directive_of(node) is None
         pairs = self.pairs(node) if plainly else []
-        code = self.built(pairs, keeps_empty=False) if plainly else self.emit(node)
-        fields = self.em.assign(f"({self.weighed(code)}) or {{}}", OBJECT if plainly else ANY, prefix="n")
+        if plainly:
+            fields = self.built(pairs, keeps_empty=True)
+        else:
+            fields = self.em.assign(f"{self.emit(node)} or {{}}", ANY, prefix="n")
+        if test := self.large():
+            with self.em.block(f"if {test}:"):
+                self.em.line(f"weighed({fields}, known=scope.get('#encoded'))", risky=True)
+                for flag in self.flags():  # of what comes next
+                    self.em.line(flag)
         self.em.line(f"scope['fields'] = {fields}")
-        for flag in self.flags():  # of what comes next
-            self.em.line(flag)
         self.em.made["fields"] = fields
         for name, value in pairs:
             if not value.literal and not value.null:

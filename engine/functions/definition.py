@@ -263,10 +263,15 @@ def _taker(parameter: Parameter) -> Callable[[Any], Any]:
     kinds, needed, whole = parameter.kinds, parameter.needed, parameter.whole
     where = "" if parameter.name == "subject" else f" for `{parameter.name}`"
 
+    takes_any, takes_numbers, takes_decimals = "any" in kinds, "number" in kinds, "number" in kinds and not whole
+
     def take(value: Any) -> Any:
-        if value is None or "any" in kinds:
+        if value is None or takes_any:
             return value
-        if value.__class__ is int and -_SMALL < value < _SMALL and "number" in kinds:
+        if value.__class__ is int:
+            if takes_numbers and -_SMALL < value < _SMALL:
+                return value
+        elif value.__class__ is Decimal and takes_decimals and in_range(value):
             return value
         kind = _kind(value)
         if kind not in kinds:

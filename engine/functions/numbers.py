@@ -131,15 +131,15 @@ def round_(subject: Number, digits: int = 0) -> Number:
     ((-5, "EUR", "de_DE"), "-5,00 €"),
 )
 def money(subject: Number, currency: str, locale: str) -> str:
-    return _written(Decimal(subject), currency, locale)
+    return _written(subject, currency, locale)
 
 
 @lru_cache(4096)  # a shop has few prices and many views
-def _written(subject: Decimal, currency: str, locale: str) -> str:
+def _written(subject: Number, currency: str, locale: str) -> str:
     from babel.numbers import format_currency, get_currency_precision
 
     _check_currency(currency)
-    amount = _quantized(subject, get_currency_precision(currency))
+    amount = _quantized(Decimal(subject), get_currency_precision(currency))
     with localcontext(EXACT):  # babel quantizes in the thread's context, whose 28 digits are too few
         written = format_currency(amount, currency, locale=_locale(locale))
     return written.replace("\u00a0", " ").replace("\u202f", " ")

@@ -130,8 +130,9 @@ def utc_offset(subject: str | Number, timezone: str) -> str:
 
 
 def iso_form(subject: str | Number, timezone: str) -> str:
-    """The moment in that zone as 2026-01-28T12:00:00, with whatever follows the seconds."""
-    return _moment(subject, timezone).isoformat()
+    """The moment in that zone as 2026-01-28T12:00:00; not `isoformat`, which asks the zone for its offset again."""
+    at = _moment(subject, timezone)  # and not an f-string, which takes twice as long
+    return "%04d-%02d-%02dT%02d:%02d:%02d" % (at.year, at.month, at.day, at.hour, at.minute, at.second)  # noqa: UP031
 
 
 def _moment(subject: str | Number, zone_name: str) -> datetime:

@@ -25,30 +25,25 @@ EXACT = Context(prec=200, rounding=ROUND_HALF_UP, traps=[InvalidOperation, Divis
 def in_range(number: Number) -> bool:
     if isinstance(number, int):
         return -_MAX_INTEGER <= number <= _MAX_INTEGER
-    if not number.is_finite():
-        return False
-    if _few_digits(number):
-        return True
-    return len(number.as_tuple().digits) <= MAX_DIGITS and abs(number.adjusted()) <= MAX_EXPONENT
-
-
-def _few_digits(number: Decimal) -> bool:
-    """True of nearly all, and much quicker to tell than to count: it is written in so many, without an exponent."""
     written = str(number)
-    return len(written) <= MAX_DIGITS and "E" not in written
+    if len(written) <= MAX_DIGITS and "E" not in written:  # nearly all; much quicker than counting its digits
+        return number.is_finite()
+    return number.is_finite() and len(number.as_tuple().digits) <= MAX_DIGITS and abs(number.adjusted()) <= MAX_EXPONENT
 
 
 def capped_number(number: Number) -> Number:
     """The number in a form that prints without an exponent, or BadValue where it is beyond the caps."""
-    if isinstance(number, Decimal) and number.is_finite() and _few_digits(number):
-        return number
-    if isinstance(number, Decimal) and number.is_finite() and not number and number.adjusted() < -MAX_EXPONENT:
-        return 0
+    if isinstance(number, Decimal) and "E" in str(number):
+        number = _without_exponent(number)
     if not in_range(number):
         raise BadValue(f"the number has more than {MAX_DIGITS} digits or an exponent beyond {MAX_EXPONENT}; use round")
-    if isinstance(number, Decimal) and int(number.as_tuple().exponent) > 0:
-        return int(number)
     return number
+
+
+def _without_exponent(number: Decimal) -> Number:
+    if not number and number.adjusted() < -MAX_EXPONENT:
+        return 0
+    return int(number) if in_range(number) and int(number.as_tuple().exponent) > 0 else number
 
 
 def capped_text(text: str) -> str:

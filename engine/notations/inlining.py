@@ -193,7 +193,7 @@ def _decimal(em: Emitter, arguments: list[Code], whole: str) -> Inline | None:
 @cache
 def to_places(places: int) -> tuple[Callable[..., Any], Callable[..., str | None]]:
     """(value, the function) -> a value that is there to so many places, and as text; most prices have them already."""
-    unit = Decimal((0, (1,), -places))
+    unit, least_small = Decimal((0, (1,), -places)), -SMALL
     point, one_less, one_more = -1 - places, -places, -2 - places
     least = places + 2
 
@@ -205,7 +205,7 @@ def to_places(places: int) -> tuple[Callable[..., Any], Callable[..., str | None
                     return value
                 if digits[one_more] == "." or digits[one_less] == ".":
                     return _quantize(value, unit)
-        elif value.__class__ is int and -SMALL < value < SMALL:
+        elif value.__class__ is int and least_small < value < SMALL:
             return _quantize(value, unit)
         return call(value, places)
 
@@ -221,7 +221,7 @@ def to_places(places: int) -> tuple[Callable[..., Any], Callable[..., str | None
                     return digits + "0"
                 if digits[one_more] == ".":
                     return str(_quantize(value, unit))
-        elif value.__class__ is int and -SMALL < value < SMALL:
+        elif value.__class__ is int and least_small < value < SMALL:
             return f"{value}{zeros}"
         found = call(value, places)
         return None if found is None else str(found)  # which writes no exponent with so few places
