@@ -54,16 +54,21 @@ def taken_over(db: Db, earlier: Earlier) -> None:
     for statement in earlier.facts:
         db.send(statement)
     lanes: dict[tuple[str, str], int] = {}
-    after = waiting = -1
+    after, waiting = -1, 0
     while rows := db.rows(f"{earlier.attempts} WHERE first > ? ORDER BY first LIMIT {STEP}", after):
+        gathered = _Gathered()
         for first, last, connector, client, *told in rows:
             if (connector, client) not in lanes:
                 lanes[connector, client] = lane_of(db, connector, client)
+            passed = db.rows(f"{earlier.passed} WHERE place BETWEEN ? AND ?", first, last)
+            by_place = {place: row for place, *row in passed}
             for begin in range(first, last + 1, TOGETHER):
-                end = min(begin + TOGETHER - 1, last)
-                passed = db.rows(f"{earlier.passed} WHERE place BETWEEN ? AND ?", begin, end)
-                _put(db, lanes[connector, client], begin, end, told, passed)
-        waiting += rows[-1][1] - after
+                places = range(begin, min(begin + TOGETHER, last + 1))
+                gathered.add(lanes[connector, client], places, told, [by_place.get(place) for place in places])
+        db.insert("trail_events", gathered.events)
+        db.insert("trail_outcomes", gathered.outcomes)
+        db.insert("trail_refers", gathered.refers)
+        waiting += rows[-1][1] - max(after, 0)
         after = rows[-1][1]
         if waiting > LATER:
             index(db)
@@ -72,29 +77,28 @@ def taken_over(db: Db, earlier: Earlier) -> None:
         db.send(f"DROP TABLE {table}")
 
 
-def _put(db: Db, lane: int, first: int, last: int, told: list[Any], passed: list[Any]) -> None:
-    """A part of an attempt, with the events that stand among its deliveries."""
-    count = last - first + 1
-    nobody: list[int | None] = [None] * count
-    events = Events([None] * count, [0.0] * count, [*nobody], [*nobody], [0] * count)
-    places = [*range(first, last + 1)]
-    own = False
-    for place, event_id, received_at, person, other, seq, event in passed:
-        at = place - first
-        if event is not None:
-            places[at] = event
+class _Gathered:
+    """Rows that are written at once."""
+
+    def __init__(self) -> None:
+        self.events: list[Any] = []
+        self.outcomes: list[Any] = []
+        self.refers: list[tuple[int, int]] = []
+
+    def add(self, lane: int, places: range, told: list[Any], rows: list[Any]) -> None:
+        """A part of an attempt, with the events that stand among its deliveries."""
+        action, at, outcome, reason, code, tries, stages, trace = told
+        none = (None, 0.0, None, None, None)
+        own = [none if row is None or row[5] is not None else row[:5] for row in rows]
+        ids, times, people, others, seqs = (list(column) for column in zip(*own, strict=True))
+        if any(event_id is not None for event_id in ids):
+            known = [seq or 0 for seq in seqs] if any(seqs) else []
+            self.events.append(event_row(places[0], lane, at, Events(ids, times, people, others, known)))
+        kept = None if trace is None else bytes(trace)
+        row = (places[0], places[-1], lane, action, at, outcome, reason, code, tries, bytes(stages), kept)
+        if outcome in (ACCEPTED, UNWANTED):
+            self.outcomes.append((*row, None))
         else:
-            own = True
-            events.ids[at], events.times[at], events.seqs[at] = event_id, received_at, seq or 0
-            events.people[at], events.others[at] = person, other
-    if not any(events.seqs):
-        events.seqs = []
-    action, at_time, outcome, reason, code, tries, stages, trace = told
-    is_new = outcome in (ACCEPTED, UNWANTED)
-    if own:
-        db.insert("trail_events", [event_row(first, lane, at_time, events)])
-    row = (first, last, lane, action, at_time, outcome, reason, code, tries, bytes(stages))
-    kept = None if trace is None else bytes(trace)
-    db.insert("trail_outcomes", [(*row, kept, None if is_new else packing.packed_places(places))])
-    if not is_new:
-        db.insert("trail_refers", refers(first, places))
+            of = [at if row is None or row[5] is None else row[5] for at, row in zip(places, rows, strict=True)]
+            self.outcomes.append((*row, packing.packed_places(of)))
+            self.refers += refers(places[0], of)

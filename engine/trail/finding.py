@@ -10,7 +10,7 @@ import msgspec
 from engine.records import Trace
 from engine.trail import packing
 from engine.trail.entries import ACCEPTED, Cursor, Followed, Found, Query, Stages, State
-from engine.trail.tables import NEIGHBOURS, in_parts, indexed, marks
+from engine.trail.tables import AT_ONCE, NEIGHBOURS, in_parts, indexed, marks
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -151,15 +151,13 @@ class Wanted(NamedTuple):
 
 def events(db: Db, chunks: Chunks, wanted: Wanted, below: int = 2**62) -> Iterator[Event]:
     """Those that fit, the newest first: of what is not in the index yet, and from the index."""
-    since = indexed(db)
-    if wanted.prefix:
-        since = 0  # the index knows no beginnings
-    while rows := db.rows(
-        f"{_HELD} WHERE first > ? AND first < ? AND {db.has} ORDER BY first DESC LIMIT 20", since, below, wanted.bytes
-    ):
-        for held in chunks.keep(rows):
+    since = 0 if wanted.prefix else indexed(db)  # the index knows no beginnings
+    end, theirs = below, wanted.bytes
+    rows = f"{_HELD} WHERE first > ? AND first < ? ORDER BY first DESC LIMIT {AT_ONCE}"
+    while found := db.rows(rows, since, end):
+        for held in chunks.keep([row for row in found if theirs in row[3]]):
             yield from _fitting(held, wanted, range(held.last, held.first - 1, -1), below)
-        below = rows[-1][0]
+        end = found[-1][0]
     if wanted.prefix:
         return
     number = wanted.number

@@ -50,8 +50,6 @@ TABLES = (*COLUMNS, "trail_facts")
 class PostgresDb:
     """As tables.Db says."""
 
-    has = "position(? IN packed) > 0"
-
     def __init__(self, db: Db) -> None:
         self._db = db
 

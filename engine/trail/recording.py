@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 FLUSH_S = 1.0
 ASK_S = 0.5
-SOON = 8_000  # entries (accepted events, deliveries) that are not left to wait for so long
+SOON = 2_000  # entries (accepted events, deliveries) that are not left to wait for so long
 MOST_WAITING = 30_000  # entries that wait to be written; more are left out
 MOST_BYTES = 64 * 1024 * 1024  # of their events
 MOST_EXCHANGES = 20  # of one batch that are kept, of each kind

@@ -34,8 +34,6 @@ BUSY_S = 10.0
 class SqliteDb:
     """As tables.Db says."""
 
-    has = "instr(packed, ?) > 0"
-
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
 

@@ -48,8 +48,6 @@ AT_ONCE = 200  # values that one statement asks for
 class Db(Protocol):
     """A connection in a transaction, or one that reads."""
 
-    has: str  # SQL: are the bytes that are given (?) in `packed`?
-
     def rows(self, sql: str, *values: Any) -> list[Any]: ...
 
     def send(self, sql: str, *values: Any) -> object: ...

@@ -130,16 +130,16 @@ class Writing:
         while left:
             seq, event_id = left[0]
             rows = self._db.rows(
-                "SELECT first, first_seq, last_seq, packed FROM trail_events WHERE lane = ? AND last_seq >= ? "
+                "SELECT first, first_seq FROM trail_events WHERE lane = ? AND last_seq >= ? "
                 f"ORDER BY last_seq LIMIT {OVERLAPPING}",
                 *(lane, seq),
             )
-            for first, first_seq, _, given in rows:
-                if first_seq <= seq:
-                    events = packing.unpacked_events(given)
-                    if seq in events.seqs and _is_at(events, seq, event_id):  # and not one of another store, before
-                        self._memory.learn(lane, first, events)
-                        break
+            for first in [first for first, first_seq in rows if first_seq <= seq]:
+                [(given,)] = self._db.rows("SELECT packed FROM trail_events WHERE first = ?", first)
+                events = packing.unpacked_events(given)
+                if seq in events.seqs and _is_at(events, seq, event_id):  # and not one of another store, before
+                    self._memory.learn(lane, first, events)
+                    break
             known = self._memory.places(lane)
             beyond = min((row[1] for row in rows), default=float("inf"))
             left = [each for each in left[1:] if each[0] not in known and each[0] >= beyond]
