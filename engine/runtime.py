@@ -98,6 +98,7 @@ class Engine:
         self.secrets = secrets or SecretSources(project.directory, os.environ)
         self.forget: Callable[[str], None] = getattr(self.secrets, "forget", lambda _: None)
         self.ingest_values: dict[str, str] = {}  # what the references to write keys and signing secrets yielded last
+        self.whole = False  # are connectors read that come with the engine and that no client has?
         self.keeping = False  # does a thread look at changed files and keys, so that no request has to?
         self.lock = threading.RLock()
         self.programs: dict[tuple[str, str], tuple[object, object, Program]] = {}
@@ -131,8 +132,12 @@ class Engine:
     # --- what a start does without ---
 
     def prepare(self) -> None:
-        """Load what the first event would load; from any thread."""
+        """Load what the first event would load, and the connectors that no client has; from any thread."""
         _ = self.receivers, self.worker
+        if not self.whole:
+            self.project.all()  # without the lock: who has an event needs none of these
+            self.whole = True
+            self.reread()
         self.prepared.set()
 
     @property
@@ -203,8 +208,9 @@ class Engine:
 
     def reread(self) -> None:
         with self.lock:
-            connectors, clients, findings = self.project.all()
-            broken_connectors, broken_clients = self.project.unusable()  # for these the last that was sound serves on
+            files = self.project.connector_files() if self.whole else self.project.used_connector_files()
+            connectors, clients, findings = self.project.all(files)
+            broken_connectors, broken_clients = self.project.unusable(files)  # for them the last sound one serves on
             connectors |= {name: spec for name, spec in self.connector_specs.items() if name in broken_connectors}
             clients |= {name: spec for name, spec in self.client_specs.items() if name in broken_clients}
             self.looked_at = time.monotonic()

@@ -417,3 +417,13 @@ def test_an_action_that_was_paused_goes_on_when_the_client_file_changes(project_
     running.run()
     running.run()
     assert running.lane().delivered == 1
+
+
+def test_connectors_that_come_with_the_engine_and_no_client_has_are_read_after_the_start(
+    project_from: Callable[..., Path],
+) -> None:
+    ours = set(Project(project_from(crm=CRM, abc=ABC)).connector_files())
+    engine = Engine(Project(project_from(crm=CRM, abc=ABC)), MemoryStore())
+    assert set(engine.connector_specs) == {"crm"}
+    engine.prepare()
+    assert set(engine.connector_specs) == ours > {"crm"}

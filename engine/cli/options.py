@@ -185,6 +185,7 @@ def admin_side(engine: Engine, telemetry: Telemetry, project: Project) -> tuple[
     def board() -> Board:
         from engine.dashboard.board import Board
 
+        engine.prepare()  # the pages show connectors that no client has, too
         return Board(engine, access, history, audit_file=audit_file(project), clock=engine.clock.now)
 
     return access, board

@@ -160,6 +160,13 @@ class Project:
         """By the file's name, which is the connector's."""
         return {**_yaml_files(bundled("connectors")), **_yaml_files(self.directory / "connectors")}
 
+    def used_connector_files(self) -> dict[str, Path]:
+        """Without those that come with the engine and that no client has."""
+        clients = [self.loaded_client(path).value for path in self.client_files().values()]
+        used = {name for client in clients if client is not None for name in client.connectors}
+        ours, files = bundled("connectors"), self.connector_files()
+        return {name: path for name, path in files.items() if name in used or path.parent != ours}
+
     def client_files(self) -> dict[str, Path]:
         return _yaml_files(self.directory / "clients")
 
@@ -189,15 +196,17 @@ class Project:
         """Of all files, also of those that can't be used."""
         return [name for path in self.client_files().values() if (name := _name_in(self.loaded_client(path)))]
 
-    def all(self) -> tuple[dict[str, Connector], dict[str, Client], list[Finding]]:
-        """All that can be used, by name, and the findings of all files."""
+    def all(
+        self, files: Mapping[str, Path] | None = None
+    ) -> tuple[dict[str, Connector], dict[str, Client], list[Finding]]:
+        """All that can be used, by name, and the findings of all files; `files`: of these connectors alone."""
         connectors, clients, findings = {}, {}, list(self.settings_errors)
-        for name, path in self.connector_files().items():
+        for name, path in (self.connector_files() if files is None else files).items():
             connector = self.loaded_connector_at(path)
             findings += connector.findings
             if connector.value is not None:
                 connectors[name] = connector.value
-        files: dict[str, Path] = {}
+        named_in: dict[str, Path] = {}
         for path in self.client_files().values():
             client = self.loaded_client(path)
             findings += client.findings
@@ -205,9 +214,9 @@ class Project:
                 continue
             called = client.value.client
             if called in clients:
-                findings.append(self._twice(path, client, files[called]))
+                findings.append(self._twice(path, client, named_in[called]))
                 continue
-            clients[called], files[called] = client.value, path
+            clients[called], named_in[called] = client.value, path
         return connectors, clients, in_file_order(findings)
 
     def _twice(self, path: Path, client: Loaded[Client], other: Path) -> Finding:
@@ -215,10 +224,9 @@ class Project:
         says = f"{_name_in(client)} is also the client of {other}"
         return located.finding(("client",), "duplicate-client", says)
 
-    def unusable(self) -> tuple[set[str], set[str]]:
-        """The connectors and the clients whose files are there and can't be used."""
-        files = self.connector_files().items()
-        connectors = {name for name, path in files if self.loaded_connector_at(path).value is None}
+    def unusable(self, files: Mapping[str, Path]) -> tuple[set[str], set[str]]:
+        """Those of these connectors, and the clients, whose files are there and can't be used."""
+        connectors = {name for name, path in files.items() if self.loaded_connector_at(path).value is None}
         loaded = [self.loaded_client(path) for path in self.client_files().values()]
         return connectors, {_name_in(each) for each in loaded if each.value is None}
 

@@ -158,6 +158,8 @@ def _validator(name: str) -> Any:
     import jsonschema_rs
 
     connector = document("connector")
+    if name == "connector":
+        return jsonschema_rs.validator_for(connector)
     registry = jsonschema_rs.Registry([(connector["$id"], connector)])
     return jsonschema_rs.validator_for(document(name), registry=registry)
 
