@@ -176,6 +176,29 @@ def test_a_batch_is_settled_in_a_handful_of_statements_however_large(store: Sqli
     assert [(lane.delivered, lane.waiting) for lane in store.lanes()] == [(sqlite.ROWS, 0)]
 
 
+def test_what_is_settled_while_many_events_come_in_shares_the_commit_of_the_next(
+    store: SqliteStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sqlite, "SHARE_S", 60.0)
+    written: list[str] = []
+    store._writer.run(lambda db: db.set_trace_callback(written.append))
+    store.put([event(f"e{n}") for n in range(sqlite.CROWD)], now=0.0).result(10)
+    written.clear()
+    locking = store._writer.submit(lambda db: db.execute("INSERT INTO locks VALUES ('a', 'b', 9)"))
+    store.put([event("next")], now=0.0).result(10)
+    assert locking.done()
+    assert (written.count("BEGIN IMMEDIATE"), written.count("COMMIT")) == (1, 1)
+
+
+@pytest.mark.parametrize(("events", "share_s"), [(sqlite.CROWD - 1, 60.0), (sqlite.CROWD, 0.01)])
+def test_what_is_settled_waits_for_few_events_not_at_all_and_for_none_not_long(
+    store: SqliteStore, monkeypatch: pytest.MonkeyPatch, events: int, share_s: float
+) -> None:
+    monkeypatch.setattr(sqlite, "SHARE_S", share_s)
+    store.put([event(f"e{n}") for n in range(events)], now=0.0).result(10)
+    assert store._writer.submit(lambda db: db.execute("SELECT 1").fetchone()).result(10) == (1,)
+
+
 def test_one_bad_put_harms_none_of_those_it_waited_with(store: SqliteStore) -> None:
     with writer_kept_busy(store):
         futures = [store.put([event(f"e{n}", key="\ud800" if n == 3 else "ana")], now=0.0) for n in range(6)]

@@ -85,6 +85,7 @@ _Answer = tuple[Any, Exception | None]
 
 ROWS = 64  # in one statement; each number of them is a statement of its own, kept compiled
 GROUP = 1000  # writes in one commit at most, so that the first of them is not kept waiting by the last
+CROWD, SHARE_S = 16, 0.01  # so long after a commit of so many events, what else is written waits for the next of them
 SKEW_S = 1.0  # what is put takes a moment that is so much later, rather than one before that of the last that was put
 FRONT_ROWS = 200  # of a lane whose first has no true turn yet
 LOOK_BACK = 1_000  # that may be put without a hold, looked through for an older one of the key of a direct caller's
@@ -819,6 +820,7 @@ class _Writer:
         self._gate = threading.Lock()
         self._closed = False
         self._log_bytes = LOG_FIRST
+        self._crowded_until = 0.0
         self._refusal = f"{path}: the store is closed"
         self._file_lock = -1
         self._db: _Connection | None = None
@@ -894,6 +896,8 @@ class _Writer:
             together = [job for job in live if not isinstance(job.work, _Outside)]
             if together:
                 self._commit(db, together)
+            if sum(len(job.work.events) for job in together if isinstance(job.work, _Put)) >= CROWD:
+                self._crowded_until = time.monotonic() + SHARE_S
             for job in live:
                 if isinstance(job.work, _Outside):
                     self._do_alone(db, job, job.work)
@@ -908,8 +912,20 @@ class _Writer:
             try:
                 job = self._jobs.get_nowait()
             except queue.Empty:
-                return group, True
+                try:
+                    job = self._jobs.get(timeout=self._patience_s(group))
+                except queue.Empty:
+                    return group, True
         return group, False
+
+    def _patience_s(self, group: list[_Job]) -> float:
+        """
+        What is settled while many events come in waits for the next of them, which else would wait for its commit: the
+        disk is waited for once for both.
+        """
+        if all(job.passing for job in group) or any(isinstance(job.work, _Put) for job in group):
+            return 0.0
+        return max(0.0, self._crowded_until - time.monotonic())
 
     def _commit(self, db: _Connection, jobs: list[_Job]) -> None:
         try:
