@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from moto.server import ThreadedMotoServer
 
-from engine.demo import CLIENTS, clients_in
+from engine.demo.traffic import client_files, shops, write_key
 from engine.spec.compiled import NAME, write_compiled
 from engine.spec.project import Project
 from engine.stores.opening import open_store
@@ -183,21 +183,20 @@ class Place:
     @staticmethod
     def event(client: str) -> dict[str, Any]:
         """As an HTTP API sends it."""
-        connector, _, binding = CLIENTS[client]
+        shop = next(shop for shop in shops() if shop.client == client)
         body = {
             "eventId": uuid.uuid4().hex,
             "email": f"{uuid.uuid4().hex[:8]}@example.com",
             "eventType": "product_view",
             "product": PRODUCT,
             "timestamp": "2026-01-28T10:30:45.123Z",
-            "clientId": client,
-            **({"tid": binding["match"]} if "match" in binding else {}),
+            **shop.event,
         }
         return {
             "version": "2.0",
-            "rawPath": f"/{connector}",
+            "rawPath": f"/{shop.connector}",
             "rawQueryString": "",
-            "headers": {"content-type": "application/json", "x-connect-key": f"demo-write-key-{client}"},
+            "headers": {"content-type": "application/json", "x-connect-key": write_key(shop)},
             "requestContext": {"stage": "$default", "http": {"method": "POST", "sourceIp": "203.0.113.7"}},
             "body": json.dumps(body),
             "isBase64Encoded": False,
@@ -215,7 +214,7 @@ def moto() -> str:
 def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        secrets = clients_in(folder / "clients")
+        secrets = client_files(shops(), folder / "clients")
         command = [sys.executable, "-m", "engine.cli", "sandbox", "--port", "0", "--project", name]
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as sandbox:
             try:
