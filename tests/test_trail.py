@@ -17,6 +17,7 @@ from conftest import REFUSED, START, Heard, Shop, Vendor, reply
 from engine.errors import StoreUnavailable
 from engine.records import Delivery, Trace
 from engine.stores.sqlite import SqliteStore
+from engine.trail import packing
 from engine.trail.digests import Digests, addresses_in
 from engine.trail.entries import (
     Attempt,
@@ -734,6 +735,25 @@ def test_forgetting_a_person_takes_out_their_events_and_what_is_written_late_of_
     shop.post({"id": "e5", "email": "ana@example.com"})  # who comes back is a customer again
     shop.drain()
     assert [event for event, _, _ in shop.found()] == ["e5", "e3"]
+
+
+def test_of_who_is_forgotten_nothing_is_left_in_the_index_nor_in_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("engine.trail.writing.LATER", 1)
+    keeper, digest = SqliteKeeper(tmp_path / "connect.trail.db"), 0x0102030405060708
+    others = [taken(f"other-{n}", person=n) for n in range(1, 500)]
+    keeper.write([*others[:250], taken("theirs", person=digest), *others[250:]], [], [], people)
+    pieces = [b"theirs", digest.to_bytes(8, "big"), packing.person_number(digest).to_bytes(8, "little")[3:]]
+    before = b"".join(file.read_bytes() for file in tmp_path.iterdir())
+    assert keeper.forget([digest], None, client=None, now=START, dry=False) == 1
+    with keeper._writing(secure=True) as db:
+        db.send("DELETE FROM trail_gone")  # whose they are, for ten minutes
+    left = (tmp_path / "connect.trail.db").read_bytes()
+    assert [(piece in before, piece in left) for piece in pieces] == [(True, False)] * 3
+    assert len(keeper.find(Query(event_id="other-", prefix=True), 900)) == 499
+    assert [ids(keeper.find(Query(people=(n,)), 9)) for n in (1, 499)] == [["other-1"], ["other-499"]]
+    keeper.close()
 
 
 def test_forgetting_for_one_client_leaves_the_others(keeper: Keeper) -> None:

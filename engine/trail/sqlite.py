@@ -110,11 +110,11 @@ class SqliteKeeper:
 
     @contextmanager
     def _writing(self, *, secure: bool = False) -> Iterator[SqliteDb]:
-        """`secure`: what is deleted can't be read in the file any more, either."""
+        """`secure`: what is deleted can't be read in the file any more, either; FAST keeps copies out of pages in use."""
         with self._gate:
             try:
                 db = self._opened()
-                db.execute(f"PRAGMA secure_delete = {'ON' if secure else 'OFF'}")
+                db.execute(f"PRAGMA secure_delete = {'ON' if secure else 'FAST'}")
                 db.execute("BEGIN IMMEDIATE")
                 yield SqliteDb(db)
                 db.execute("COMMIT")
@@ -229,6 +229,7 @@ def _prepared(db: sqlite3.Connection) -> sqlite3.Connection:
                 db.execute(statement)
             db.execute("INSERT INTO trail_facts VALUES (1, ?, 1)", (secrets.token_bytes(32),))
             if version:
+                db.execute("PRAGMA secure_delete = ON")  # nothing is left of it where nobody looks when erasing
                 taken_over(SqliteDb(db), OF_SQLITE[version])
             db.execute(f"PRAGMA user_version = {VERSION}")
         db.execute("COMMIT")
