@@ -110,7 +110,7 @@ class SqliteKeeper:
 
     @contextmanager
     def _writing(self, *, secure: bool = False) -> Iterator[SqliteDb]:
-        """`secure`: what is deleted can't be read in the file any more, either; FAST keeps copies out of pages in use."""
+        """`secure`: what is deleted can't be read in the file any more, either (FAST: in pages in use)."""
         with self._gate:
             try:
                 db = self._opened()
