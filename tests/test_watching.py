@@ -10,8 +10,11 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+from click.testing import CliRunner
 from command import ROOT, Running, environment, make_project
 
+from engine.cli import status
 from engine.cli.watching import History, frame, named, number, plain, sparkline
 from engine.records import Accepted, Draft, Lane, LaneChange, Settled
 from engine.stores.sqlite import SqliteStore
@@ -133,10 +136,17 @@ def test_watch_with_json_gives_a_line_for_each_look(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize("interval", ["0.05", "50ms", "soon", ""])
+def test_an_interval_that_is_no_time_is_refused_with_how_to_write_it(interval: str) -> None:
+    ended = CliRunner().invoke(status.command, ["--watch", "--interval", interval])
+    assert ended.exit_code == 2
+    assert f"{interval!r} is no time from 100ms on; write it as 2s" in ended.output
+
+
 def test_watch_into_a_pipe_writes_plain_lines(tmp_path: Path) -> None:
     home = make_project(tmp_path)
     filled(home).close()
-    with Running("status", "--watch", "--interval", "0.1", project=home) as status:
+    with Running("status", "--watch", "--interval", "100ms", project=home) as status:
         lines = [status.line() for _ in range(7)]
         ended = status.end(signal.SIGINT)
     assert (ended.code, ended.err) == (0, "")

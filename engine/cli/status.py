@@ -22,15 +22,31 @@ if TYPE_CHECKING:
 HEADS = ("connector", "client", "state", "waiting", "delivered", "rejected", "skipped", "oldest")
 
 
+class Interval(click.ParamType[float]):
+    """`2s`, `500ms`, or a number of seconds; 0.1 s at least."""
+
+    name = "time"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        from engine.spec import units
+
+        text, interval_s = str(value), 0.0
+        with suppress(units.UnitError):
+            interval_s = units.duration(text if text[-1:].isalpha() else f"{text}s")
+        if interval_s < 0.1:
+            self.fail(f"{text!r} is no time from 100ms on; write it as 2s", param, ctx)
+        return interval_s
+
+
 @click.command("status")
 @click.option("--watch", is_flag=True, help="Show it anew again and again, with rates, until Ctrl-C.")
 @click.option(
     "--interval",
-    type=click.FloatRange(min=0.1),
-    default=2.0,
+    type=Interval(),
+    default="2s",
     show_default=True,
-    metavar="SECONDS",
-    help="How long --watch waits between two looks.",
+    metavar="TIME",
+    help="How long --watch waits between two looks, such as 500ms; a number counts seconds.",
 )
 @options.as_json
 @options.store
