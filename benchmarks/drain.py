@@ -45,9 +45,10 @@ from benchmarks.measuring import (
 from benchmarks.templates import Loop
 from engine.alerts.log import LogAlerts
 from engine.clock import SystemClock
+from engine.http import Prepared
 from engine.program import Program
 from engine.records import Accepted, Draft
-from engine.sending import HttpTransport, Masker, Prepared
+from engine.sending import HttpTransport, Masker
 from engine.spec import types
 from engine.spec.project import Project
 from engine.stores.sqlite import SqliteStore

@@ -27,12 +27,13 @@ from engine.alerts.log import LogAlerts
 from engine.clock import VirtualClock
 from engine.door import listening
 from engine.door.events import Door, Limits
+from engine.http import Prepared, Reply
 from engine.intake import Receiver
 from engine.outcomes import Judge
 from engine.program import Program, decode_event
 from engine.records import Accepted, Received, Settled, Stored
 from engine.sandbox import Sandbox, SandboxTransport
-from engine.sending import Masker, Prepared, Reply, Requester, Transport
+from engine.sending import Masker, Requester, Transport
 from engine.spec import types
 from engine.spec.load import load_connector, load_schema_ref
 from engine.spec.located import read_file

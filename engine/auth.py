@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from engine.errors import BadValue, EgressRefused, TokenUnreadable
+from engine.http import NoReply, Reply
 from engine.limits import Gate
 from engine.mapping import compile_tree
 from engine.names import ADDRESS, AUTH, BOUND, CLIENT, CONSENT, REPLY, SIGNED, WAIT
@@ -24,7 +25,7 @@ from engine.placing import Certificates, Placing
 from engine.placing import unquoted as unquoted
 from engine.records import Outcome, OutcomeKind, TokenRow, Trace
 from engine.retrying import moment
-from engine.sending import NoReply, Placement, Reply, Requester
+from engine.sending import Placement, Requester
 from engine.signing import Signers
 from engine.spec import types, units
 from engine.writing import written

@@ -12,6 +12,7 @@ from engine.ports import Carrier
 from engine.records import (
     Answered,
     Delivery,
+    Ended,
     LaneChange,
     Outcome,
     OutcomeKind,
@@ -25,7 +26,7 @@ from engine.records import (
 )
 from engine.retrying import DEFER_S
 from engine.spec import units
-from engine.walk import Ended, Walk
+from engine.walk import Walk
 
 if TYPE_CHECKING:
     from engine.program import Action, Program

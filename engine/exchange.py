@@ -8,10 +8,10 @@ import msgspec
 
 from engine.auth import AuthFailed
 from engine.errors import BadValue, ConnectError
+from engine.http import NoReply, Prepared, Reply
 from engine.limits import Gate
 from engine.outcomes import Verdict
 from engine.records import Outcome, OutcomeKind
-from engine.sending import NoReply, Prepared, Reply
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

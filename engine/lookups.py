@@ -9,6 +9,7 @@ import msgspec
 
 from engine.caching import Cache
 from engine.errors import BadValue, ConnectError, EgressRefused, RecordError
+from engine.http import Reply
 from engine.mapping import compile_tree, encode_json
 from engine.names import BOUND, LOOKING, REPLY, WAIT
 from engine.notations import semantics
@@ -16,7 +17,6 @@ from engine.outcomes import Judge, Level, probed
 from engine.placing import AuthFailed
 from engine.privacy.people import digest
 from engine.records import Outcome, OutcomeKind, Trace
-from engine.sending import Reply
 from engine.spec import types, units
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from engine.exchange import Call
     from engine.expressions import Compiler, Path
-    from engine.sending import Prepared
+    from engine.http import Prepared
     from engine.wire import Wire
 
 MAX_PAGES = 1_000

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from engine.errors import BadValue, TooMuch
+from engine.http import NoReply, Reply
 from engine.notations import semantics
 from engine.records import Outcome, OutcomeKind
 from engine.retrying import retry_after, wait_of
-from engine.sending import NoReply, Reply
 from engine.spec import units
 
 if TYPE_CHECKING:

@@ -14,11 +14,12 @@ from urllib.parse import quote, urlsplit
 import msgspec
 
 from engine.errors import BadValue, ConnectError
+from engine.http import Prepared, Tls
 from engine.names import AUTH, SIGNED
 from engine.notations import semantics
 from engine.notations.emitting import Problem, is_expression
 from engine.records import Outcome, OutcomeKind
-from engine.sending import NOTHING, Placement, Prepared, Tls, header
+from engine.sending import NOTHING, Placement, header
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

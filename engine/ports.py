@@ -15,6 +15,7 @@ if TYPE_CHECKING:
         Carried,
         Dead,
         Delivery,
+        Ended,
         Held,
         Lane,
         LaneChange,
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
         Walked,
         Which,
     )
-    from engine.walk import Ended
 
 
 class Clock(Protocol):

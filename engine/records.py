@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from enum import StrEnum
-from typing import Any, TypedDict
+from typing import Any, NamedTuple, TypedDict
 
 import msgspec
 
@@ -371,3 +371,12 @@ class Answered(msgspec.Struct, frozen=True):
     event_id: str
     reason: str = ""
     actions: dict[str, Told] = {}  # where there are several: what became of each
+
+
+class Ended(NamedTuple):
+    """One delivery and what became of it on this walk."""
+
+    delivery: Delivery
+    outcome: Outcome
+    trace: Trace | None
+    progress: Progress | None

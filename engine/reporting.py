@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from engine.program import Program
-    from engine.records import LaneChange, Settled, Skipped
-    from engine.walk import Ended, World
+    from engine.records import Ended, LaneChange, Settled, Skipped
+    from engine.walk import World
 
 
 OUTAGE_TRIES = 3  # tries of a lane in a row that end in an outage before someone hears of it

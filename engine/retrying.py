@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from engine.expressions import Compiler, Path
-    from engine.sending import Reply
+    from engine.http import Reply
     from engine.spec import types
 
 LONGEST_S = 7 * 86400.0

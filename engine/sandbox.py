@@ -17,10 +17,11 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 from engine.bodies import JSON_LINES, csv_text, read_csv, read_form, read_json, read_json_lines
 from engine.errors import BadValue, SpecErrors
 from engine.expressions import Compiler
+from engine.http import Prepared, Reply
 from engine.mapping import compile_tree, encode_json
 from engine.names import SANDBOX
 from engine.notations.semantics import plain
-from engine.sending import Hosts, Prepared, Reply
+from engine.sending import Hosts
 from engine.spec import types, units
 from engine.spec.findings import Finding
 from engine.unpacking import pack

@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from engine.program import Program
-    from engine.records import Delivery, Outcome
-    from engine.walk import Ended, World
+    from engine.records import Delivery, Ended, Outcome
+    from engine.walk import World
 
 
 MAX_FAILING = 100_000

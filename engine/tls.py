@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import ssl
     from collections.abc import Iterator
 
-    from engine.sending import Tls
+    from engine.http import Tls
 
 
 def context(tls: Tls | None) -> ssl.SSLContext:

@@ -16,7 +16,7 @@ from engine.notations.semantics import plain
 from engine.outcomes import DELIVERED, holds_back
 from engine.owners import new_owner
 from engine.program import Done, decode_event
-from engine.records import Delivery, Lease, Outcome, OutcomeKind, Part, Progress, Trace
+from engine.records import Delivery, Ended, Lease, Outcome, OutcomeKind, Part, Progress
 from engine.steps import Member
 from engine.telemetry.journal import Journal
 from engine.wire import Wire, new_nonce
@@ -65,15 +65,6 @@ class World(NamedTuple):
     def is_followed(self) -> bool:
         """Does anybody want to know what a walk did, and when?"""
         return self.traces is not None or self.trail is not None
-
-
-class Ended(NamedTuple):
-    """One delivery and what became of it on this walk."""
-
-    delivery: Delivery
-    outcome: Outcome
-    trace: Trace | None
-    progress: Progress | None
 
 
 class Walk:

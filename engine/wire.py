@@ -10,8 +10,8 @@ from urllib.parse import urlsplit
 import msgspec
 
 from engine.errors import ConnectError, told
+from engine.http import NoReply, Prepared, Reply
 from engine.records import OutcomeKind
-from engine.sending import NoReply, Prepared, Reply
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from engine.records import LaneChange, Outcome, OutcomeKind, Settled, Walked
-from engine.walk import Ended
+from engine.records import Ended, LaneChange, Outcome, OutcomeKind, Settled, Walked
 
 if TYPE_CHECKING:
     from engine.program import Program

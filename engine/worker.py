@@ -19,12 +19,12 @@ from engine.direct import Caller
 from engine.errors import LeaseLost, SecretUnavailable, StoreUnavailable, told
 from engine.owners import is_gone, new_owner
 from engine.privacy.personal import addresses
-from engine.records import Answered, LaneChange, Lease, OutcomeKind, Settled, Skipped, Stored
+from engine.records import Answered, Ended, LaneChange, Lease, OutcomeKind, Settled, Skipped, Stored
 from engine.reporting import Reporter
 from engine.settling import Verdicts
 from engine.spec import units
 from engine.turns import Alone
-from engine.walk import Ended, Walk, World
+from engine.walk import Walk, World
 from engine.withdrawn import Withdrawn, is_said
 from engine.writing import Unreachable, written
 

@@ -14,11 +14,12 @@ from hypothesis import settings
 
 from engine.clock import VirtualClock
 from engine.errors import SpecErrors
+from engine.http import NoReply, Prepared, Reply
 from engine.intake import Receiver
 from engine.mapping import encode_json
 from engine.program import Program
 from engine.secrets import fingerprint
-from engine.sending import Masker, NoReply, Prepared, Reply
+from engine.sending import Masker
 from engine.spec.findings import errors_in
 from engine.spec.load import load_client, load_connector
 from engine.spec.located import read

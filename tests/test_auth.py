@@ -29,9 +29,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+    from engine.http import Prepared, Reply
     from engine.ports import Store
     from engine.program import Program
-    from engine.sending import Prepared, Reply
 
 APP, APP_SECRET, USER, PASSWORD = "app-1", "app-s3cret/+", "ana@example.com", "pa55 wörd&"
 

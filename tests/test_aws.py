@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from engine.sending import NoReply, Prepared, Reply
+    from engine.http import NoReply, Prepared, Reply
 
 
 @pytest.fixture(scope="module", autouse=True)

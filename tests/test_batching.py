@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from engine.batching import Batcher, Unit, merge_deep
 from engine.errors import BadValue
 from engine.expressions import Compiler
+from engine.http import Prepared, Reply
 from engine.mapping import encode_json
 from engine.records import Delivery
-from engine.sending import Prepared, Reply
 from engine.spec.located import read
 from engine.spec.types import Batch
 

@@ -8,8 +8,8 @@ from conftest import Shop, Vendor, reply
 
 from engine.authoring.examples import run_example
 from engine.bodies import Part, csv_text, encoded_parts, read_body, read_form, read_parts
+from engine.http import Prepared
 from engine.sandbox import Sandbox, seen
-from engine.sending import Prepared
 from engine.spec import types
 from engine.spec.load import load_connector
 from engine.spec.located import read_file

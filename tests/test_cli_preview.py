@@ -14,7 +14,8 @@ from command import EVENTS, ROOT, SECRETS, Running, connect, environment, free_p
 from engine.authoring import curl
 from engine.authoring.preview import preview
 from engine.expressions import Compiler
-from engine.sending import Masker, Prepared
+from engine.http import Prepared
+from engine.sending import Masker
 from engine.spec import types
 from engine.spec.project import Project
 

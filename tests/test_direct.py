@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
     from conftest import Answer
 
+    from engine.http import Prepared, Reply
     from engine.ports import Store
-    from engine.sending import Prepared, Reply
 
 RECEIVE = 'receive: {mode: direct, client: "${ event.client }", id: "${ event.id }"}\n'
 STEPS = (

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
     from conftest import Answer
 
+    from engine.http import Prepared
     from engine.ports import Store
-    from engine.sending import Prepared
 
 RULES = """
 replies: {outcomes: [{status: 409, then: retry, wait: 1m}, {status: 422, then: reject},

@@ -17,7 +17,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.egress import HINT, LOOPBACK, PUBLIC, Egress, kind_of
-from engine.sending import HttpTransport, NoReply, Prepared
+from engine.http import NoReply, Prepared
+from engine.sending import HttpTransport
 from tests.command import EVENTS, KEYS, SECRETS, Running, connect, make_project, post, soon
 
 OPEN = Egress(allow_private=True)

@@ -22,7 +22,7 @@ LAYERS = (
     "spec.fix", "spec.report",
     # the stages
     "mapping", "bodies", "unpacking", "door.meters", "door.senders", "intake", "door.published", "caching", "batching",
-    "limits", "privacy.personal", "tls", "egress", "privacy.masking", "sending", "retrying", "outcomes",
+    "limits", "privacy.personal", "http", "tls", "egress", "privacy.masking", "sending", "retrying", "outcomes",
     "wire", "signing", "placing", "auth", "exchange", "lookups", "steps", "sequence", "program",
     "onboarding.provisioning",
     # the walk

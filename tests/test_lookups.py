@@ -11,10 +11,11 @@ from hypothesis import strategies as st
 
 from engine.caching import Cache
 from engine.clock import VirtualClock
+from engine.http import Prepared
 from engine.lookups import Found
 from engine.program import Program
 from engine.records import Outcome, OutcomeKind
-from engine.sending import Masker, Prepared
+from engine.sending import Masker
 from engine.spec.load import load_connector
 from engine.spec.located import read
 from engine.stores.memory import MemoryStore

@@ -14,11 +14,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from engine.clock import VirtualClock
+from engine.http import NoReply, Prepared, Reply
 from engine.mapping import encode_json
 from engine.program import Program
 from engine.records import Accepted, Outcome, OutcomeKind
 from engine.sandbox import Sandbox
-from engine.sending import Masker, NoReply, Prepared, Reply
+from engine.sending import Masker
 from engine.spec.project import Project
 from engine.spec.types import Binding, Client
 from engine.stores.memory import MemoryStore

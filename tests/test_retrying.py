@@ -15,7 +15,7 @@ from engine.retrying import LONGEST_S, Backoff, after_failure, bounded_wait, ret
 from engine.spec.types import Retry
 
 if TYPE_CHECKING:
-    from engine.sending import Reply
+    from engine.http import Reply
 
 DAY = 86400.0
 IN_SAO_PAULO = 13 * 3600 + 29 * 60 + 15 + 3 * 3600  # from 07:30:45 there, which is 10:30:45 UTC, to its midnight

@@ -11,12 +11,13 @@ import pytest
 from conftest import START, Shop, connector_from, program_from
 
 from engine.errors import SpecErrors
+from engine.http import Prepared
 from engine.sandbox import Sandbox, SandboxTransport, answer, application, path_pattern
-from engine.sending import Hosts, Prepared
+from engine.sending import Hosts
 from engine.spec.project import Project
 
 if TYPE_CHECKING:
-    from engine.sending import Reply
+    from engine.http import Reply
 
 
 def sandbox(text: str) -> Sandbox:

@@ -55,8 +55,8 @@ def test_a_key_in_a_query_or_a_cookie_passes_as_it_is(tmp_path: Path) -> None:
 
 
 def test_the_sandbox_refuses_a_wrong_key_and_takes_the_made_up_one(tmp_path: Path) -> None:
+    from engine.http import Prepared
     from engine.sandbox import Sandbox
-    from engine.sending import Prepared
 
     for kind, good in (
         ("bearer", "Bearer made-up-token"),

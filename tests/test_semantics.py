@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 from engine.bodies import read_parts
 from engine.errors import BadValue
 from engine.expressions import Compiler
+from engine.http import Prepared
 from engine.names import ROW
 from engine.notations import semantics
-from engine.sending import Hosts, HttpTransport, Prepared, Requester
+from engine.sending import Hosts, HttpTransport, Requester
 from engine.spec import types
 
 HOSTILE = st.one_of(

@@ -19,19 +19,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.errors import BadValue, EgressRefused
+from engine.http import MAX_REPLY, NoReply, Prepared
 from engine.mapping import ascii_only, encode_json
-from engine.sending import (
-    LONG_QUERY,
-    MAX_REPLY,
-    Hosts,
-    HttpTransport,
-    Masker,
-    NoReply,
-    Prepared,
-    Requester,
-    join,
-    parsed,
-)
+from engine.sending import LONG_QUERY, Hosts, HttpTransport, Masker, Requester, join, parsed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -23,7 +23,7 @@ from engine.clock import VirtualClock
 from engine.errors import SpecErrors
 
 if TYPE_CHECKING:
-    from engine.sending import Prepared
+    from engine.http import Prepared
 
 HASHED = hashlib.sha256
 

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
     from conftest import Answer
 
+    from engine.http import Prepared
     from engine.ports import Store
-    from engine.sending import Prepared
 
 JOB = """
 replies: {outcomes: [{status: 409, then: retry, wait: 1m}, {status: 410, then: retry, from: open, wait: 1m},

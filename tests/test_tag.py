@@ -20,8 +20,8 @@ import yaml
 from command import ROOT, SECRETS, Running, connect, make_project, soon
 
 from engine.errors import UsageError
+from engine.http import Prepared
 from engine.sandbox import Sandbox, answer
-from engine.sending import Prepared
 from engine.spec.project import Project
 from engine.tagging.script import script
 from engine.tagging.settings import Tag, literal, tag_for

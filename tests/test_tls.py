@@ -24,7 +24,8 @@ from cryptography.x509.oid import NameOID
 from engine import tls
 from engine.egress import LOOPBACK
 from engine.errors import BadValue
-from engine.sending import HttpTransport, Prepared, Reply, Tls
+from engine.http import Prepared, Reply, Tls
+from engine.sending import HttpTransport
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -11,13 +11,14 @@ from engine import walk
 from engine.direct import PAUSED, THROTTLED, UNREACHED, UNSENT
 from engine.door.answers import answered
 from engine.errors import SecretUnavailable
+from engine.http import NoReply
 from engine.records import LaneChange
-from engine.sending import HttpTransport, NoReply
+from engine.sending import HttpTransport
 
 if TYPE_CHECKING:
     from conftest import Answer
 
-    from engine.sending import Prepared, Reply
+    from engine.http import Prepared, Reply
 
 RECEIVE = 'receive: {mode: direct, client: "${ event.client }", id: "${ event.id }", answer: {tries: 1}}\n'
 OURS = ("crm.example", "10.1.2.3", "127.0.0.1", "CRM_KEY", "/etc/keys", "engine.", "secrets.", "settings.")

@@ -20,8 +20,8 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
+from engine.http import Prepared, Reply
 from engine.records import Stored
-from engine.sending import Prepared, Reply
 from engine.telemetry.tracing import Tracer, otlp, root_of, sender_of, trace_of
 
 SENDER = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"

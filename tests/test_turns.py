@@ -12,7 +12,7 @@ from engine.turns import Alone
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from engine.sending import Prepared, Reply
+    from engine.http import Prepared, Reply
 
 LONG_S = 10.0  # that nobody waits for in earnest
 LOOKED_UP = """

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.errors import BadValue
-from engine.sending import MAX_REPLY, Reply
+from engine.http import MAX_REPLY, Reply
 from engine.unpacking import Unpacked, Unreadable, pack, unpack
 
 MOST = 100_000

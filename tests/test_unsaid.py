@@ -14,7 +14,7 @@ from engine.notations import semantics
 from engine.notations.semantics import MAX_TEXT
 
 if TYPE_CHECKING:
-    from engine.sending import Prepared, Reply
+    from engine.http import Prepared, Reply
 
 FEW = 1_000
 LONG = "a" * 70

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from engine.http import Prepared, Reply
     from engine.ports import Clock, Store
-    from engine.sending import Prepared, Reply
 
 BATCH = """
 actions:

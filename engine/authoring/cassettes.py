@@ -28,9 +28,10 @@ from engine.authoring.examples import Trial, Unlike, brief, client_of, secrets_o
 from engine.clock import VirtualClock
 from engine.egress import PUBLIC
 from engine.errors import ConnectError, UsageError
+from engine.http import NoReply, Prepared
 from engine.program import overlay
 from engine.sandbox import Sandbox, application
-from engine.sending import HttpTransport, Masker, NoReply, Prepared, maskable
+from engine.sending import HttpTransport, Masker, maskable
 from engine.spec import types, units
 from engine.wire import new_nonce
 
@@ -39,9 +40,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from engine.egress import Egress
+    from engine.http import Reply
     from engine.ports import Clock
     from engine.program import Program
-    from engine.sending import Reply, Transport
+    from engine.sending import Transport
 
 FOLDER = ("tests", "cassettes")
 SIMULATED_WAIT_S = 3600.0  # what would be sent later than that is `waiting`

@@ -16,7 +16,7 @@ from urllib.parse import parse_qsl, quote, quote_plus, urlsplit
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from engine.sending import Prepared
+    from engine.http import Prepared
 
 _PLAIN_PATH = re.compile(r"\s*\$\{\s*response\.body((?:\.[A-Za-z_]\w*)+)\s*\}\s*\Z")
 _GLOBBED = re.compile(r"[\[\]{}]")

@@ -15,13 +15,14 @@ from engine.bodies import read_form, read_json_lines
 from engine.clock import VirtualClock
 from engine.errors import ConnectError
 from engine.expressions import Compiler
+from engine.http import NoReply, Prepared, Reply
 from engine.intake import Receiver
 from engine.mapping import encode_json
 from engine.notations.semantics import same
 from engine.program import Program
 from engine.records import Accepted, Received
 from engine.sandbox import Sandbox
-from engine.sending import Masker, NoReply, Prepared, Reply
+from engine.sending import Masker
 from engine.spec import types, units
 from engine.stores.memory import MemoryStore
 from engine.telemetry.log import NullTelemetry

@@ -28,9 +28,9 @@ if TYPE_CHECKING:
     from engine.batching import Batcher, Ready, Unit
     from engine.exchange import Call
     from engine.expressions import Path
+    from engine.http import Prepared
     from engine.lookups import Lookup, Source
     from engine.program import Program
-    from engine.sending import Prepared
     from engine.spec import types
     from engine.spec.located import Located
 

@@ -31,9 +31,9 @@ from engine.walk import Credentials
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
+    from engine.http import Prepared
     from engine.program import Program
     from engine.records import Accepted
-    from engine.sending import Prepared
 
 ANYONE = "example"
 NOW = 1_769_596_245.0

@@ -15,13 +15,14 @@ from engine.authoring.explaining import Explainer, Field, Origin, Read, Told, Wa
 from engine.clock import VirtualClock
 from engine.errors import Refused
 from engine.expressions import Compiler
+from engine.http import Prepared, Reply
 from engine.intake import Receiver, parse
 from engine.names import CLIENT
 from engine.program import Program, patched, with_defaults
 from engine.records import Accepted, Draft, Fault
 from engine.reporting import Reporter
 from engine.sandbox import Sandbox
-from engine.sending import Masker, Prepared, Reply
+from engine.sending import Masker
 from engine.stores.memory import MemoryStore
 from engine.telemetry.log import NullTelemetry
 from engine.walk import Credentials, World
@@ -31,10 +32,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from engine.ports import Alerts, Clock, Telemetry
-    from engine.records import Dead, Delivery, LaneChange, Outcome, Settled
+    from engine.records import Dead, Delivery, Ended, LaneChange, Outcome, Settled
     from engine.sending import Transport
     from engine.spec import types
-    from engine.walk import Ended
 
 LONGEST_S = 30 * 86_400.0  # of the virtual time that a preview lets pass
 

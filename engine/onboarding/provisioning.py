@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 
     from engine.exchange import Call, Exchanged
     from engine.expressions import Path
+    from engine.http import Reply
     from engine.program import Program
     from engine.records import Outcome
-    from engine.sending import Reply
     from engine.wire import Wire
 
 PATIENCE_S = 60.0  # a longer wait that a limit or the vendor asks for is told instead

@@ -16,7 +16,7 @@ from engine.records import Trace
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from engine.sending import Prepared, Reply
+    from engine.http import Prepared, Reply
 
 SHOWN = 2_000
 KEPT = 3  # earlier tokens of one name that are masked still: requests with them may be under way

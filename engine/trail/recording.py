@@ -29,9 +29,8 @@ if TYPE_CHECKING:
 
     from engine.ports import Telemetry
     from engine.privacy.personal import Personal
-    from engine.records import Accepted, Delivery, Sent, Settled, Skipped, Stored, Walked
+    from engine.records import Accepted, Delivery, Ended, Sent, Settled, Skipped, Stored, Walked
     from engine.trail.entries import Followed, Found, Keeper, People
-    from engine.walk import Ended
 
 FLUSH_S = 1.0
 ASK_S = 0.5

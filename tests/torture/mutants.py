@@ -417,7 +417,7 @@ MUTANTS = (
     Mutant(
         "test_whatever_is_answered_every_record_has_exactly_one_end",
         "a body that is no JSON breaks the reading of the reply",
-        "engine/sending.py",
+        "engine/http.py",
         "        return json_or_none(self.content)\n",
         '        return __import__("json").loads(self.content)\n',
     ),

@@ -28,11 +28,12 @@ from engine.bodies import csv_text
 from engine.clock import VirtualClock
 from engine.errors import BadValue
 from engine.functions import REGISTRY
+from engine.http import NoReply, Prepared, Reply
 from engine.mapping import encode_json
 from engine.program import Program
 from engine.records import Accepted
 from engine.sandbox import Sandbox
-from engine.sending import Masker, NoReply, Prepared, Reply
+from engine.sending import Masker
 from engine.spec import types
 from engine.spec.check import check
 from engine.spec.findings import errors_in

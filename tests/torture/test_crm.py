@@ -19,7 +19,8 @@ import pytest
 from conftest import START, Shop, Vendor, balanced, reply
 from parties import figures, sized
 
-from engine.sending import HttpTransport, NoReply, Prepared, Reply
+from engine.http import NoReply, Prepared, Reply
+from engine.sending import HttpTransport
 from engine.stores.sqlite import SqliteStore
 
 if TYPE_CHECKING:

@@ -75,7 +75,9 @@ def test_a_full_disk_is_told_to_senders_and_nothing_that_was_accepted_is_lost(tm
     crm.down = True
     kept_free = how == "100 MB to be kept free"
     with small_disk(tmp_path / "disk", 6 if kept_free else 8, mounts=how != "no file may be larger") as disk:
-        before = disk.before + ("" if kept_free else "\nimport engine.upkeep.capacity\nengine.upkeep.capacity.MIN_FREE = 0")
+        before = disk.before + (
+            "" if kept_free else "\nimport engine.upkeep.capacity\nengine.upkeep.capacity.MIN_FREE = 0"
+        )
         serve = Serve(folder, crm.port, store=f"sqlite:///{disk.folder}/connect.db", before=before)
         senders = [Sender([serve.port], f"s{at}", done, clients=1, pad=20_000, ledger=1) for at in range(4)]
         try:
