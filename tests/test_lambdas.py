@@ -474,16 +474,22 @@ def test_process_says_which_names_there_are(shops: Deployed, event: Any, says: s
 @on_aws
 def test_at_the_end_of_its_time_it_hands_over_and_the_next_run_goes_on(shops: Deployed, crm: Vendor) -> None:
     shops.patch.setenv("CONNECT_MARGIN", "1s")  # an answer may take 2 s, and 5 s are left to write it down
-    crm.answer = lambda _: (200, 0.6)
     door, lanes = shops.new(takes_in=True), shops.new(takes_in=False)
     ids = [str(number) for number in range(12)]
     put(door, *ids)
+    left_s: list[float] = []  # when each of them was asked
+
+    def answer(_: object) -> tuple[int, float]:
+        left_s.append(context.get_remaining_time_in_millis() / 1000)
+        return 200, 0.6
+
+    crm.answer = answer
     context = Context(12)
     first = lanes.process({}, context)
-    left_s = context.get_remaining_time_in_millis() / 1000
     assert 1 <= first["delivered"] <= 9
     assert first == took(lanes=1, delivered=first["delivered"], waiting=12 - first["delivered"])
-    assert left_s > 5
+    assert min(left_s) > 2 + 5
+    assert context.get_remaining_time_in_millis() > 0
     assert lanes.store.held(now=time.time()) == {}
     another = shops.new(takes_in=False)  # another environment finds the lane free and due
     crm.answer = lambda _: (200, 0.0)
