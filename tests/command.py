@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import random
+import secrets
 import shutil
 import signal
 import socket
@@ -139,7 +139,7 @@ class Running:
 def free_port() -> int:
     """Below those that the system gives to others meanwhile."""
     while True:
-        port = random.randrange(15_000, 30_000)
+        port = 15_000 + secrets.randbelow(15_000)  # not by `random`, whose seed other tests set: alike in all workers
         try:
             with socket.create_server(("127.0.0.1", port)):
                 return port

@@ -196,6 +196,16 @@ def test_a_store_that_was_emptied_while_in_use_takes_nothing_in(url: str, store:
 # Tables, made and refused
 
 
+def test_a_start_waits_for_no_host_that_was_cut_off_while_it_made_tables(url: str) -> None:
+    PostgresStore(url).close()
+    address, _, schema = url.partition("?schema=")
+    with psycopg.connect(address) as cut_off:
+        cut_off.execute(f'SELECT 1 FROM "{schema}".schema_version FOR UPDATE'.encode())
+        began = time.monotonic()
+        PostgresStore(url).close()
+        assert time.monotonic() - began < 5
+
+
 def test_hosts_that_start_at_once_make_the_tables_once(url: str) -> None:
     with ThreadPoolExecutor(6) as pool:
         stores = list(pool.map(lambda _: PostgresStore(url), range(6)))

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-import random
 import re
+import secrets
 import socket
 import subprocess
 import sys
@@ -105,7 +105,7 @@ def exchanges(text: str) -> Iterator[tuple[str, str]]:
 def free_port() -> str:
     """With the next one, for the admin side; below those that the system gives to others meanwhile."""
     while True:
-        port = random.randrange(15_000, 30_000)
+        port = 15_000 + secrets.randbelow(15_000)
         try:
             with socket.create_server(("127.0.0.1", port)), socket.create_server(("127.0.0.1", port + 1)):
                 return str(port)

@@ -144,8 +144,9 @@ class PostgresKeeper:
                 with connection.pipeline() as pipeline:
                     db = Db(connection, pipeline)
                     db.send("BEGIN")
-                    db.send("SELECT 1 FROM schema_version FOR UPDATE")  # whoever makes them, too, waits here
-                    self._make_in(PostgresDb(db))
+                    if _version(PostgresDb(db)) != VERSION:
+                        db.send("SELECT 1 FROM schema_version FOR UPDATE")  # whoever makes them, too, waits here
+                        self._make_in(PostgresDb(db))
                     db.commit()
             except psycopg.Error as error:
                 raise unavailable(self._address.shown, error) from error

@@ -188,10 +188,14 @@ def _prepare(connection: Connection, address: Address) -> None:
     names = "SELECT 1 FROM information_schema.schemata WHERE schema_name = %s"
     if connection.execute(names, [address.schema]).fetchone() is None:  # who may not make one may still use one
         connection.execute(f'CREATE SCHEMA IF NOT EXISTS "{address.schema}"'.encode())
-    if _version(connection, address) is None:
+    found = _version(connection, address)
+    if found == VERSION:  # a start waits for nobody, least of all for a host that was cut off
+        connection.execute(b"COMMIT")
+        return
+    if found is None:
         connection.execute("CREATE TABLE schema_version (program TEXT PRIMARY KEY, version BIGINT NOT NULL)")
         connection.execute("INSERT INTO schema_version (program, version) VALUES (%s, 0)", [PROGRAM])
-    connection.execute("SELECT 1 FROM schema_version FOR UPDATE")  # whoever starts at the same time waits here
+    connection.execute("SELECT 1 FROM schema_version FOR UPDATE")  # whoever makes them at the same time waits here
     version = _version(connection, address) or 0
     for statement in (each for part in SCHEMA[version:] for each in part):
         connection.execute(statement.encode())
