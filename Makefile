@@ -22,7 +22,7 @@ demo: $(READY) ## simulated CRMs, 1,000 events, one table
 	@$(BIN)/connect demo
 
 test: $(READY) authserver dynamodb ## all tests
-	@$(BIN)/python -m pytest -n 5
+	@$(BIN)/python -m pytest -n 5 --dist worksteal
 
 torture: $(READY) ## kills, outages, full disks: the promises of docs/guarantees.md, and its figures; twenty minutes
 	@$(BIN)/python tests/torture/run.py $(ONLY)
