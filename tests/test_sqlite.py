@@ -757,6 +757,8 @@ def test_reading_a_full_lane_walks_an_index_and_never_sorts(store: SqliteStore) 
     for steps in plans.values():
         assert not [step for step in steps if "TEMP B-TREE" in step or "SCAN deliveries" in step]
     assert [delivery.seq for delivery in store.read(leased(store, now=1.0), "task", limit=3, now=1.0)] == [1, 2, 3]
+    due = plan(store, sqlite.DUE_LANES, {"now": 9.0, "limit": 1})
+    assert due == ["SEARCH lanes USING INDEX lanes_due (<expr><?)"]
     of_the_event = "SEARCH deliveries USING INDEX deliveries_after (lane=? AND event_id=?)"
     assert plan(store, sqlite.WAITING_FOR, (1, "[]")).count(of_the_event) == 1
     assert "SEARCH other USING INTEGER PRIMARY KEY (rowid=?)" in plan(store, sqlite.FORSAKEN, ())

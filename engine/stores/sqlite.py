@@ -206,6 +206,7 @@ LISTED = (
         WHERE lane = lanes.id AND batch IS NULL AND turn_at <= {_NOW})
     """,
     "DROP INDEX deliveries_key",
+    "CREATE INDEX lanes_due ON lanes (max(wake_at, not_before), id) WHERE wake_at IS NOT NULL AND NOT paused",
 )
 SCHEMA = (
     FIRST,
@@ -369,8 +370,9 @@ LANES = f"""
     FROM lanes
 """
 DUE_LANES = f"""
-    SELECT connector, client FROM lanes
-    WHERE wake_at <= :now AND NOT paused AND not_before <= :now AND (until IS NULL OR until <= :now) AND {_WAITING} > 0
+    SELECT connector, client FROM lanes INDEXED BY lanes_due
+    WHERE max(wake_at, not_before) <= :now AND wake_at IS NOT NULL AND NOT paused
+    AND (until IS NULL OR until <= :now) AND {_WAITING} > 0
     ORDER BY max(wake_at, not_before), id LIMIT :limit
 """
 NEXT_DUE = f"""
