@@ -11,17 +11,8 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from engine.notations import semantics
-from engine.notations.emitting import (
-    NONE,
-    WHOLE,
-    Emitter,
-    ExpressionError,
-    Problem,
-    Use,
-    in_text,
-    is_expression,
-    is_template,
-)
+from engine.notations.calls import in_text
+from engine.notations.emitting import NONE, WHOLE, Emitter, ExpressionError, Problem, Use, is_expression, is_template
 from engine.notations.jinja import emit_template
 from engine.notations.jmes import emit_expression
 

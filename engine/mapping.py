@@ -16,6 +16,7 @@ from engine.errors import BadValue
 from engine.expressions import Compiler, emit_scalar
 from engine.names import ARRIVED, CLIENT, MAPPED
 from engine.notations import semantics
+from engine.notations.calls import deep
 from engine.notations.emitting import (
     ABSENT,
     ANY,
@@ -26,7 +27,6 @@ from engine.notations.emitting import (
     Emitter,
     ExpressionError,
     closest,
-    deep,
     is_expression,
     is_template,
 )

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from engine.functions import times
 from engine.functions.definition import guarded_as
 from engine.functions.values import EXACT, MAX_TEXT_BYTES
+from engine.notations.emitting import Chain
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,15 +33,6 @@ _NOT_SHORT = f"{{0}}.__class__ is not str or len({{0}}) > {SHORT}"
 _CALLED = (  # a result that the caps, which are the call's, may have to do with
     f"({_NOT_SHORT}) and {{0}} is not None and not ({{0}}.__class__ is int and -{SMALL} < {{0}} < {SMALL})"
 )
-
-
-class Chain(NamedTuple):
-    """Methods of a text one after the other, `p1.strip().lower()`, for a `p1` of at most so many characters."""
-
-    subject: Code
-    source: str
-    whole: str  # the calls that give the same of all else
-    most: int
 
 
 class Inline(NamedTuple):

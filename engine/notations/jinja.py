@@ -8,21 +8,8 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from engine.notations import semantics
-from engine.notations.emitting import (
-    ABSENT,
-    BOOLEAN,
-    MAX_EXPRESSION,
-    TEXT,
-    Code,
-    ExpressionError,
-    compare,
-    emit_call,
-    exact,
-    in_text,
-    joined,
-    truth,
-    written,
-)
+from engine.notations.calls import compare, emit_call, in_text, joined, written
+from engine.notations.emitting import ABSENT, BOOLEAN, MAX_EXPRESSION, TEXT, Code, ExpressionError, exact, truth
 from engine.notations.holes import place_of
 
 if TYPE_CHECKING:

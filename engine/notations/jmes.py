@@ -9,17 +9,8 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from engine.notations import semantics
-from engine.notations.emitting import (
-    ABSENT,
-    BOOLEAN,
-    MAX_EXPRESSION,
-    Code,
-    ExpressionError,
-    compare,
-    emit_call,
-    exact,
-    truth,
-)
+from engine.notations.calls import compare, emit_call
+from engine.notations.emitting import ABSENT, BOOLEAN, MAX_EXPRESSION, Code, ExpressionError, exact, truth
 
 if TYPE_CHECKING:
     from collections.abc import Callable
