@@ -295,6 +295,18 @@ def test_the_generated_function_gives_what_the_language_says(
     {},
     [{"event": {"a": a}} for a in (None, 5, " ΐ ", " " * 90_000 + "ΐ", "ΐ" * 200_000, "ΐ" * 400_000)],
 )
+@example(
+    {
+        "a": "${ trim(event.a) }",
+        "b": "{{ event.a | trim | lower }}",
+        "c": "${ [trim(event.b), lower(trim(event.b)), upper(lower(trim(event.b)))] }",
+        "d": "${ trim(event.text) | replace(@, lower(@), upper(@)) }",
+        "e": "${ decimal(event.number, `2`) }",
+        "f": "{{ event.number | decimal(2) }}",
+    },
+    {},
+    [{"event": {"a": " Ana ", "b": " B ", "text": " c ", "number": Decimal("12.5")}}, {"event": {"a": 5}}],
+)
 @example({"a": "${ get(event, 'k', 'other') }"}, {}, [{"event": {}}, {"event": {"k": Decimal("1E+5")}}])
 @example(
     {"a": "${ date(event.a, '%d') }"}, {}, [{"event": {"a": "2026-W05-3T10:30:45Z"}}, {"event": {"a": "2026-01-28"}}]

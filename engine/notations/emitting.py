@@ -10,10 +10,12 @@ calls in generated code are the helpers of `engine.notations.semantics`, the fun
 from __future__ import annotations
 
 import re
+from collections import Counter
 from contextlib import contextmanager
 from decimal import Decimal
 from difflib import get_close_matches
 from functools import lru_cache
+from itertools import compress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from engine.errors import BadValue, ConnectError
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     Run = Callable[[Scope], Any]
 
 WHOLE = re.compile(r"\s*\$\{(.*)\}\s*\Z", re.DOTALL)
+_VARIABLE = re.compile(r"\b[a-z][0-9]+\b")
 MAX_EXPRESSION = 20_000
 
 
@@ -141,6 +144,7 @@ class Emitter:
         self.risks = 0  # lines so far that may raise
         self.counter = 0
         self.prelude: list[str] = []  # what stands before all else
+        self.spare: set[str] = set()  # variables that may not be needed: what is made of them computes them at once
         self.looping = 0  # loops that the current place is within
         self.metered = False  # the function counts its steps in `work`
         self.read: list[tuple[str | int, ...]] = []  # every path this function reads
@@ -218,12 +222,19 @@ class Emitter:
         return found
 
     def only_just(self, code: Code) -> bool:
-        """Takes the last line back, if it is the one that computes this and nothing has read it."""
+        """Does the last line compute this? It is left out in the end, unless something reads the variable after all."""
         if not self.lines or not self.lines[-1][1].startswith(f"{code} = "):
             return False
-        del self.lines[-1], self.places[-1]
-        self.known[-1] = {key: known for key, known in self.known[-1].items() if known != code}
+        self.spare.add(str(code))
         return True
+
+    def leave_out(self) -> None:
+        """The lines whose variables nobody reads but those who compute the same at once."""
+        read = Counter(name for _, text in self.lines for name in set(_VARIABLE.findall(text)) & self.spare)
+        unread = {name for name in self.spare if read[name] == 1}  # where it is computed
+        kept = [text.partition(" = ")[0] not in unread for _, text in self.lines]
+        self.lines = list(compress(self.lines, kept))
+        self.places[:] = compress(self.places, kept)
 
     def pay(self, steps: str) -> None:
         """A line that takes steps from the work that is left."""
@@ -337,6 +348,8 @@ class Emitter:
         source += self.names_read()
         first = len(source) + 1
         self.line(f"return {result}")
+        if self.spare:
+            self.leave_out()
         source += [" " * depth + text for depth, text in self.lines]
         source += [" except BadValue as error:", "  locate(error)", "  raise"]
         places = self.places
