@@ -279,6 +279,10 @@ def test_money_writes_ordinary_spaces() -> None:
     assert call("money", 10**39, "JPY", "en_US").count(",") == 13
 
 
+def test_money_writes_a_zero_without_a_sign_whatever_was_written_before_it() -> None:
+    assert [call("money", zero, "CHF", "de_CH") for zero in (Decimal("-0.00"), 0, Decimal("-0"))] == ["CHF 0.00"] * 3
+
+
 # Equality is strict, `get` compares as text
 
 

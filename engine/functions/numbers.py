@@ -131,7 +131,7 @@ def round_(subject: Number, digits: int = 0) -> Number:
     ((-5, "EUR", "de_DE"), "-5,00 €"),
 )
 def money(subject: Number, currency: str, locale: str) -> str:
-    return _written(subject, currency, locale)
+    return _written(subject or 0, currency, locale)  # 0 and -0 are one and the same to a cache
 
 
 @lru_cache(4096)  # a shop has few prices and many views
