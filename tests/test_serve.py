@@ -736,6 +736,25 @@ def test_nobody_is_left_waiting_when_the_store_closes_in_between(shop: Shop) -> 
     assert [str(error) for error in asyncio.run(ask())] == ["the store is closed"] * 3
 
 
+def test_those_who_wait_behind_a_fault_of_the_telemetry_are_stored_all_the_same(shop: Shop) -> None:
+    class Broken(Seen):
+        def event(self, name: str, /, **facts: object) -> None:
+            super().event(name, **facts)
+            raise RuntimeError(name)
+
+    async def ask() -> list[list[Stored]]:
+        asyncio.get_running_loop().set_exception_handler(lambda _loop, _context: None)
+        puts = Puts(shop, Broken(), lambda: NOW)
+        shop.open.clear()
+        told = [puts.put([shop.event("e1")], 0)]
+        await asyncio.sleep(0.01)
+        told.append(puts.put([shop.event("e2")], 0))
+        shop.open.set()
+        return await asyncio.wait_for(asyncio.gather(*told), 1)
+
+    assert [stored.event_id for [stored] in asyncio.run(ask())] == ["e1", "e2"]
+
+
 def test_a_request_given_up_leaves_its_event_and_the_others_in_the_put(shop: Shop) -> None:
     async def ask() -> list[Stored]:
         puts = Puts(shop, Seen(), lambda: NOW)

@@ -14,6 +14,7 @@ from contextlib import closing, contextmanager
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import pytest
 
 from engine.errors import LeaseLost, StoreUnavailable
@@ -728,6 +729,28 @@ def test_a_file_whose_deliveries_were_all_in_an_index_by_key_keeps_their_order(p
     assert seqs(store, lease, 6.0) == [3, 8, 4, 5, 6, 11]
     store.settle(lease, [later(3, 50.0), Settled(1, "delivered"), Settled(5, "delivered")], now=6.0)
     assert seqs(store, lease, 6.0) == [2, 8, 6, 9]
+    store.close()
+
+
+def test_a_half_done_batch_of_an_older_file_keeps_its_place_when_it_is_forgotten(path: Path) -> None:
+    with closing(sqlite3.connect(path)) as db, db:
+        for statement in (each for part in sqlite.SCHEMA[:5] for each in part):
+            db.execute(statement)
+        db.execute("INSERT INTO lanes (connector, client, wake_at, accepted) VALUES ('crm', 'abc', 1, 1)")
+        db.execute(
+            "INSERT INTO deliveries (lane, action, key, id, event_id, body, received_at, due_at, turn_at, attempts,"
+            " batch) VALUES (1, 'task', 'ana', 'd', 'e1', X'7b7d', 0, 1, 1, 0, 'b1')"
+        )
+        progress = msgspec.json.encode(Progress("b1", "task", "poll", {"seen": "bob@example.com"}))
+        db.execute("INSERT INTO batches VALUES (1, 'b1', 'task', ?)", (progress,))
+        db.execute("PRAGMA user_version = 5")
+    store = SqliteStore(path)
+    assert store.forget("bob@example.com", now=5.0)["progress"] == 1
+    [stored] = store.put([event("e2", key="ana")], now=5.0, hold_s=25).result()
+    assert store.behind("crm", "abc", stored.deliveries[0])
+    store.settle(None, [later(2, 0.5)], now=5.0)
+    lease = leased(store, now=5.0)
+    assert (seqs(store, lease, 0.9), seqs(store, lease, 1.0)) == ([], [1, 2])
     store.close()
 
 

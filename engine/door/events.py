@@ -486,15 +486,17 @@ class Puts:
     ) -> None:
         self._under_way -= 1
         error = put.exception()
-        if error is None:
-            self._answer(group, events, put.result())
-        elif isinstance(error, StoreUnavailable) or len(group) == 1:
-            self._fail(group, error)
-        else:
-            for one in group:  # one that is bad harms no other
-                self._put(loop, [one])
-        if self._asked and not self._under_way:
-            self._gather(loop, 0)  # who is answered now may have more
+        try:
+            if error is None:
+                self._answer(group, events, put.result())
+            elif isinstance(error, StoreUnavailable) or len(group) == 1:
+                self._fail(group, error)
+            else:
+                for one in group:  # one that is bad harms no other
+                    self._put(loop, [one])
+        finally:  # else a fault here would be the end of all puts
+            if self._asked and not self._under_way:
+                self._gather(loop, 0)  # who is answered now may have more
 
     def _answer(self, group: list[_Asked], events: list[Accepted], stored: list[Stored]) -> None:
         at = 0

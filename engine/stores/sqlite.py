@@ -200,11 +200,7 @@ LISTED = (
         CROSS JOIN deliveries AS d INDEXED BY deliveries_key
         ON d.lane = held.lane AND d.action = held.action AND d.key = held.key AND d.key IS NOT NULL)
     """,
-    f"""
-    UPDATE lanes SET put_at = (
-        SELECT max(turn_at) FROM deliveries INDEXED BY deliveries_turn
-        WHERE lane = lanes.id AND batch IS NULL AND turn_at <= {_NOW})
-    """,
+    f"UPDATE lanes SET put_at = {_NOW}",
     "DROP INDEX deliveries_key",
     "CREATE INDEX lanes_due ON lanes (max(wake_at, not_before), id) WHERE wake_at IS NOT NULL AND NOT paused",
 )
