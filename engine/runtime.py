@@ -187,7 +187,11 @@ class Engine:
     @cached_property
     def trail(self) -> Recorder | None:
         """What becomes of each event; None where that is not kept."""
-        return self._make_trail()
+        made = vars(self)
+        with self.lock:  # the first event and the worker may both be the first to ask
+            if "trail" not in made:
+                made["trail"] = self._make_trail()
+            return made["trail"]  # type: ignore[no-any-return]
 
     @cached_property
     def watcher(self) -> Watcher | None:

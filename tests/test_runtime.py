@@ -5,6 +5,8 @@ from __future__ import annotations
 import hmac
 import json
 import os
+import threading
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -427,3 +429,22 @@ def test_connectors_that_come_with_the_engine_and_no_client_has_are_read_after_t
     assert set(engine.connector_specs) == {"crm"}
     engine.prepare()
     assert set(engine.connector_specs) == ours > {"crm"}
+
+
+def test_threads_that_are_the_first_to_ask_for_the_trail_have_the_same_one(directory: Path) -> None:
+    made: list[object] = []
+
+    def trail() -> Any:
+        time.sleep(0.05)
+        made.append(object())
+        return made[-1]
+
+    engine = Engine(Project(directory), MemoryStore(), trail=trail)
+    found: list[object] = []
+    threads = [threading.Thread(target=lambda: found.append(engine.trail)) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == made * 2
+    assert len(made) == 1

@@ -105,3 +105,35 @@ def test_serve_loads_no_reader_of_yaml_where_nothing_has_changed_since_it_ran(ho
     late = {"functions", "intake", "program", "sending", "walk", "worker", "stores.memory"}
     assert found & {f"engine.{name}" for name in late} == set()
     assert found & {"difflib", "encodings.idna", "html", "http.cookies", "re2", "zoneinfo"} == set()
+
+
+UVICORN = """
+import sys, threading
+over = threading.Event()
+if "beside" in sys.argv:
+    threading.Thread(target=over.wait, daemon=True).start()
+import engine.door.trimmed
+whole = "uvicorn.main" in sys.modules
+import configparser, logging.config, uvicorn.main
+found = configparser.ConfigParser, logging.config.dictConfig, sys.modules["uvicorn.main"].Server
+print(whole, *[each.__name__ for each in found], file=sys.stderr)
+"""
+
+
+def test_who_imports_what_serving_does_without_has_the_whole_of_it(home: Path) -> None:
+    assert imported(home, code=UVICORN) == {"False", "ConfigParser", "dictConfig", "Server"}
+
+
+def test_beside_another_thread_uvicorn_is_imported_whole(home: Path) -> None:
+    assert imported(home, "beside", code=UVICORN) == {"True", "ConfigParser", "dictConfig", "Server"}
+
+
+def test_a_uvicorn_that_asks_more_of_its_command_is_imported_whole(home: Path) -> None:
+    import uvicorn
+
+    newer = home / "uvicorn"  # the folder of a `-c` comes first
+    newer.mkdir()
+    real = str(Path(uvicorn.__file__).parent)
+    (newer / "__init__.py").write_text(f"__path__.append({real!r})\nfrom uvicorn.main import Server, main, run, more\n")
+    (newer / "main.py").write_text("from uvicorn.server import Server\nmain = run = more = None\n")
+    assert imported(home, code=UVICORN) == {"True", "ConfigParser", "dictConfig", "Server"}
