@@ -17,7 +17,7 @@ from conftest import REFUSED, START, Heard, Shop, Vendor, reply
 from engine.errors import StoreUnavailable
 from engine.records import Delivery, Trace
 from engine.stores.sqlite import SqliteStore
-from engine.trail import packing
+from engine.trail import packing, writing
 from engine.trail.digests import Digests, addresses_in
 from engine.trail.entries import (
     Attempt,
@@ -903,3 +903,106 @@ def test_a_store_has_its_trail_beside_it(tmp_path: Path) -> None:
     assert sorted(file.name for file in tmp_path.glob("*.sqlite")) == ["shop.sqlite", "shop.trail.sqlite"]
     store.close()
     found.close()
+
+
+# --- what happens at the same moment ---
+
+
+def test_a_write_and_a_read_that_both_open_the_file_again_do_not_wait_for_each_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("engine.trail.sqlite.BUSY_S", 0.2)
+    keeper = SqliteKeeper(tmp_path / "connect.trail.db")
+    keeper.write([taken("e1")], [], [], people)
+    blocks = threading.Event()
+
+    def write() -> None:
+        with suppress(StoreUnavailable), keeper._writing():
+            blocks.set()
+            time.sleep(0.1)  # the read is waiting for the file to be opened
+            raise sqlite3.OperationalError("disk I/O error")
+
+    writing = threading.Thread(target=write, daemon=True)
+    writing.start()
+    blocks.wait(5)
+    reading = threading.Thread(target=keeper.state, daemon=True)
+    reading.start()
+    for thread in (writing, reading):
+        thread.join(5)
+    assert [writing.is_alive(), reading.is_alive()] == [False, False]
+    keeper.close()
+
+
+def test_what_the_thread_is_writing_just_now_is_found(tmp_path: Path) -> None:
+    begun = threading.Event()
+
+    class Slow(SqliteKeeper):
+        def write(self, *given: Any) -> None:
+            begun.set()
+            time.sleep(0.1)
+            super().write(*given)
+
+    shop = Followed_(Slow(tmp_path / "connect.trail.db"))
+    shop.post({"id": "e1"})
+    shop.drain()
+    writes = threading.Thread(target=shop.trail.flush, args=(5.0,))
+    writes.start()
+    begun.wait(5)
+    assert ids(shop.trail.find(Query(event_id="e1"), 10)) == ["e1"]
+    writes.join()
+    shop.trail.close()
+
+
+def test_who_is_erased_while_others_write_is_not_in_what_they_write(
+    keeper: Keeper, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    in_file = isinstance(keeper, SqliteKeeper) and keeper._path != MEMORY
+    other = SqliteKeeper(keeper._path) if isinstance(keeper, SqliteKeeper) and in_file else keeper
+    keeper.write([taken("e1", person=7)], [], [], people)
+    late = threading.Thread(target=other.write, args=([taken("e2", person=7), taken("e3", person=8)], [], [], people))
+    looked = writing.named_in
+
+    def named_in(*given: Any) -> Any:
+        late.start()
+        late.join(0.2)  # where it waits for the end of this, it goes on after it
+        return looked(*given)
+
+    monkeypatch.setattr(writing, "named_in", named_in)
+    assert keeper.forget([7], "ana@example.com", client=None, now=START + 9, dry=False) == 1
+    late.join()
+    assert ids(keeper.find(EVERY, 9)) == ["e3"]
+    if other is not keeper:
+        other.close()
+
+
+def test_an_event_is_found_among_many_of_its_moment_that_other_actions_want(keeper: Keeper) -> None:
+    first = next(_seqs)
+    together = []
+    for at in range(20):
+        seqs = [first + at, first + at + 30]
+        events = Events([f"e{at}", f"later{at}"], [START] * 2, [None] * 2, [None] * 2, seqs)
+        together.append(Taken("crm", "abc", f"a{at}", START, events))
+    keeper.write(together, [], [], people)
+    keeper._memory = Memory()  # type: ignore[attr-defined]
+    last = Delivery(first + 19, "", "e19", "a19", None, b"", START, START)
+    keeper.write([], [attempt(START + 1)._replace(action="a19", passed=[last])], [], people)
+    found = keeper.find(EVERY, 99)
+    assert [each.outcome for each in found if each.event_id == "e19"] == ["delivered"]
+    assert len(found) == 40
+
+
+def test_what_becomes_of_an_event_that_was_too_old_to_be_kept_is_kept(keeper: Keeper) -> None:
+    keeper.write([taken("old"), taken("new", START + 90)], [], [], people)
+    keeper.expire(before=START + 50, now=START + 100, max_bytes=10**9)
+    keeper.write([], [ended("old", START + 100), ended("new", START + 101, START + 90)], [], people)
+    assert ids(keeper.find(EVERY, 9)) == ["new", "old"]
+    assert told(keeper, "old") == [("delivered", 0.0)]
+
+
+def test_what_a_process_remembers_of_deliveries_has_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(writing, "HELD", 10)
+    keeper = SqliteKeeper(MEMORY)
+    for at in range(8):
+        keeper.write([], [attempt(START, *(f"e{at}-{each}" for each in range(6)))], [], people)
+    assert sum(len(places) for places in keeper._memory._places.values()) <= 10 + 6
+    keeper.close()

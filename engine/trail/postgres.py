@@ -95,8 +95,9 @@ class PostgresKeeper:
 
     def forget(self, people: list[int], text: str | None, *, client: str | None, now: float, dry: bool) -> int:
         def erased(db: PostgresDb) -> int:
+            writing.gone(db, people, client, now)
             places, count = writing.to_forget(db, people, text, client)
-            writing.forget(db, places, people, client, now, writing.named_in(db, text))
+            writing.forget(db, places, writing.named_in(db, text))
             return count
 
         if dry:

@@ -205,7 +205,7 @@ class Recorder:
 
     def _write_first(self) -> None:
         """Who asks in the process that knows it need not wait for the thread."""
-        if self._queue:
+        if self._waiting:  # also what the thread has in its hands just now
             self.flush(ASK_S)
 
     # --- the thread ---

@@ -72,13 +72,16 @@ class SqliteKeeper:
             Writing(db, self._memory, people).write(taken, attempts, missing)
 
     def forget(self, people: list[int], text: str | None, *, client: str | None, now: float, dry: bool) -> int:
+        if not dry:
+            with self._writing() as db:  # before they are looked for: that takes a while, and others write meanwhile
+                writing.gone(db, people, client, now)
         with self._reading() as db:
             places, count = writing.to_forget(db, people, text, client)
             changed = writing.named_in(db, text)
         if not dry:
             with self._writing(secure=True) as db:
                 self._memory = Memory()
-                writing.forget(db, places, people, client, now, changed)
+                writing.forget(db, places, changed)
         return count
 
     def expire(self, *, before: float, now: float, max_bytes: int) -> bool:
@@ -111,7 +114,7 @@ class SqliteKeeper:
     @contextmanager
     def _writing(self, *, secure: bool = False) -> Iterator[SqliteDb]:
         """`secure`: what is deleted can't be read in the file any more, either (FAST: in pages in use)."""
-        with self._gate:
+        with self._named(), self._gate:
             try:
                 db = self._opened()
                 db.execute(f"PRAGMA secure_delete = {'ON' if secure else 'FAST'}")
@@ -120,12 +123,9 @@ class SqliteKeeper:
                 db.execute("COMMIT")
                 if secure:
                     db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-            except BaseException as error:
+            except BaseException:
                 self._memory = Memory()  # it may know of places that are none
-                if not isinstance(error, sqlite3.Error):
-                    raise
-                self._failed(error)
-                raise StoreUnavailable(f"{self._path}: {_says(error)}") from error
+                raise
             finally:
                 if self._db is not None and self._db.in_transaction:
                     with suppress(sqlite3.Error):
@@ -134,12 +134,17 @@ class SqliteKeeper:
     @contextmanager
     def _reading(self) -> Iterator[SqliteDb]:
         """Beside the writer; in memory there is only one connection."""
-        with self._reads:
-            try:
-                yield SqliteDb(self._reader())
-            except sqlite3.Error as error:
-                self._failed(error)
-                raise StoreUnavailable(f"{self._path}: {_says(error)}") from error
+        with self._named(), self._reads:
+            yield SqliteDb(self._reader())
+
+    @contextmanager
+    def _named(self) -> Iterator[None]:
+        """Around the locks: who lets go of both connections takes both, and whoever reads has the first already."""
+        try:
+            yield
+        except sqlite3.Error as error:
+            self._failed(error)
+            raise StoreUnavailable(f"{self._path}: {_says(error)}") from error
 
     def _reader(self) -> sqlite3.Connection:
         if self._path == MEMORY:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 TOGETHER = 1_000  # events in one row
 LATER = 20_000  # places of which the index knows nothing yet: each search looks through them
 HELD = 50_000  # deliveries whose events are remembered
-OVERLAPPING = 16  # rows of events that other processes have written at the same time
+OVERLAPPING = 100  # rows of events of a lane that were written at the same time: one for each choice of actions
 PART = 20_000  # deliveries that are removed in one transaction
 ANY_TIME = 1e18  # `before` which all is
 GONE_S = 600.0  # for so long what is written late of somebody who was erased is looked for
@@ -40,15 +40,25 @@ class Memory:
         self.lanes: dict[tuple[str, str], int] = {}
         self._places: dict[int, dict[int, int]] = {}
         self._count = 0
+        self._oldest = 0
 
     def places(self, lane: int) -> dict[int, int]:
         """By the seq of a delivery: where its event stands."""
         return self._places.setdefault(lane, {})
 
-    def bound(self) -> None:
-        """Between two writes: what one of them has learned it needs."""
+    def bound(self, oldest: int) -> None:
+        """Between two writes: what one of them has learned it needs. What stood before `oldest` is kept no more."""
         if self._count > HELD:
             self._places, self._count = {}, 0
+        elif oldest > self._oldest:
+            for lane, places in self._places.items():
+                self._places[lane] = {seq: place for seq, place in places.items() if place >= oldest}
+            self._count = sum(map(len, self._places.values()))
+        self._oldest = oldest
+
+    def put(self, lane: int, seqs_at: dict[int, int]) -> None:
+        self.places(lane).update(seqs_at)
+        self._count += len(seqs_at)
 
     def learn(self, lane: int, first: int, events: Events) -> None:
         seqs, places = events.seqs, range(first, first + len(events.ids))
@@ -69,7 +79,7 @@ class Writing:
 
     def __init__(self, db: Db, memory: Memory, people: People) -> None:
         self._db, self._memory, self._people = db, memory, people
-        self._gone = db.rows("SELECT person, client, at FROM trail_gone")
+        self._gone: list[Any] = []
         self._events: list[tuple[Any, ...]] = []
         self._outcomes: list[tuple[Any, ...]] = []
         self._refers: list[tuple[int, int]] = []
@@ -77,10 +87,12 @@ class Writing:
     def write(self, taken: list[Taken], attempts: list[Attempt], missing: list[Missing]) -> None:
         db = self._db
         count = sum(len(each.events.ids) for each in taken) + sum(len(each.passed) for each in attempts)
-        db.send("UPDATE trail_facts SET next = next + ?", count)
+        db.send("UPDATE trail_facts SET next = next + ?", count)  # waits for whoever writes or erases
+        self._gone = db.rows("SELECT person, client, at FROM trail_gone")
         end = db.rows("SELECT next FROM trail_facts")[0][0]
         place = end - count
-        self._memory.bound()
+        oldest = db.rows("SELECT min(first) FROM trail_events")[0][0]
+        self._memory.bound(place if oldest is None else oldest)
         for each_taken in taken:
             place = self._taken(each_taken, place)
         for attempt in attempts:
@@ -152,7 +164,7 @@ class Writing:
     def _by_id(self, lane: int, delivery: Delivery) -> int | None:
         for event in events(self._db, Chunks(self._db), Wanted(packing.whole(delivery.event_id))):
             if event.lane == lane and abs(event.received_at - delivery.received_at) < 1e-6:
-                self._memory.places(lane)[delivery.seq] = event.place
+                self._memory.put(lane, {delivery.seq: event.place})
                 return event.place
         return None
 
@@ -170,9 +182,9 @@ class Writing:
         if self._gone:
             self._leave_out(events, attempt.client)
         self._events.append(event_row(first, lane, attempt.at, events))
-        known = self._memory.places(lane)
         found = [at if place is None else place for at, place in enumerate(places, first)]
-        known.update((each.seq, at) for each, at in zip(attempt.passed, found, strict=True))
+        seqs = [each.seq for each in attempt.passed]
+        self._memory.put(lane, {seq: at for seq, at, place in zip(seqs, found, places, strict=True) if place is None})
         return found  # type: ignore[return-value]
 
     def _leave_out(self, events: Events, client: str) -> None:
@@ -283,9 +295,12 @@ def _without(trace: Trace, subject: Subject) -> Trace:
     return Trace(trace.method, url, trace.status, request, reply)
 
 
-def forget(
-    db: Db, places: list[int], people: list[int], client: str | None, now: float, changed: Iterable[tuple[Any, ...]]
-) -> None:
+def gone(db: Db, people: list[int], client: str | None, now: float) -> None:
+    """From then on nothing of theirs is written that was accepted before `now`."""
+    db.insert("trail_gone", [(person, client, float(now)) for person in people])
+
+
+def forget(db: Db, places: list[int], changed: Iterable[tuple[Any, ...]]) -> None:
     """What still names their places names nothing then."""
     chunks = Chunks(db)
     chunks.load(places)
@@ -307,7 +322,6 @@ def forget(
             for (given,) in db.rows("SELECT numbers FROM trail_index WHERE id = ?", row):
                 left = [number for number in packing.unpacked_numbers(given) if number not in gone]
                 db.send("UPDATE trail_index SET numbers = ? WHERE id = ?", packing.packed_numbers(left), row)
-    db.insert("trail_gone", [(person, client, float(now)) for person in people])
     for reason, trace, first in changed:
         db.send("UPDATE trail_outcomes SET reason = ?, trace = ? WHERE first = ?", reason, trace, first)
 
