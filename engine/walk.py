@@ -142,8 +142,8 @@ class Walk:
         yield from self.each(action, batches, lease, held)
 
     def window(self, action: Action) -> int:
-        """How many deliveries to read at once, by how the last ones came out."""
-        return action.batcher.window(apart=self.apart.get(action.name, True))
+        """How many deliveries to read at once, by how the last ones came out; of look-ups one may answer for many."""
+        return action.batcher.window(apart=bool(action.lookups) or self.apart.get(action.name, True))
 
     def cut(self, action: Action, ready: Sequence[Ready]) -> list[tuple[Any, list[Unit]]]:
         batcher = action.batcher

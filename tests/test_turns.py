@@ -32,6 +32,21 @@ actions:
     batch: {records: 2, group_by: '${ record.kind }'}
     request: {path: /notes, json: "${ batch.records }"}
 """
+KNOWN = """
+actions:
+  note:
+    lookups:
+      who:
+        keys: ${ event.id }
+        sources:
+          all:
+            request: {method: GET, path: /who, query: {ids: "${ join(batch.keys, ',') }"}}
+            rows: ${ response.body.rows }
+            row_key: ${ row.id }
+    record: {id: '${ lookups.who.id }'}
+    batch: {records: 2, group_by: '${ client.name }'}
+    request: {path: /notes, json: "${ batch.records }"}
+"""
 
 
 def beside(work: Callable[[], object]) -> threading.Thread:
@@ -129,3 +144,12 @@ def test_where_batches_come_out_full_no_more_than_one_is_read_ahead_and_else_mor
     assert ["".join(record["kind"] for record in body) for body in shop.vendor.bodies] == (
         ["aa"] * 7 + ["a", "b"] + ["aa", "aa", "a", "bb", "bb", "b"] + ["aa", "bb"]
     )
+
+
+def test_one_look_up_answers_for_several_batches_also_where_these_come_out_full() -> None:
+    rows = [{"id": str(at)} for at in range(1, 21)]
+    shop = Shop(KNOWN, vendor=Vendor(answer=lambda _: reply(200, {"rows": rows})))
+    shop.post_many(20)
+    shop.drain()
+    one_for_five = ["GET /v1/who", *["POST /v1/notes"] * 5]
+    assert [line.split("?")[0] for line in shop.vendor.lines] == one_for_five * 2
