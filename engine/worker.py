@@ -279,7 +279,7 @@ class Turn:
         self.worker, self.world, self.lease = worker, worker.world, lease
         self.wake_at: float | None = None
         self.settled = False
-        self.ends_at = self.world.clock.now() + TURN_S
+        self.gives_way_at = self.ends_at = self.world.clock.now() + TURN_S
         self.needs_s = 0.0  # that must be left of the process's time for another batch
         self.not_before: float | None = None  # inf: until a person acts
         self.renewing = threading.Lock()
@@ -421,6 +421,9 @@ class Turn:
                         return self.give_way(name)
                     if self.stands_still(name):
                         break
+                self.ends_at = self.gives_way_at  # what was mapped has been used
+                if self.over():
+                    return self.give_way(name)
         return worked
 
     def windows(self, walk: Walk, action: Action) -> Iterator[list[Delivery]]:

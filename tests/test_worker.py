@@ -630,6 +630,15 @@ def test_what_took_long_to_look_up_is_used_before_the_lane_gives_way() -> None:
     assert asked.count("GET /v1/who") == 60
 
 
+def test_a_lane_whose_look_ups_take_longer_than_its_sending_gives_way_too() -> None:
+    shop = Shop(WINDOWS.format(lookup=LOOKUP, more="").replace(", window: 1s", ""), *TWO_CLIENTS)
+    slowly(shop, who=2, note=1)
+    for client in ("abc", "xyz"):
+        shop.post(*({"id": str(at)} for at in range(30)), client=client)
+    shop.worker.run_lane("crm", "abc")
+    assert shop.sums("abc") == {"waiting": 26, "delivered": 4}
+
+
 def test_at_the_end_of_the_process_the_rest_of_a_batch_is_left_for_the_next(store: Store) -> None:
     text = (
         "actions: {note: {record: {id: '${ event.id }'}, batch: {records: 100}, each: records,"
