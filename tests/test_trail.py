@@ -540,6 +540,28 @@ def test_an_entry_that_cannot_be_decoded_is_said_and_breaks_nothing(keeper: Keep
         recorder.of_event("e1", 9)
 
 
+@pytest.mark.parametrize(
+    "rotten", [b"\x93\xff", packing.packed(Events(["e1"], [], [], [], []))], ids=["bytes", "short"]
+)
+def test_events_that_cannot_be_read_any_more_are_gone_and_the_trail_goes_on(
+    keeper: Keeper, rotten: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writing, "LATER", 4)  # so that the last write makes a part of the index
+    keeper.write([taken("e1", person=1), taken("e2")], [], [], people)
+    of = "WHERE first = (SELECT min(first) FROM trail_events)"
+    if isinstance(keeper, SqliteKeeper):
+        with keeper._writing() as db:
+            db.send(f"UPDATE trail_events SET packed = ? {of}", rotten)
+    else:
+        in_postgres(f"UPDATE trail_events SET packed = '\\x{rotten.hex()}' {of}")
+    keeper._memory = Memory()  # type: ignore[attr-defined]
+    assert ids(keeper.find(EVERY, 9)) == ["e2"]
+    assert keeper.forget([1], "ana@example.com", client=None, now=START, dry=False) == 0
+    keeper.write([taken("e3")], [ended("e1", START + 1), ended("e2", START + 1)], [], people)
+    assert ids(keeper.find(EVERY, 9)) == ["e2", "e1", "e3"]
+    assert ids(keeper.find(Query(event_id="e3"), 9)) == ["e3"]
+
+
 # --- what is found ---
 
 

@@ -95,7 +95,7 @@ class Chunks:
         kept = []
         for first, last, lane, given in rows:
             if first not in self.held:
-                self.held[first] = Held(first, last, lane, packing.unpacked_events(given))
+                self.held[first] = Held(first, last, lane, packing.unpacked_events(given, last - first + 1))
                 self._by_place.update(dict.fromkeys(range(first, last + 1), self.held[first]))
             kept.append(self.held[first])
         return kept

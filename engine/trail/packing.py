@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
+from contextlib import suppress
 from struct import pack, unpack
 from typing import TYPE_CHECKING, Any
 from zlib import crc32
@@ -60,8 +61,13 @@ def packed_events(events: Events) -> bytes:
         return packed(events)
 
 
-def unpacked_events(given: bytes) -> Events:
-    return _events(given)
+def unpacked_events(given: bytes, count: int) -> Events:
+    """Of a row that can't be read it is as if all of them had been taken out: the others are not lost with it."""
+    with suppress(msgspec.DecodeError, UnicodeDecodeError):
+        events = _events(given)
+        if len(events.ids) == len(events.times) == len(events.people) == count:
+            return events
+    return Events([None] * count, [0.0] * count, [None] * count, [], [])
 
 
 def packed_places(places: list[int]) -> bytes:

@@ -11,7 +11,7 @@ import re
 import threading
 import time
 from collections import deque
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -25,7 +25,7 @@ from engine.trail.entries import Attempt, Exchange, Missing, Query, Stages, Stat
 from engine.trail.packing import Events
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from engine.ports import Telemetry
     from engine.privacy.personal import Personal
@@ -171,14 +171,13 @@ class Recorder:
 
     def find(self, query: Query, limit: int) -> list[Found]:
         self._write_first()
-        return self.keeper.find(query, limit)
+        with _readable():
+            return self.keeper.find(query, limit)
 
     def of_event(self, event_id: str, limit: int) -> list[Followed]:
         self._write_first()
-        try:
+        with _readable():
             return self.keeper.of_event(event_id, limit)
-        except msgspec.MsgspecError as error:
-            raise StoreUnavailable(f"an entry of the trail can't be read: {error}") from error
 
     def state(self) -> State:
         """With what this process could not write yet."""
@@ -201,7 +200,8 @@ class Recorder:
         if not dry:
             self.flush(1.0)
         named = None if by_key else text
-        return self.keeper.forget(list(self.people(text)), named, client=client, now=self._now(), dry=dry)
+        with _readable():
+            return self.keeper.forget(list(self.people(text)), named, client=client, now=self._now(), dry=dry)
 
     def _write_first(self) -> None:
         """Who asks in the process that knows it need not wait for the thread."""
@@ -319,6 +319,14 @@ class Recorder:
         self._allowed_s = min(self._allowed_s + self._share * (now - self._allowed_at), MOST_ALLOWED_S)
         self._allowed_at = now
         return self._allowed_s > 0
+
+
+@contextmanager
+def _readable() -> Iterator[None]:
+    try:
+        yield
+    except msgspec.MsgspecError as error:
+        raise StoreUnavailable(f"an entry of the trail can't be read: {error}") from error
 
 
 def _skipped(batch: _Batch) -> list[Attempt]:

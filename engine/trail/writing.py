@@ -147,8 +147,8 @@ class Writing:
                 *(lane, seq),
             )
             for first in [first for first, first_seq in rows if first_seq <= seq]:
-                [(given,)] = self._db.rows("SELECT packed FROM trail_events WHERE first = ?", first)
-                events = packing.unpacked_events(given)
+                [(last, given)] = self._db.rows("SELECT last, packed FROM trail_events WHERE first = ?", first)
+                events = packing.unpacked_events(given, last - first + 1)
                 if seq in events.seqs and _is_at(events, seq, event_id):  # and not one of another store, before
                     self._memory.learn(lane, first, events)
                     break
@@ -236,7 +236,8 @@ def index(db: Db) -> None:
     if rows:
         base = rows[0][0]
         rows = [row for row in rows if row[1] - base < packing.REACH]
-        found = packing.index_of(base, [(first, packing.unpacked_events(given)) for first, _, given in rows])
+        read = [(first, packing.unpacked_events(given, last - first + 1)) for first, last, given in rows]
+        found = packing.index_of(base, read)
         db.insert("trail_index", found)
         db.insert("trail_parts", [(base, rows[-1][1])])
 
@@ -262,11 +263,11 @@ def _named(db: Db, subject: Subject) -> Iterator[tuple[int, int]]:
     """Place and lane of the events in whose id they stand."""
     wanted, after = subject.wanted.lower(), -1
     while rows := db.rows(
-        "SELECT first, lane, packed FROM trail_events WHERE first > ? ORDER BY first LIMIT 100", after
+        "SELECT first, last, lane, packed FROM trail_events WHERE first > ? ORDER BY first LIMIT 100", after
     ):
-        for first, lane, given in rows:
+        for first, last, lane, given in rows:
             after = first
-            ids = packing.unpacked_events(given).ids
+            ids = packing.unpacked_events(given, last - first + 1).ids
             if wanted in "\n".join(filter(None, ids)).lower():
                 for place, event_id in enumerate(ids, first):
                     if event_id is not None and subject.named_in(event_id):
