@@ -202,6 +202,18 @@ def test_what_is_settled_waits_for_few_events_not_at_all_and_for_none_not_long(
     assert store._writer.submit(lambda db: db.execute("SELECT 1").fetchone()).result(10) == (1,)
 
 
+def test_who_reads_a_lane_while_many_events_come_in_waits_for_none_of_them(
+    store: SqliteStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.put([event("e1", key="ana"), event("e2", key="ana")], now=1.0).result()
+    lease = leased(store, now=1.0)
+    store.settle(lease, [later(1, 50.0)], now=1.0)
+    monkeypatch.setattr(sqlite, "SHARE_S", 4.0)
+    store.put([event(f"n{n}") for n in range(sqlite.CROWD)], now=9.0).result()
+    with ThreadPoolExecutor(1) as pool:  # which lists e2
+        assert pool.submit(store.read, lease, "task", limit=9, now=2.0).result(1) == []
+
+
 def test_one_bad_put_harms_none_of_those_it_waited_with(store: SqliteStore) -> None:
     with writer_kept_busy(store):
         futures = [store.put([event(f"e{n}", key="\ud800" if n == 3 else "ana")], now=0.0) for n in range(6)]

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from engine.demo.run import Demo, Row
 
 
+MOST_REASONS = 6
+
+
 @click.command("demo")
 @click.option("--keep", is_flag=True, help="Leave everything running until Ctrl-C, and say what to open.")
 def command(keep: bool) -> None:
@@ -132,9 +135,10 @@ def explain(run: Demo) -> None:
     reasons = Counter((dead["connector"], dead["code"] or "-") for dead in found)
     listed = ", ".join(
         f"{connector} {code}\N{NO-BREAK SPACE}×\N{NO-BREAK SPACE}{count}"
-        for (connector, code), count in reasons.most_common(6)
+        for (connector, code), count in reasons.most_common(MOST_REASONS)
     )
-    say(f"{len(found)} dead letters: {listed}. One of them:")
+    more = sum(count for _, count in reasons.most_common()[MOST_REASONS:])
+    say(f"{len(found)} dead letters: {listed}{f' and {more} more' if more else ''}. One of them:")
     reply = " ".join(str(one["reply"]).split())
     for title, text in (
         (
@@ -144,7 +148,7 @@ def explain(run: Demo) -> None:
         ("why", one["reason"]),
         ("sent", one["url"]),
         ("came", f"HTTP {one['status']} {reply}"),
-        ("next", f"connect dead show {one['id']}; mend the event or the spec; connect dead retry {one['id']}"),
+        ("next", "in a project of yours: `connect dead show ID`, mend the event or the spec, `connect dead retry ID`"),
     ):
-        text = str(text)
-        click.echo(output.wrapped(f"  {title:<6}{output.shortened(text, 150)}", below=" " * 8))
+        line = f"  {title:<6}{output.shortened(str(text), 150)}"
+        click.echo(output.wrapped(line, below=" " * 8, whole_words=False))

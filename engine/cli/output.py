@@ -66,11 +66,13 @@ def shortened(text: str, length: int) -> str:
     return line if len(line) <= length else f"{line[: max(length - 1, 0)]}…"
 
 
-def wrapped(text: str, *, below: str = "") -> str:
-    """In lines that fit; all but the first begin with `below`."""
+def wrapped(text: str, *, below: str = "", whole_words: bool = True) -> str:
+    """In lines that fit; all but the first begin with `below`. A word that is longer than a line stays whole, if so."""
     import textwrap
 
-    fitting = textwrap.wrap(text, width(), subsequent_indent=below, break_long_words=False, break_on_hyphens=False)
+    fitting = textwrap.wrap(
+        text, width(), subsequent_indent=below, break_long_words=not whole_words, break_on_hyphens=False
+    )
     return "\n".join(fitting)
 
 

@@ -23,7 +23,7 @@ HEADS = ("connector", "client", "state", "waiting", "delivered", "rejected", "sk
 
 
 class Interval(click.ParamType[float]):
-    """`2s`, `500ms`, or a number of seconds; 0.1 s at least."""
+    """`2s`, `500ms`; 0.1 s at least."""
 
     name = "time"
 
@@ -32,9 +32,9 @@ class Interval(click.ParamType[float]):
 
         text, interval_s = str(value), 0.0
         with suppress(units.UnitError):
-            interval_s = units.duration(text if text[-1:].isalpha() else f"{text}s")
+            interval_s = units.duration(text)
         if interval_s < 0.1:
-            self.fail(f"{text!r} is no time from 100ms on; write it as 2s", param, ctx)
+            self.fail(f"{text!r} is no time from 100ms on; write it as 500ms or 2s", param, ctx)
         return interval_s
 
 
@@ -46,7 +46,7 @@ class Interval(click.ParamType[float]):
     default="2s",
     show_default=True,
     metavar="TIME",
-    help="How long --watch waits between two looks, such as 500ms; a number counts seconds.",
+    help="How long --watch waits between two looks, such as 500ms.",
 )
 @options.as_json
 @options.store

@@ -538,7 +538,7 @@ class SqliteStore:
                 next_at = _next_of_action(db, lane, action, after=now)
             if late == "[]":
                 return count, oldest_at, next_at
-            self._writer.run(partial(_enlist, seqs=late))
+            self._writer.run(partial(_enlist, seqs=late), passing=True)
 
     def waiting_actions(self, lease: Lease) -> list[str]:
         with self._readers.reading() as db:
@@ -552,7 +552,7 @@ class SqliteStore:
             late = [row[0] for row in rows if row[-1]]
             if not late:
                 return [Delivery(*row[:-1]) for row in rows]
-            self._writer.run(partial(_enlist, seqs=_numbers(late)))
+            self._writer.run(partial(_enlist, seqs=_numbers(late)), passing=True)
 
     def progress(self, lease: Lease, action: str, *, now: float) -> list[tuple[Progress, list[Delivery]]]:
         with self._readers.reading() as db:
@@ -801,7 +801,8 @@ class _NotNow(Exception):
 class _Job(NamedTuple):
     """
     `passing`: it serves the processes that run now (leases, slots, rates) and holds across all of them, also where one
-    is killed; with the machine's power it may go, as they do. It is written, but no disk is waited for.
+    is killed; with the machine's power it may go, as they do. It is written, but no disk is waited for. What a reader
+    lists may go so, too: it would be met again.
     """
 
     future: Future[Any]
