@@ -117,7 +117,7 @@ def attempt(each: Followed) -> list[str]:
     said = output.coloured(one.outcome) if one.outcome not in WORDS else WORDS[one.outcome]
     lines = [f"{output.moment(one.at)}  {said}{f', try {each.tries}' if each.tries > 1 else ''}", below(lane(one))]
     if one.reason or one.code:
-        lines.append(below(f"{one.reason} {one.code}"))
+        lines.append(below(one.reason if one.code in one.reason else f"{one.reason} {one.code}".strip()))
     times = [("accepted", one.received_at), ("taken up", stages.began)]
     times += [(name, at) for name, at in (("looked up", stages.looked_up_at), ("mapped", stages.mapped_at)) if at]
     lines += [f"  {name:<10} {output.moment(at)}" for name, at in times]
