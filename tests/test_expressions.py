@@ -419,6 +419,7 @@ def test_a_not_of_a_whole_path_or_function_is_fine() -> None:
         ("${ event.a = 'b' }", "equality is =="),
         ("${ event.a and event.b }", "logic is written && || !"),
         ("${ not event.a }", "logic is written && || !"),
+        ("${ join(event.errors[*.message, '; ') }", "a [ is never closed"),
         ("${ event.a + event.b }", "arithmetic is by functions: add, subtract, multiply, divide"),
         ("${ event.a. }", ""),
         ("${ event.`1` }", ""),

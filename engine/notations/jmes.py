@@ -66,7 +66,7 @@ _HABITS = (
     (r"(?<![=<>!])=(?!=)", "equality is =="),
     (r"(?:\A|[\s(])(?:and|or|not)\s", "logic is written && || !"),
     (r"[A-Za-z_]-[A-Za-z_]", 'a name with - stands in double quotes: event."list-price"; functions subtract'),
-    (r"\S\s*[-+*/]\s*\S", "arithmetic is by functions: add, subtract, multiply, divide"),
+    (r"[^\s\[]\s*[-+*/]\s*\S", "arithmetic is by functions: add, subtract, multiply, divide"),
 )
 
 
