@@ -111,6 +111,7 @@ class Engine:
         self.names: frozenset[str] = frozenset()  # of the connectors that have a door
         self._receivers: dict[str, Receiver] | None = None
         self._worker: Worker | None = None
+        self._trail: tuple[Recorder | None] | None = None
         self.prepared = threading.Event()
         self.meters: dict[str, Meter] = {}  # by client; over all its connectors
         self.described: tuple[object, bytes] = (None, b"")
@@ -184,14 +185,14 @@ class Engine:
             workers=self._workers,
         )
 
-    @cached_property
+    @property
     def trail(self) -> Recorder | None:
         """What becomes of each event; None where that is not kept."""
-        made = vars(self)
-        with self.lock:  # the first event and the worker may both be the first to ask
-            if "trail" not in made:
-                made["trail"] = self._make_trail()
-            return made["trail"]  # type: ignore[no-any-return]
+        if self._trail is None:
+            with self.lock:  # the first event and the worker may both be the first to ask
+                if self._trail is None:
+                    self._trail = (self._make_trail(),)
+        return self._trail[0]
 
     @cached_property
     def watcher(self) -> Watcher | None:
@@ -649,8 +650,8 @@ class Engine:
 
     def close(self) -> None:
         """Finish what is queued; let go of store and connections."""
-        if (trail := vars(self).get("trail")) is not None:
-            trail.close()
+        if self._trail is not None and self._trail[0] is not None:
+            self._trail[0].close()
         self.store.close()
         if self._worker is not None:
             from engine.sending import HttpTransport

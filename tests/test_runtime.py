@@ -448,3 +448,39 @@ def test_threads_that_are_the_first_to_ask_for_the_trail_have_the_same_one(direc
         thread.join()
     assert found == made * 2
     assert len(made) == 1
+
+
+def test_who_has_the_engine_s_lock_and_who_asks_for_the_trail_do_not_wait_for_each_other(directory: Path) -> None:
+    asked = threading.Event()
+
+    class Lock:
+        """The engine's; tells when it is asked for."""
+
+        def __init__(self) -> None:
+            self.inner = threading.RLock()
+
+        def __enter__(self) -> None:
+            if threading.current_thread() is first:
+                asked.set()
+            self.inner.acquire()
+
+        def __exit__(self, *_: object) -> None:
+            self.inner.release()
+
+    engine = Engine(Project(directory), MemoryStore(), trail=lambda: None)
+    engine.lock = Lock()  # type: ignore[assignment]
+    first = threading.Thread(target=lambda: engine.trail, daemon=True)
+
+    def second() -> None:
+        with engine.lock:
+            first.start()
+            assert asked.wait(5)
+            time.sleep(0.05)
+            assert engine.trail is None
+
+    other = threading.Thread(target=second, daemon=True)
+    other.start()
+    other.join(5)
+    assert not other.is_alive()
+    first.join(5)
+    assert not first.is_alive()
