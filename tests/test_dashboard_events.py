@@ -29,7 +29,7 @@ def follow(house: House, *, share: float = 1.0) -> Recorder:
     trail = Recorder(
         SqliteKeeper(MEMORY), b"key", Limits(), now=house.clock.now, telemetry=house.heard, share=share, by_itself=False
     )
-    worker, house.engine.trail = house.engine.worker, trail
+    worker, house.engine._trail = house.engine.worker, (trail,)
     worker.world = worker.reporter.world = worker.withdrawn.world = worker.world._replace(trail=trail)
     return trail
 
@@ -356,7 +356,7 @@ def test_where_the_trail_is_of_a_newer_version_the_pages_show_what_the_store_has
         db.execute("PRAGMA user_version = 4")
     with opened() as house:
         house.log_in()
-        house.engine.trail = Recorder(
+        newer = Recorder(
             SqliteKeeper(tmp_path / "t.trail.db"),
             b"key",
             Limits(),
@@ -364,6 +364,7 @@ def test_where_the_trail_is_of_a_newer_version_the_pages_show_what_the_store_has
             telemetry=house.heard,
             by_itself=False,
         )
+        house.engine._trail = (newer,)
         house.post({"id": "e1"})
         assert house.http.get("/", params={"lang": lang}).status_code == 200
         why = f"{tmp_path}/t.trail.db: a newer version of this program has written it (format 4, this one knows 3)"
