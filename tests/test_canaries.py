@@ -398,7 +398,7 @@ def test_a_secret_in_a_file_is_exchanged_without_a_restart(home: Path, vendor: V
         port = serve.lines_until("Every request")[0].partition("127.0.0.1:")[2].partition("/")[0]
         key = {"X-Connect-Key": PLANTED["WRITE_KEY"]}
         post(f"http://127.0.0.1:{port}/leaky", {"client": "shop", "id": "fine", "text": "x"}, **key)
-        soon(lambda: "/v1/notes/fine" in vendor.hits)
+        soon(lambda: connect("status", "--json", project=home).json["lanes"][0]["delivered"] == 1)  # its turn is over
         logins = vendor.hits.count("/token")
         (home / "secrets" / "key").write_text(new)
         post(f"http://127.0.0.1:{port}/leaky", {"client": "shop", "id": "refused", "text": "x"}, **key)
